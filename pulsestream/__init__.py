@@ -1,0 +1,1 @@
+"""PulseStream: multi-tenant, Kafka-centric live market data."""

@@ -1,0 +1,1 @@
+"""What every room stands on: settings, names, errors, clock, log, metrics, Kafka clients. It knows no record."""

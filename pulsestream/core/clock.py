@@ -1,0 +1,46 @@
+"""Wall time as a parameter: microseconds since 1970, UTC, from one injected clock.
+
+Logic takes a `Clock`; only the shells pass `wall_clock`. Event time never comes from here.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+Clock = Callable[[], int]
+"""Returns microseconds since 1970-01-01T00:00:00Z."""
+
+MICROS_PER_SECOND = 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def wall_clock() -> int:
+    """Return the machine's time in microseconds since 1970, UTC."""
+    return time.time_ns() // 1_000
+
+
+def to_datetime(micros: int) -> datetime:
+    """Return the aware UTC datetime of `micros`; exact, and OverflowError outside the years 1 to 9999."""
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def to_micros(moment: datetime) -> int:
+    """Return the microseconds since 1970 of an aware datetime; exact."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def parse_rfc3339(text: str) -> int:
+    """Return the microseconds since 1970 of an RFC 3339 time with a zone; digits beyond microseconds are cut.
+
+    Raises ValueError for anything else, also for a time without a zone.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone: write it as 2026-01-31T12:00:00Z")
+    return to_micros(moment)
+
+
+def format_rfc3339(micros: int) -> str:
+    """Return `micros` as RFC 3339 in UTC with six digits of a second: 2021-04-17T16:43:37.056746Z."""
+    return to_datetime(micros).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,234 @@
+"""Kafka clients as this system uses them: one configuration, topic administration, the reader of compacted topics.
+
+Offsets follow one convention everywhere: `next_offset` is the offset of the first record not yet processed.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from pulsestream.core.errors import OutageError
+from pulsestream.core.settings import Settings
+
+PARTITIONER: Final = "murmur2_random"
+"""The Java clients' default partitioner, so that every client puts a key on the same partition."""
+
+ADMIN_TIMEOUT: Final = 15.0
+"""Seconds that an administrative request may take."""
+
+Config = dict[str, str | int | float | bool]
+
+
+class BrokerError(OutageError):
+    """Kafka is away, refuses a request, or answered with an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic as it should exist."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """A topic as it exists. `topic_id` changes when a topic is deleted and made again under the same name."""
+
+    name: str
+    topic_id: str
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRecord:
+    """One record of a compacted topic; `value` None means deleted. `appended_at` is the broker's, in microseconds."""
+
+    key: str
+    value: bytes | None
+    offset: int
+    appended_at: int
+
+
+def client_config(settings: Settings, client_id: str) -> Config:
+    """Return the librdkafka configuration that every client of a process starts from."""
+    config: Config = {
+        "bootstrap.servers": settings.kafka_bootstrap,
+        "security.protocol": settings.kafka_security,
+        "client.id": client_id,
+        "socket.keepalive.enable": True,
+        "reconnect.backoff.max.ms": 2000,
+    }
+    if settings.kafka_security.startswith("SASL"):
+        config |= {
+            "sasl.mechanism": "SCRAM-SHA-256",
+            "sasl.username": settings.kafka_username,
+            "sasl.password": settings.kafka_password.get_secret_value(),
+        }
+    if settings.kafka_ca_file is not None:
+        config["ssl.ca.location"] = str(settings.kafka_ca_file)
+    return config
+
+
+def producer_config(settings: Settings, client_id: str) -> Config:
+    """Return the configuration of an idempotent producer whose record is acknowledged by all in-sync replicas."""
+    return client_config(settings, client_id) | {
+        "acks": "all",
+        "enable.idempotence": True,
+        "partitioner": PARTITIONER,
+        "linger.ms": 2,
+        "compression.type": "lz4",
+    }
+
+
+class Admin:
+    """Topic administration; each call is idempotent and raises BrokerError."""
+
+    def __init__(self, settings: Settings, client_id: str = "ps-admin") -> None:
+        self.client = AdminClient(client_config(settings, client_id))
+        self._replication = settings.replication_factor
+
+    def topics(self) -> dict[str, int]:
+        """Return every topic that this user may see, with its number of partitions."""
+        try:
+            metadata = self.client.list_topics(timeout=ADMIN_TIMEOUT)
+        except KafkaException as error:
+            raise BrokerError(f"cannot list the topics: {reason(error)}") from error
+        return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+    def describe(self, names: Collection[str]) -> dict[str, TopicInfo]:
+        """Return what the broker knows of these topics; a topic that does not exist is left out."""
+        if not names:
+            return {}
+        described = self.client.describe_topics(TopicCollection(list(names)), request_timeout=ADMIN_TIMEOUT)
+        found = {}
+        for name, future in described.items():
+            try:
+                topic = future.result()
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    continue
+                raise BrokerError(f"cannot describe topic {name}: {reason(error)}") from error
+            found[name] = TopicInfo(name, str(topic.topic_id), len(topic.partitions))
+        return found
+
+    def create(self, specs: Collection[TopicSpec]) -> list[str]:
+        """Create the topics that do not exist yet and return their names; an existing one is left as it is."""
+        wanted = [NewTopic(spec.name, spec.partitions, self._replication, config=dict(spec.config)) for spec in specs]
+        if not wanted:
+            return []
+        created = []
+        for name, future in self.client.create_topics(wanted, request_timeout=ADMIN_TIMEOUT).items():
+            try:
+                future.result()
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                    continue
+                raise BrokerError(f"cannot create topic {name}: {reason(error)}") from error
+            created.append(name)
+        return created
+
+    def delete(self, names: Collection[str]) -> None:
+        """Delete these topics; one that does not exist is passed over."""
+        if not names:
+            return
+        for name, future in self.client.delete_topics(list(names), request_timeout=ADMIN_TIMEOUT).items():
+            try:
+                future.result()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise BrokerError(f"cannot delete topic {name}: {reason(error)}") from error
+
+
+class CompactedReader:
+    """Reads a one-partition compacted topic from its beginning, without a consumer group, and follows it.
+
+    `read_to_end` returns everything up to the end offset seen at the start; `poll` returns what came since.
+    A record can show more than once over restarts: readers keep the one with the highest version.
+    """
+
+    def __init__(self, settings: Settings, topic: str, client_id: str) -> None:
+        self.topic = topic
+        self.next_offset = 0
+        self._consumer = Consumer(
+            client_config(settings, client_id)
+            | {
+                "group.id": f"{client_id}-unused",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "fetch.wait.max.ms": 50,
+                "isolation.level": "read_committed",
+                "enable.partition.eof": False,
+            }
+        )
+        self._consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+
+    def read_to_end(self, timeout: float = 30.0) -> list[ControlRecord]:
+        """Return the records up to the end seen now; raises BrokerError when that takes longer than `timeout` s."""
+        end = self._end_offset()
+        records: list[ControlRecord] = []
+        waited = 0.0
+        while self._position() < end:
+            batch = self.poll(0.2)
+            records += batch
+            waited = 0.0 if batch else waited + 0.2
+            if waited > timeout:
+                raise BrokerError(
+                    f"topic {self.topic} stopped at offset {self._position()} of {end}: is the broker up?"
+                )
+        return records
+
+    def poll(self, timeout: float = 0.0) -> list[ControlRecord]:
+        """Return the records that arrived, waiting up to `timeout` seconds for the first."""
+        messages = self._consumer.consume(500, timeout)
+        return list(self._records(messages))
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._consumer.close()
+
+    def _records(self, messages: list[Message]) -> Iterator[ControlRecord]:
+        for message in messages:
+            failure = message.error()
+            if failure is not None:
+                if failure.retriable() or failure.code() in _PASSING:
+                    continue
+                raise BrokerError(f"cannot read topic {self.topic}: {failure.str()}")
+            offset = message.offset() or 0
+            self.next_offset = offset + 1
+            key = (message.key() or b"").decode("utf-8", "replace")
+            yield ControlRecord(key, message.value(), offset, message.timestamp()[1] * 1000)
+
+    def _end_offset(self) -> int:
+        try:
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(self.topic, 0), timeout=ADMIN_TIMEOUT)
+        except KafkaException as error:
+            raise BrokerError(f"cannot read the end of topic {self.topic}: {reason(error)}") from error
+        return int(end)
+
+    def _position(self) -> int:
+        # The consumer's position also passes compacted and control records at the end, which no message shows.
+        position = self._consumer.position([TopicPartition(self.topic, 0)])[0].offset
+        return max(self.next_offset, position)
+
+
+_PASSING: Final = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE})  # noqa: SLF001 - confluent-kafka's own names
+
+
+def reason(error: KafkaException) -> str:
+    """Return the broker's or client's own words for an exception."""
+    cause = error.args[0]
+    return f"{cause.str()} ({cause.name()})" if isinstance(cause, KafkaError) else str(error)

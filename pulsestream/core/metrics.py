@@ -1,0 +1,60 @@
+"""Every metric of PulseStream, declared once with its type, unit and meaning.
+
+Label values come from bounded sets only (tenants are bounded by the tier's quota; never an id from outside).
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Counter:
+    return Counter(f"pulsestream_{name}", meaning, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
+    return Gauge(f"pulsestream_{name}", meaning, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, meaning: str, *labels: str) -> Histogram:
+    return Histogram(f"pulsestream_{name}", meaning, labels, buckets=_SECONDS, registry=REGISTRY)
+
+
+# producers
+FEED_FRAMES = _counter("feed_frames_total", "Frames received from an exchange", "exchange", "kind")
+FEED_CONNECTED = _gauge("feed_connected", "1 while the exchange's socket delivers", "exchange")
+FEED_CONNECTS = _counter("feed_connects_total", "Attempts to connect to an exchange", "exchange")
+FEED_GAPS = _counter("feed_gaps_total", "Intervals without data, opened in the ledger", "exchange", "cause")
+PUBLISHED = _counter("published_total", "Records whose delivery the broker acknowledged", "exchange")
+PUBLISH_FAILED = _counter("publish_failed_total", "Records that the broker did not take", "exchange", "code")
+PUBLISH_PENDING = _gauge("publish_pending", "Records handed to the client, not yet acknowledged", "exchange")
+
+# streams
+STREAM_RECORDS = _counter("stream_records_total", "Records folded into state", "dataset")
+STREAM_SKIPPED = _counter("stream_skipped_total", "Records not folded", "reason")
+STREAM_EMITTED = _counter("stream_emitted_total", "Output records acknowledged by the broker", "dataset")
+STREAM_CHECKPOINT_SECONDS = _histogram("stream_checkpoint_seconds", "Duration of a state checkpoint")
+STREAM_PARTITIONS = _gauge("stream_partitions", "State partitions that this worker owns")
+STREAM_RULES = _gauge("stream_rules", "Rules that this worker evaluates")
+STREAM_KEYS = _gauge("stream_keys", "Keys (tenant, exchange, product) held in memory")
+STREAM_REFUSED_TOPICS = _gauge("stream_refused_topics", "Tick topics refused for their partition count")
+
+# sinks
+SINK_ROWS = _counter("sink_rows_total", "Rows committed", "dataset")
+SINK_DUPLICATES = _counter("sink_duplicates_total", "Records left out because their id is stored", "dataset")
+SINK_DEAD_LETTERS = _counter("sink_dead_letters_total", "Records sent to a dead-letter topic", "reason")
+SINK_DEAD_LETTERS_LOST = _counter(
+    "sink_dead_letters_lost_total", "Dead letters that could not be stored (logged)", "reason"
+)
+SINK_BATCH_SECONDS = _histogram("sink_batch_seconds", "From a batch's first record read to its commit")
+SINK_FENCED = _counter("sink_fenced_total", "Batches given up because another sink moved the offset")
+SINK_RETENTION_GAPS = _counter("sink_retention_gaps_total", "Times that retention overtook this sink")
+SINK_PAUSED = _gauge("sink_paused", "1 while the database is away and consumption rests")
+
+# api
+HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")
+HTTP_SECONDS = _histogram("http_seconds", "Time to answer an HTTP request", "route")
+INGESTED = _counter("ingested_total", "Events acknowledged by the broker")
+OUTBOX_PENDING = _gauge("outbox_pending", "Control records not yet on their topic")

@@ -1,0 +1,99 @@
+"""Every setting of every process, read from the environment as PULSESTREAM_<NAME>.
+
+One flat class, so that an operator can look up any name in one place. `load_settings` turns a wrong value or a
+misspelt name into one SettingsError that names the variable, its value and what would be right.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pulsestream.core.errors import SettingsError
+
+PREFIX: Final = "PULSESTREAM_"
+_NOT_SETTINGS: Final = frozenset({"PULSESTREAM_SHARED"})
+"""Variables with our prefix that only the test suite reads."""
+
+
+class Settings(BaseSettings):
+    """All settings with their defaults for the local stack."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    home: Path = Field(Path(".pulsestream"), description="where the local stack keeps data, logs and passwords")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+    kafka_bootstrap: str = Field("", description="host:port,…; empty: `pulsestream up` starts its own broker")
+    kafka_security: Literal["PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL"] = "SASL_PLAINTEXT"
+    kafka_username: str = ""
+    kafka_password: SecretStr = SecretStr("")
+    kafka_ca_file: Path | None = Field(None, description="PEM file with the broker's certificate authority")
+
+    database_url: SecretStr = Field(SecretStr(""), description="postgresql://…; empty: `pulsestream up` starts one")
+
+    partitions: int = Field(3, ge=1, le=1000, description="of every tick, own-tick and trade topic")
+    replication_factor: int = Field(1, ge=1, le=10)
+    min_insync_replicas: int = Field(1, ge=1, le=10)
+    retention_hours: int = Field(168, ge=1, description="of data topics, by the broker's append time")
+    partition_budget: int = Field(4000, ge=1, description="partitions of all tenants together; more are refused")
+
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8000, ge=0, le=65535)
+    key_pepper: SecretStr = Field(SecretStr(""), description="server-side secret that API keys are hashed with")
+    registration: Literal["open", "closed"] = "open"
+    ops_port: int = Field(0, ge=0, le=65535, description="/livez /readyz /metrics of this process; 0: none")
+
+    feed: str = Field("auto", description="auto, live, simulator or replay:FILE; what `pulsestream up` feeds from")
+    exchange: str = Field("coinbase", description="name put into records: coinbase, or simulator")
+    exchange_url: str = Field("wss://ws-feed.exchange.coinbase.com", description="the exchange's WebSocket")
+    stale_after: float = Field(15.0, gt=0, description="seconds without a frame after which a feed reconnects")
+
+    stream_app: str = Field("pulsestream", pattern=r"^[a-z0-9-]+$", description="id of the streams application")
+    checkpoint_interval: float = Field(0.4, gt=0, le=10, description="seconds between two checkpoints")
+
+    sink_group: str = Field("ps-sink", description="consumer group of the sink")
+    sink_batch: int = Field(5000, ge=1, le=100_000, description="records per database transaction")
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment; raises SettingsError with every fault at once."""
+    faults = [_unknown(name) for name in sorted(os.environ) if _is_unknown(name)]
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        faults += [_wrong_value(str(item["loc"][0]), item["msg"]) for item in error.errors()]
+    if faults:
+        raise SettingsError("; ".join(faults))
+    return settings
+
+
+def environment(settings: Mapping[str, object]) -> dict[str, str]:
+    """Return the environment variables that make a child process read these settings."""
+    return {PREFIX + name.upper(): str(value) for name, value in settings.items()}
+
+
+def _is_unknown(variable: str) -> bool:
+    known = variable.removeprefix(PREFIX).lower() in Settings.model_fields
+    return variable.startswith(PREFIX) and not known and variable not in _NOT_SETTINGS
+
+
+def _unknown(variable: str) -> str:
+    names = [PREFIX + name.upper() for name in Settings.model_fields]
+    near = difflib.get_close_matches(variable, names, n=1)
+    return f"{variable} is not a setting" + (f": did you mean {near[0]}?" if near else "")
+
+
+def _wrong_value(field: str, message: str) -> str:
+    variable = PREFIX + field.upper()
+    shown = "(hidden)" if _is_secret(field) else repr(os.environ.get(variable, ""))
+    return f"{variable}={shown} is wrong: {message}"
+
+
+def _is_secret(field: str) -> bool:
+    return Settings.model_fields[field].annotation is SecretStr

@@ -1,0 +1,161 @@
+"""The one validator: what a well-formed record must also satisfy before streams fold it or the sink stores it.
+
+Every check depends on the record alone, so both rooms always agree. The bounds keep sums finite: with prices up to
+1e15 and sizes up to 1e18, no statistic over a day of any feed can overflow a double.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from pulsestream.core.clock import MICROS_PER_SECOND
+from schemas.records import Alert, Event, Record, Stat, Tick, Trade
+
+MAX_PRICE: Final = 1e15
+MAX_SIZE: Final = 1e18
+MAX_TIME: Final = 4_102_444_800 * MICROS_PER_SECOND
+"""2100-01-01, in microseconds."""
+MAX_AHEAD: Final = 10 * MICROS_PER_SECOND
+"""How far exchange_time may lie after received_time: further would freeze the product's event clock."""
+MAX_EVENT_DATA: Final = 256 * 1024
+"""Bytes of an event's JSON text."""
+OWN_PREFIX: Final = "x-"
+"""Exchanges of a tenant's own ticks begin with it, those of the platform never do."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_PRODUCT = re.compile(r"[A-Z0-9][A-Z0-9._/-]{0,63}")
+_PLAIN = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
+_SIDES: Final = frozenset({None, "buy", "sell"})
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a record is refused: a stable code for dead letters and metrics, and a sentence with the offending value."""
+
+    code: str
+    message: str
+
+
+def check(record: Record, dataset: str) -> Fault | None:
+    """Return what is wrong with a record of a tenant's dataset, or None."""
+    if isinstance(record, Tick):
+        return _check_tick(record, own=dataset == "own-ticks")
+    if isinstance(record, Trade):
+        return _check_trade(record)
+    if isinstance(record, Event):
+        return _check_event(record)
+    if isinstance(record, Stat | Alert):
+        return _check_time("at", record.at) or _check_names(record.exchange, record.product)
+    return None
+
+
+def _check_tick(tick: Tick, *, own: bool) -> Fault | None:
+    return (
+        _check_names(tick.exchange, tick.product)
+        or _check_owner(tick.exchange, own=own)
+        or _check_identity(tick.event_id, tick.exchange, tick.product)
+        or _check_price("price", tick.price)
+        or _check_tick_numbers(tick)
+        or _check_side(tick.side)
+        or _check_times(tick.exchange_time, tick.received_time)
+    )
+
+
+def _check_tick_numbers(tick: Tick) -> Fault | None:
+    for name in ("best_bid", "best_ask", "open_24h", "high_24h", "low_24h"):
+        price = getattr(tick, name)
+        if price is not None and (fault := _check_price(name, price)):
+            return fault
+    for name in ("size", "best_bid_size", "best_ask_size", "volume_24h", "volume_30d"):
+        size = getattr(tick, name)
+        if size is not None and (fault := _check_size(name, size)):
+            return fault
+    return None if tick.quote_time is None else _check_time("quote_time", tick.quote_time)
+
+
+def _check_trade(trade: Trade) -> Fault | None:
+    return (
+        _check_names(trade.exchange, trade.product)
+        or _check_identity(trade.event_id, trade.exchange, trade.product)
+        or _check_price("price", trade.price)
+        or _check_size("size", trade.size)
+        or _check_side(trade.side)
+        or _check_times(trade.exchange_time, trade.received_time)
+    )
+
+
+def _check_event(event: Event) -> Fault | None:
+    for name in ("event_id", "type", "source"):
+        value = getattr(event, name)
+        if not _PLAIN.fullmatch(value.replace(":", "", 1) if name == "event_id" else value):
+            return Fault("invalid_name", f"{name} {value[:60]!r} is not 1 to 256 printable characters")
+    if event.product is not None and not _PRODUCT.fullmatch(event.product):
+        return Fault("invalid_name", f"product {event.product[:60]!r} is not a product name such as BTC-USD")
+    return (
+        _check_data(event.data) or _check_time("time", event.time) or _check_time("received_time", event.received_time)
+    )
+
+
+def _check_data(data: str) -> Fault | None:
+    if len(data) > MAX_EVENT_DATA:
+        return Fault("too_large", f"data has {len(data)} characters, at most {MAX_EVENT_DATA} are taken")
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
+        return Fault("invalid_json", f"data is not JSON: {error}")
+    return Fault("invalid_json", "data holds \\u0000, which the database refuses") if "\\u0000" in data else None
+
+
+def _check_names(exchange: str, product: str) -> Fault | None:
+    if not _NAME.fullmatch(exchange):
+        return Fault("invalid_name", f"exchange {exchange[:60]!r} is not a name such as coinbase")
+    if not _PRODUCT.fullmatch(product):
+        return Fault("invalid_name", f"product {product[:60]!r} is not a product name such as BTC-USD")
+    return None
+
+
+def _check_owner(exchange: str, *, own: bool) -> Fault | None:
+    if exchange.startswith(OWN_PREFIX) is not own:
+        rule = "must" if own else "must not"
+        return Fault("wrong_exchange", f"exchange {exchange!r}: in this dataset it {rule} begin with {OWN_PREFIX}")
+    return None
+
+
+def _check_identity(event_id: str, exchange: str, product: str) -> Fault | None:
+    prefix = f"{exchange}:{product}:"
+    if not event_id.startswith(prefix) or not _PLAIN.fullmatch(event_id):
+        return Fault("invalid_id", f"event_id {event_id[:60]!r} must begin with {prefix!r}")
+    return None
+
+
+def _check_price(name: str, price: float) -> Fault | None:
+    if 0.0 < price <= MAX_PRICE:
+        return None
+    return Fault("invalid_price", f"{name} {price!r} is not a finite number above 0 and at most {MAX_PRICE:g}")
+
+
+def _check_size(name: str, size: float) -> Fault | None:
+    if 0.0 <= size <= MAX_SIZE and not math.isnan(size):
+        return None
+    return Fault("invalid_size", f"{name} {size!r} is not a finite number from 0 to {MAX_SIZE:g}")
+
+
+def _check_side(side: str | None) -> Fault | None:
+    return None if side in _SIDES else Fault("invalid_side", f"side {side[:60]!r} is neither buy nor sell")  # type: ignore[index]
+
+
+def _check_times(exchange_time: int, received_time: int) -> Fault | None:
+    fault = _check_time("exchange_time", exchange_time) or _check_time("received_time", received_time)
+    if fault is None and exchange_time > received_time + MAX_AHEAD:
+        seconds = (exchange_time - received_time) / MICROS_PER_SECOND
+        return Fault("time_ahead", f"exchange_time lies {seconds:.1f} s after received_time, at most 10 s are taken")
+    return fault
+
+
+def _check_time(name: str, micros: int) -> Fault | None:
+    if 0 < micros < MAX_TIME:
+        return None
+    return Fault("invalid_time", f"{name} {micros} is not between 1970 and 2100")

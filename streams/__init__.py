@@ -1,0 +1,1 @@
+"""Rolling statistics and alerts: a Faust worker on a batch transport around the pure engine."""
