@@ -28,6 +28,7 @@ OWN_PREFIX: Final = "x-"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _PRODUCT = re.compile(r"[A-Z0-9][A-Z0-9._/-]{0,63}")
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
+_ZERO_CHARACTER = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _SIDES: Final = frozenset({None, "buy", "sell"})
 
 
@@ -106,7 +107,9 @@ def _check_data(data: str) -> Fault | None:
         msgspec.json.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
         return Fault("invalid_json", f"data is not JSON: {error}")
-    return Fault("invalid_json", "data holds \\u0000, which the database refuses") if "\\u0000" in data else None
+    if _ZERO_CHARACTER.search(data):
+        return Fault("invalid_json", "data holds \\u0000, which the database refuses")
+    return None
 
 
 def _check_names(exchange: str, product: str) -> Fault | None:

@@ -43,4 +43,4 @@ def parse_rfc3339(text: str) -> int:
 
 def format_rfc3339(micros: int) -> str:
     """Return `micros` as RFC 3339 in UTC with six digits of a second: 2021-04-17T16:43:37.056746Z."""
-    return to_datetime(micros).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return to_datetime(micros).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

@@ -1,0 +1,224 @@
+"""The command line: the one place that knows every room. Each command is one process and one container command.
+
+Rooms are imported when their command runs, so that `--help` is quick and a broken room breaks its command only.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from pulsestream.core import log
+from pulsestream.core.errors import PulseStreamError, UsageError
+from pulsestream.core.settings import Settings, load_settings
+
+app = typer.Typer(
+    name="pulsestream",
+    help="Multi-tenant, Kafka-centric live market data. Settings come from PULSESTREAM_* variables.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+tenant_app = typer.Typer(help="Tenants over the HTTP API.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(tenant_app, name="tenant")
+
+
+def main() -> NoReturn:
+    """Run the command line; a failure that was foreseen is one line on stderr and exit code 1, or 2 if it is yours."""
+    try:
+        app(standalone_mode=True)
+    except UsageError as error:
+        _fail(error, 2)
+    except PulseStreamError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+@app.command()
+def up() -> None:
+    """Run everything on this machine: broker, database, feed, streams, sink and API. Ctrl-C stops it all.
+
+    Example: PULSESTREAM_API_PORT=9000 pulsestream up
+    """
+    from pulsestream.local import stack
+
+    settings = _start("up")
+    stack.up(settings)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database and the platform's topics to this version; safe to run again.
+
+    PULSESTREAM_DATABASE_URL must name a superuser, or a member of ps_owner after the first time.
+    """
+    from pulsestream.core.kafka import Admin
+    from pulsestream.core.layout import platform_topic_specs
+    from schemas.migrate import migrate as migrate_database
+
+    settings = _start("migrate")
+    applied = migrate_database(settings.database_url.get_secret_value())
+    typer.echo(f"database: {', '.join(applied) if applied else 'up to date'}")
+    created = Admin(settings).create(platform_topic_specs(settings))
+    typer.echo(f"topics: {', '.join(created) if created else 'all there'}")
+
+
+@app.command()
+def producer() -> None:
+    """Publish the exchange's ticks to every subscribed tenant's topic."""
+    from producers.feed_process import run
+
+    run(_start("producer"))
+
+
+@app.command()
+def stream() -> None:
+    """Compute rolling statistics and alerts from every tenant's ticks."""
+    from streams.worker import run
+
+    run(_start("stream"))
+
+
+@app.command()
+def sink() -> None:
+    """Store every tenant's records in the database, each once."""
+    from sinks.writer import run
+
+    run(_start("sink"))
+
+
+@app.command()
+def api() -> None:
+    """Serve HTTP: registration, subscriptions, ingestion, search and rules."""
+    from api.server import run
+
+    run(_start("api"))
+
+
+@app.command()
+def relay() -> None:
+    """Publish control changes to their topics and make the tenants' topics."""
+    from api.relay import run
+
+    run(_start("relay"))
+
+
+@app.command()
+def exchange(
+    frames: Annotated[Path | None, typer.Option(help="recording to replay, one `seconds JSON` a line")] = None,
+    synthetic: Annotated[int | None, typer.Option(help="seed of an endless self-made market")] = None,
+    speed: Annotated[float, typer.Option(min=0, help="of a replay; 2 is twice as fast, 0 as fast as it goes")] = 1.0,
+    products: Annotated[str, typer.Option(help="synthetic products, comma-separated")] = "",
+    rate: Annotated[float, typer.Option(min=0.01, help="synthetic ticks a second and product")] = 2.0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one")] = 0,
+    sent: Annotated[Path | None, typer.Option(help="write every frame sent to this file")] = None,
+    write: Annotated[Path | None, typer.Option(help="write a synthetic recording instead of serving")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="market time of --write")] = 60.0,
+    *,
+    loop: Annotated[bool, typer.Option("--loop", help="begin the replay again at its end")] = False,
+    unfiltered: Annotated[bool, typer.Option("--unfiltered", help="send every frame to every client")] = False,
+) -> None:
+    """Serve a local exchange that speaks Coinbase's WebSocket protocol.
+
+    Examples: pulsestream exchange --synthetic 7 --port 9443; pulsestream exchange --frames day.frames --speed 10
+    """
+    from producers.exchange import server
+    from producers.exchange import synthetic as market
+
+    _start("exchange")
+    wanted = tuple(name for name in products.split(",") if name)
+    if (frames is None) == (synthetic is None):
+        raise UsageError("choose one of --frames FILE and --synthetic SEED")
+    if write is not None:
+        market.write_recording(write, seed=synthetic or 0, seconds=seconds, products=wanted, rate=rate)
+        return
+    server.run(
+        server.ExchangeOptions(
+            frames=frames, synthetic=synthetic, speed=speed, products=wanted, rate=rate, port=port, sent=sent,
+            loop=loop, unfiltered=unfiltered,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def tail(
+    tenant: Annotated[str, typer.Argument(help="slug, such as demo")],
+    dataset: Annotated[str, typer.Argument(help="ticks, events, stats, alerts or dlq")],
+    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="stop after so many; 0: never")] = 0,
+    *,
+    beginning: Annotated[bool, typer.Option("--beginning", help="from the first record kept")] = False,
+) -> None:
+    """Print a tenant's records as they arrive, decoded, one JSON object a line.
+
+    Examples: pulsestream tail demo alerts; pulsestream tail demo ticks --beginning -n 10
+    """
+    from pulsestream.commands.tail import tail as follow
+
+    follow(_client("tail"), tenant, dataset, limit=limit, beginning=beginning, out=sys.stdout)
+
+
+@app.command()
+def doctor() -> None:
+    """Check broker, topics, database, migrations and lag, and say what to do about each finding; exit 1 if any."""
+    from pulsestream.commands.doctor import examine, report
+
+    findings = examine(_client("doctor"))
+    typer.echo(report(findings))
+    if any(not finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@tenant_app.command("register")
+def tenant_register(
+    slug: Annotated[str, typer.Argument(help="3 to 32 of a-z, 0-9 and inner hyphens")],
+    name: Annotated[str, typer.Option(help="display name")] = "",
+) -> None:
+    """Register a tenant; its API key is printed once.
+
+    Example: pulsestream tenant register acme --name "Acme Trading"
+    """
+    from pulsestream.commands.tenant import register
+
+    typer.echo(register(_client("tenant"), slug, name or slug))
+
+
+@tenant_app.command("subscribe")
+def tenant_subscribe(
+    products: Annotated[list[str], typer.Argument(help="EXCHANGE:PRODUCT, such as coinbase:BTC-USD")],
+    key: Annotated[str, typer.Option(envvar="PULSESTREAM_API_KEY", help="the tenant's API key")],
+) -> None:
+    """Set which products a tenant gets; those not named are dropped.
+
+    Example: pulsestream tenant subscribe simulator:BTC-USD simulator:ETH-USD --key ps_live_…
+    """
+    from pulsestream.commands.tenant import subscribe
+
+    typer.echo(subscribe(_client("tenant"), products, key))
+
+
+def _start(process: str) -> Settings:
+    settings = load_settings()
+    log.configure(process, settings.log_level, settings.log_format)
+    return settings
+
+
+def _client(process: str) -> Settings:
+    """Return settings for a command that talks to a running stack: the local one where no broker is named."""
+    from pulsestream.local.attach import attach
+
+    settings = load_settings()
+    log.configure(process, "warning", "console")
+    return attach(settings)
+
+
+def _fail(error: PulseStreamError, code: int) -> NoReturn:
+    typer.echo(f"pulsestream: {error}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

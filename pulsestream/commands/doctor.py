@@ -1,0 +1,215 @@
+"""Examine an installation: broker, topics, database, migrations, outbox and lag, with advice for each finding.
+
+Reads only. Each check is independent, so that one outage does not hide another; checks that need something which is
+away say so instead of failing again.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+
+from pulsestream.core.errors import PulseStreamError
+from pulsestream.core.kafka import ADMIN_TIMEOUT, Admin, BrokerError, client_config, reason
+from pulsestream.core.layout import platform_topic_specs
+from pulsestream.core.settings import Settings
+from pulsestream.core.topics import parse_tenant_topic
+from schemas.migrate import missing
+
+LAG_LIMIT: Final = 50_000
+"""Records behind which a reader counts as too slow rather than busy."""
+_INPUTS: Final = frozenset({"ticks", "own-ticks"})
+_STORED: Final = frozenset({"ticks", "own-ticks", "events", "stats", "alerts"})
+_BUDGET_WARNING: Final = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check saw: its subject, whether it is well, the facts, and what to do where it is not."""
+
+    subject: str
+    ok: bool
+    detail: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Position:
+    topic: str
+    partition: int
+    next_offset: int
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Return the findings of every check, in the order that a person would look."""
+    checks: list[tuple[str, Callable[[Settings], list[Finding]]]] = [
+        ("broker", _broker),
+        ("platform topics", _platform_topics),
+        ("database", _database),
+        ("tenant topics", _tenant_topics),
+        ("sink lag", _sink_lag),
+        ("stream lag", _stream_lag),
+    ]
+    return [finding for subject, check in checks for finding in _run(subject, check, settings)]
+
+
+def report(findings: list[Finding]) -> str:
+    """Return the findings as lines: ok or NOT OK, the subject, the facts, and the advice below."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{'ok    ' if finding.ok else 'NOT OK'}  {finding.subject}: {finding.detail}")
+        if not finding.ok:
+            lines.append(f"        -> {finding.advice}")
+    return "\n".join(lines)
+
+
+def _run(subject: str, check: Callable[[Settings], list[Finding]], settings: Settings) -> list[Finding]:
+    try:
+        return check(settings)
+    except (PulseStreamError, psycopg.Error, KafkaException) as error:
+        said = " ".join(str(error).split())
+        return [Finding(subject, ok=False, detail=said, advice=_OUTAGE_ADVICE)]
+
+
+_OUTAGE_ADVICE: Final = "start it (`make up` for the local stack), or check the address and password in PULSESTREAM_*"
+
+
+def _broker(settings: Settings) -> list[Finding]:
+    topics = Admin(settings, "doctor").topics()
+    tenant_topics = {name: count for name, count in topics.items() if parse_tenant_topic(name)}
+    partitions = sum(tenant_topics.values())
+    full = partitions > _BUDGET_WARNING * settings.partition_budget
+    return [
+        Finding("broker", ok=True, detail=f"{settings.kafka_bootstrap} answers"),
+        Finding(
+            "partition budget",
+            ok=not full,
+            detail=f"{partitions} of {settings.partition_budget} partitions in {len(tenant_topics)} tenant topics",
+            advice="raise PULSESTREAM_PARTITION_BUDGET if the brokers can hold more; beyond it new tenants are refused",
+        ),
+    ]
+
+
+def _platform_topics(settings: Settings) -> list[Finding]:
+    existing = Admin(settings, "doctor").topics()
+    specs = platform_topic_specs(settings)
+    absent = [spec.name for spec in specs if spec.name not in existing]
+    odd = [spec.name for spec in specs if existing.get(spec.name, spec.partitions) != spec.partitions]
+    return [
+        Finding(
+            "platform topics",
+            ok=not absent and not odd,
+            detail=f"{len(specs) - len(absent)} of {len(specs)} there"
+            + (f", missing: {', '.join(absent)}" if absent else "")
+            + (f", other partition count than the settings say: {', '.join(odd)}" if odd else ""),
+            advice="run `pulsestream migrate`" if absent else "set PULSESTREAM_PARTITIONS to what the topics have",
+        )
+    ]
+
+
+def _database(settings: Settings) -> list[Finding]:
+    with psycopg.connect(settings.database_url.get_secret_value(), connect_timeout=5) as connection:
+        lacking = missing(connection)
+        extension = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'").fetchone()
+        version = connection.info.server_version // 10000
+        kind = f"TimescaleDB {extension[0]}" if extension else "without TimescaleDB: plain tables"
+        found = [
+            Finding("database", ok=True, detail=f"PostgreSQL {version}, {kind}"),
+            Finding(
+                "migrations",
+                ok=not lacking,
+                detail=f"missing: {', '.join(lacking)}" if lacking else "all applied",
+                advice="run `pulsestream migrate`",
+            ),
+        ]
+        return found if lacking else [*found, _outbox(connection)]
+
+
+def _outbox(connection: psycopg.Connection) -> Finding:
+    row = connection.execute(
+        "SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM outbox"
+        " WHERE published_at IS NULL"
+    ).fetchone()
+    waiting, age = row or (0, 0)
+    return Finding(
+        "outbox",
+        ok=age < 30,  # noqa: PLR2004 - a relay that works publishes within a second
+        detail=f"{waiting} control records wait, the oldest for {float(age):.0f} s" if waiting else "nothing waits",
+        advice="see that `pulsestream relay` runs and what it logs",
+    )
+
+
+def _tenant_topics(settings: Settings) -> list[Finding]:
+    existing = Admin(settings, "doctor").topics()
+    with psycopg.connect(settings.database_url.get_secret_value(), connect_timeout=5) as connection:
+        rows = connection.execute("SELECT tenant, dataset, status, coalesce(detail, '') FROM tenant_topics").fetchall()
+    faults = list(_topic_faults(rows, existing, settings.partitions))
+    detail = "; ".join(faults) if faults else f"{len(rows)} as they should be"
+    advice = "see what `pulsestream relay` logs; it makes missing topics and refuses odd ones"
+    return [Finding("tenant topics", ok=not faults, detail=detail, advice=advice)]
+
+
+def _topic_faults(rows: list[tuple[str, str, str, str]], existing: dict[str, int], partitions: int) -> Iterator[str]:
+    for tenant, dataset, status, detail in rows:
+        name = f"ps.{tenant}.{dataset}.v1"
+        if status != "active":
+            yield f"{name} is {status} {detail}".rstrip()
+        elif name not in existing:
+            yield f"{name} has vanished from the broker"
+        elif dataset in _INPUTS and existing[name] != partitions:
+            yield f"{name} has {existing[name]} partitions, the streams need {partitions}"
+
+
+def _sink_lag(settings: Settings) -> list[Finding]:
+    with psycopg.connect(settings.database_url.get_secret_value(), connect_timeout=5) as connection:
+        rows = connection.execute("SELECT topic, partition, next_offset, topic_id FROM sink_offsets").fetchall()
+    infos = Admin(settings, "doctor").describe({row[0] for row in rows})
+    living = [_Position(*row[:3]) for row in rows if row[0] in infos and infos[row[0]].topic_id == row[3]]
+    read = {(position.topic, position.partition) for position in living}
+    unread = [
+        _Position(name, partition, 0)
+        for name, count in Admin(settings, "doctor").topics().items()
+        if (topic := parse_tenant_topic(name)) and topic.dataset in _STORED
+        for partition in range(count)
+        if (name, partition) not in read
+    ]
+    return [_lag("sink lag", settings, living + unread, "see that `pulsestream sink` runs and what it logs")]
+
+
+def _stream_lag(settings: Settings) -> list[Finding]:
+    admin = Admin(settings, "doctor")
+    wanted = [
+        TopicPartition(name, partition)
+        for name, count in admin.topics().items()
+        if (topic := parse_tenant_topic(name)) and topic.dataset in _INPUTS
+        for partition in range(count)
+    ]
+    if not wanted:
+        return [Finding("stream lag", ok=True, detail="no tick topic yet")]
+    request = [ConsumerGroupTopicPartitions(settings.stream_app, wanted)]
+    future = admin.client.list_consumer_group_offsets(request, request_timeout=ADMIN_TIMEOUT)[settings.stream_app]
+    committed = [_Position(tp.topic, tp.partition, max(tp.offset, 0)) for tp in future.result().topic_partitions]
+    return [_lag("stream lag", settings, committed, "see that `pulsestream stream` runs and what it logs")]
+
+
+def _lag(subject: str, settings: Settings, positions: list[_Position], advice: str) -> Finding:
+    consumer = Consumer(client_config(settings, "doctor") | {"group.id": "doctor-unused", "enable.auto.commit": False})
+    try:
+        lags = {(p.topic, p.partition): _behind(consumer, p) for p in positions}
+    finally:
+        consumer.close()
+    total = sum(lags.values())
+    worst = max(lags, key=lambda position: lags[position], default=None)
+    where = f", most on {worst[0]}[{worst[1]}] ({lags[worst]})" if worst and total else ""
+    return Finding(subject, total <= LAG_LIMIT, f"{total} records on {len(lags)} partitions{where}", advice)
+
+
+def _behind(consumer: Consumer, position: _Position) -> int:
+    partition = TopicPartition(position.topic, position.partition)
+    try:
+        low, end = consumer.get_watermark_offsets(partition, timeout=ADMIN_TIMEOUT)
+    except KafkaException as error:
+        raise BrokerError(f"cannot read the end of {position.topic}: {reason(error)}") from error
+    return max(0, int(end) - max(int(low), position.next_offset))
