@@ -1,0 +1,75 @@
+"""Which Kafka user may do what: one SCRAM user for each service, with prefix ACLs.
+
+`ps.` covers every topic of the installation. Reading without a consumer group still names one (see
+`pulsestream.core.kafka.CompactedReader`), which begins with the service's own name.
+"""
+
+from typing import Final
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented there, but not in its __all__
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from pulsestream.core.kafka import ADMIN_TIMEOUT, BrokerError, client_config, reason
+from pulsestream.core.settings import Settings
+
+ADMIN: Final = "admin"
+SERVICES: Final = ("ps-producer", "ps-stream", "ps-sink", "ps-api", "ps-relay")
+USERS: Final = (ADMIN, *SERVICES)
+
+Grant = tuple[str, ResourceType, str, AclOperation]
+_TOPIC: Final = ResourceType.TOPIC
+_GROUP: Final = ResourceType.GROUP
+_TRANSACTION: Final = ResourceType.TRANSACTIONAL_ID
+_CLUSTER: Final = ResourceType.BROKER
+_EVERY_TOPIC: Final = "ps."
+_CLUSTER_NAME: Final = "kafka-cluster"
+
+
+def grants(settings: Settings) -> list[Grant]:
+    """Return what the services may do, as (user, kind of resource, prefix, operation)."""
+    read, write, describe = AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE
+    topics = {
+        "ps-producer": (write, describe),
+        "ps-stream": (read, write, describe),
+        "ps-sink": (read, write, describe),
+        "ps-api": (read, write, describe),
+        "ps-relay": (AclOperation.ALL,),
+    }
+    wanted = [
+        (user, _TOPIC, _EVERY_TOPIC, operation) for user, operations in topics.items() for operation in operations
+    ]
+    wanted.append(("ps-producer", _TOPIC, "ps._platform.", read))
+    groups = [(user, user) for user in SERVICES]
+    groups += [("ps-stream", settings.stream_app), ("ps-sink", settings.sink_group)]
+    wanted += [(user, _GROUP, prefix, read) for user, prefix in dict.fromkeys(groups)]
+    transactions = [("ps-stream", "ps-stream"), ("ps-stream", settings.stream_app)]
+    wanted += [
+        (user, _TRANSACTION, prefix, operation) for user, prefix in transactions for operation in (write, describe)
+    ]
+    cluster = [(user, AclOperation.IDEMPOTENT_WRITE) for user in SERVICES]
+    cluster += [("ps-relay", describe), ("ps-relay", AclOperation.CREATE)]
+    return wanted + [(user, _CLUSTER, _CLUSTER_NAME, operation) for user, operation in cluster]
+
+
+def ensure_acls(admin_settings: Settings) -> None:
+    """Give the services their rights; one that exists already stays as it is. Raises BrokerError."""
+    client = AdminClient(client_config(admin_settings, "ps-admin"))
+    bindings = [_binding(grant) for grant in grants(admin_settings)]
+    for binding, future in client.create_acls(bindings, request_timeout=ADMIN_TIMEOUT).items():
+        try:
+            future.result()
+        except KafkaException as error:
+            raise BrokerError(f"the access rule {binding} cannot be created: {reason(error)}") from error
+
+
+def _binding(grant: Grant) -> AclBinding:
+    user, kind, name, operation = grant
+    pattern = ResourcePatternType.LITERAL if kind is _CLUSTER else ResourcePatternType.PREFIXED
+    return AclBinding(kind, name, pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW)

@@ -1,0 +1,152 @@
+"""Fixtures on real parts: one broker and one database server for the session, a fresh database for each test.
+
+The database server is PULSESTREAM_TEST_DATABASE_URL (a superuser's URL), else TimescaleDB by the tool in the shared
+folder (PULSESTREAM_SHARED, else ../shared), else the embedded PostgreSQL.
+"""
+
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from pulsestream.core.kafka import Admin
+from pulsestream.core.layout import platform_topic_specs, tenant_topic_spec
+from pulsestream.core.settings import Settings
+from pulsestream.local.database import EmbeddedDatabase
+from pulsestream.local.kafka import EmbeddedKafka
+from schemas.migrate import migrate
+
+REPOSITORY = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("PULSESTREAM_SHARED") or REPOSITORY.parent / "shared")
+ROLES = {"sink": "ps_sink", "api": "ps_api", "relay": "ps_relay", "admin": "postgres"}
+
+
+@dataclass(frozen=True)
+class Database:
+    """A migrated database of its own on the session's server."""
+
+    server_url: str
+    name: str
+
+    def url(self, role: str = "postgres") -> str:
+        parts = urlsplit(self.server_url)
+        host = parts.netloc.rpartition("@")[2]
+        login = parts.netloc.rpartition("@")[0] if role == "postgres" else role
+        return urlunsplit(parts._replace(netloc=f"{login}@{host}", path=f"/{self.name}"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"recorded data is not there: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[EmbeddedKafka]:
+    home = Path(tempfile.mkdtemp(prefix="pulsestream-kafka-"))
+    kafka = EmbeddedKafka(home)
+    try:
+        kafka.start()
+        settings = kafka.settings()
+        Admin(settings).create(platform_topic_specs(settings))
+        yield kafka
+    finally:
+        kafka.stop()
+        shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[str]:
+    given = os.environ.get("PULSESTREAM_TEST_DATABASE_URL")
+    tool = SHARED / "tools" / "timescaledb"
+    if given:
+        yield given
+    elif tool.exists() and os.geteuid() == 0:
+        said = subprocess.run([tool, "start"], stdout=subprocess.PIPE, text=True, check=True, timeout=280)
+        yield said.stdout.splitlines()[-1]
+    else:
+        yield from _embedded_server()
+
+
+@pytest.fixture(scope="session")
+def migrated_template(database_server: str) -> Iterator[str]:
+    """A migrated database that nobody is connected to: copies of it cost 50 ms instead of a migration."""
+    name = f"ps_test_template_{secrets.token_hex(4)}"
+    _execute(database_server, f"CREATE DATABASE {name}")
+    migrate(Database(database_server, name).url())
+    _execute(database_server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    _execute(database_server, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    yield name
+    _execute(database_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(database_server: str, migrated_template: str) -> Iterator[Database]:
+    name = f"ps_test_{secrets.token_hex(6)}"
+    _execute(database_server, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+    yield Database(database_server, name)
+    _execute(database_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def service_settings(broker: EmbeddedKafka, database: Database, tmp_path: Path) -> Callable[..., Settings]:
+    """`service_settings("sink", **overrides)`: what a process of that service would be given."""
+
+    def build(service: str, **overrides: object) -> Settings:
+        user = "admin" if service == "admin" else f"ps-{service}"
+        role = ROLES.get(service)
+        values: dict[str, object] = {
+            "home": tmp_path,
+            "kafka_bootstrap": broker.bootstrap,
+            "kafka_username": user,
+            "kafka_password": SecretStr(broker.password(user)),
+            "database_url": SecretStr(database.url(role) if role else ""),
+            "key_pepper": SecretStr("pepper-of-the-tests"),
+            "api_port": 0,
+        }
+        return Settings(**(values | overrides))  # type: ignore[arg-type] # the fields check their own values
+
+    return build
+
+
+@pytest.fixture
+def tenant() -> str:
+    return f"t{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+def make_topics(broker: EmbeddedKafka) -> Callable[..., list[str]]:
+    """`make_topics(tenant, "stats", "ticks")` creates these topics as the reconciler would; returns their names."""
+
+    def build(tenant: str, *datasets: str) -> list[str]:
+        settings = broker.settings()
+        return Admin(settings).create([tenant_topic_spec(settings, tenant, dataset) for dataset in datasets])
+
+    return build
+
+
+def _embedded_server() -> Iterator[str]:
+    home = Path(tempfile.mkdtemp(prefix="pulsestream-database-"))
+    server = EmbeddedDatabase(home)
+    try:
+        server.start()
+        yield server.url()
+    finally:
+        server.stop()
+        shutil.rmtree(home)
+
+
+def _execute(url: str, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement)
