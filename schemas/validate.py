@@ -49,13 +49,13 @@ def check(record: Record, dataset: str) -> Fault | None:
     if isinstance(record, Event):
         return _check_event(record)
     if isinstance(record, Stat | Alert):
-        return _check_time("at", record.at) or _check_names(record.exchange, record.product)
+        return _check_time("at", record.at) or check_names(record.exchange, record.product)
     return None
 
 
 def _check_tick(tick: Tick, *, own: bool) -> Fault | None:
     return (
-        _check_names(tick.exchange, tick.product)
+        check_names(tick.exchange, tick.product)
         or _check_owner(tick.exchange, own=own)
         or _check_identity(tick.event_id, tick.exchange, tick.product)
         or _check_price("price", tick.price)
@@ -79,7 +79,7 @@ def _check_tick_numbers(tick: Tick) -> Fault | None:
 
 def _check_trade(trade: Trade) -> Fault | None:
     return (
-        _check_names(trade.exchange, trade.product)
+        check_names(trade.exchange, trade.product)
         or _check_identity(trade.event_id, trade.exchange, trade.product)
         or _check_price("price", trade.price)
         or _check_size("size", trade.size)
@@ -112,7 +112,8 @@ def _check_data(data: str) -> Fault | None:
     return None
 
 
-def _check_names(exchange: str, product: str) -> Fault | None:
+def check_names(exchange: str, product: str) -> Fault | None:
+    """Return what is wrong with the name of an exchange or a product, or None."""
     if not _NAME.fullmatch(exchange):
         return Fault("invalid_name", f"exchange {exchange[:60]!r} is not a name such as coinbase")
     if not _PRODUCT.fullmatch(product):
