@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pulsestream.core.errors import SettingsError
 
 PREFIX: Final = "PULSESTREAM_"
-_NOT_SETTINGS: Final = frozenset({"PULSESTREAM_SHARED"})
+_NOT_SETTINGS: Final = frozenset({"PULSESTREAM_SHARED", "PULSESTREAM_TEST_DATABASE_URL"})
 """Variables with our prefix that only the test suite reads."""
 
 

@@ -1,0 +1,63 @@
+# The commands of everyday work; `make help` lists them. Only Python 3.11 or later and make are needed.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+# The newest name that is new enough, unless PYTHON is given.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
+PINNED = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all: --requirement
+LOCK = .venv/lock/bin/uv pip compile pyproject.toml --group build --universal --python-version 3.11 --quiet \
+	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+
+.PHONY: help install up test lint format lock clean
+
+help: ## List the targets.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+install: .venv/installed ## Make the environment in .venv: pinned, hashed dependencies and this package.
+
+up: .venv/installed ## Start everything on this machine: broker, database, feed, streams, sink, API.
+	@exec $(BIN)/pulsestream up
+
+test: .venv/developer ## Run every test on a real broker and a real database (ARGS="-k name" for some).
+	$(BIN)/pytest $(ARGS)
+
+lint: .venv/developer ## Check style, format, types and the house's import rules.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/developer ## Format the code and apply safe fixes.
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lock: .venv/created ## Compile requirements/*.txt anew from pyproject.toml (UPGRADE=--upgrade for the newest).
+	@test -x .venv/lock/bin/uv || { $(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv; }
+	$(LOCK) $(UPGRADE) --output-file requirements/run.txt
+	$(LOCK) $(UPGRADE) --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
+
+clean: ## Remove the environment and every cache (data in .pulsestream stays).
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/created:
+	@test -n "$(PYTHON)" || { echo "PulseStream needs Python 3.11 or later, and none was found: install it," \
+		"or name it with PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than" \
+		"Python 3.11: name a newer one with PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -m venv .venv || { echo "$(PYTHON) cannot make virtual environments:" \
+		"on Debian, apt-get install python3-venv" >&2; rm -rf .venv; exit 2; }
+	@touch $@
+
+.venv/installed: .venv/created requirements/run.txt pyproject.toml
+	@echo "Installing pinned dependencies into .venv"
+	@$(PINNED) requirements/run.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/developer: .venv/installed requirements/dev.txt
+	@echo "Installing pinned developer tools into .venv"
+	@$(PINNED) requirements/dev.txt
+	@touch $@
