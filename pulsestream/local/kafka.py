@@ -184,7 +184,7 @@ class EmbeddedKafka:
         cluster = base64.urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
         # In a file, because any user of the machine can read command lines.
         arguments = self.home / "format.arguments"
-        write_private(arguments, f'kafka.tools.StorageTool format -t {cluster} -c "{self._properties}"\n{users}\n')
+        write_private(arguments, f'kafka.tools.StorageTool format --cluster-id={cluster} -c "{self._properties}"\n{users}\n')
         command = [*self._java(), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"@{arguments}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT, check=False)  # noqa: S603 - built above
         arguments.unlink()
