@@ -176,6 +176,7 @@ class Feed(Record, frozen=True, kw_only=True, gc=False):
     at: int
     gap: Gap | None = None
     last_trade_id: int | None = None
+    complete_until: int | None = None
     version: int
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from pulsestream.core.kafka import TopicSpec
 from pulsestream.core.settings import Settings
-from pulsestream.core.topics import CONTROL_TOPICS, state_topic, tenant_topic
+from pulsestream.core.topics import CONTROL_TOPICS, FEEDS, state_topic, tenant_topic
 
 MAX_MESSAGE_BYTES: Final = 1_048_576
 """Of a record on a data topic."""
@@ -36,9 +36,14 @@ def tenant_topic_spec(settings: Settings, tenant: str, dataset: str) -> TopicSpe
 def platform_topic_specs(settings: Settings) -> list[TopicSpec]:
     """Return the control topics (one partition each) and the streams' state topic, all compacted."""
     compacted = _common(settings) | {"cleanup.policy": "compact"}
-    control = [TopicSpec(name, 1, compacted) for name in CONTROL_TOPICS]
+    control = [TopicSpec(name, 1, compacted | _often_cleaned(name)) for name in CONTROL_TOPICS]
     state = compacted | {"min.cleanable.dirty.ratio": "0.2", "segment.bytes": str(64 * 1024 * 1024)}
     return [*control, TopicSpec(state_topic(settings.stream_app), settings.partitions, state)]
+
+
+def _often_cleaned(topic: str) -> dict[str, str]:
+    """Keep the feeds' ledger short: a feed writes its state each second, and every reader starts at the beginning."""
+    return {"segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"} if topic == FEEDS else {}
 
 
 def _common(settings: Settings) -> dict[str, str]:

@@ -26,10 +26,12 @@ def _histogram(name: str, meaning: str, *labels: str) -> Histogram:
 FEED_FRAMES = _counter("feed_frames_total", "Frames received from an exchange", "exchange", "kind")
 FEED_CONNECTED = _gauge("feed_connected", "1 while the exchange's socket delivers", "exchange")
 FEED_CONNECTS = _counter("feed_connects_total", "Attempts to connect to an exchange", "exchange")
+FEED_REFUSED_PRODUCTS = _gauge("feed_refused_products", "Products that the exchange does not deliver", "exchange")
 FEED_GAPS = _counter("feed_gaps_total", "Intervals without data, opened in the ledger", "exchange", "cause")
 PUBLISHED = _counter("published_total", "Records whose delivery the broker acknowledged", "exchange")
 PUBLISH_FAILED = _counter("publish_failed_total", "Records that the broker did not take", "exchange", "code")
 PUBLISH_PENDING = _gauge("publish_pending", "Records handed to the client, not yet acknowledged", "exchange")
+PUBLISH_PARKED = _gauge("publish_parked_tenants", "Tenants whose topic takes no records", "exchange")
 
 # streams
 STREAM_RECORDS = _counter("stream_records_total", "Records folded into state", "dataset")

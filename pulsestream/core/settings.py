@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     exchange: str = Field("coinbase", description="name put into records: coinbase, or simulator")
     exchange_url: str = Field("wss://ws-feed.exchange.coinbase.com", description="the exchange's WebSocket")
     stale_after: float = Field(15.0, gt=0, description="seconds without a frame after which a feed reconnects")
+    publish_buffer: int = Field(50_000, ge=100, description="records a producer holds while the broker is slow or away")
+    publish_block: float = Field(10.0, ge=0, description="seconds that a full buffer holds up the socket before loss")
 
     stream_app: str = Field("pulsestream", pattern=r"^[a-z0-9-]+$", description="id of the streams application")
     checkpoint_interval: float = Field(0.4, gt=0, le=10, description="seconds between two checkpoints")
