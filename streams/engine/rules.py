@@ -1,0 +1,188 @@
+"""Alert rules: what a tenant writes, checked, and the version of a rule that is in force.
+
+One model for the rule file, the API and the streams (`extra=forbid`), so that a rule that was accepted can be
+evaluated. Durations are written as "60s" and held as microseconds; prices are in quote currency.
+"""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from pulsestream.core.errors import UsageError
+from schemas.validate import MAX_PRICE
+
+CONDITION_TYPES: Final = ("price",)
+"""The condition types that can be evaluated."""
+MAX_DURATION: Final = 31 * 86_400 * 1_000_000
+"""The longest `for`, `keep_firing_for` and `cooldown`, microseconds: 31 days."""
+MAX_LABELS: Final = 16
+MAX_NAMES: Final = 200
+"""Products, or exchanges, that one rule may list."""
+EVERY_PRODUCT: Final = "*"
+
+_UNITS: Final = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+_DURATION: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)(us|ms|s|m|h|d)")
+_PLAIN: Final = r"^[^\x00-\x1f\x7f]*$"
+
+
+class RuleError(UsageError):
+    """A rule definition that cannot be taken; the message names each offending field."""
+
+
+def parse_duration(text: object) -> int:
+    """Return the microseconds of a duration such as "60s" or "5m"; raises ValueError."""
+    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f'{text!r} is not a duration: write a number and us, ms, s, m, h or d, as in "60s"')
+    micros = Decimal(match[1]) * _UNITS[match[2]]
+    if micros != micros.to_integral_value() or micros > MAX_DURATION:
+        raise ValueError(f"{text!r} is not a whole number of microseconds up to 31d")
+    return int(micros)
+
+
+def format_duration(micros: int) -> str:
+    """Return microseconds as a duration that `parse_duration` reads back: the largest unit that divides them."""
+    unit = next(name for name, size in reversed(_UNITS.items()) if micros % size == 0 and (micros or name == "s"))
+    return f"{micros // _UNITS[unit]}{unit}"
+
+
+def _check_product(name: str) -> str:
+    if not re.fullmatch(r"[A-Z0-9][A-Z0-9._/-]{0,63}", name):
+        raise ValueError(f"{name[:60]!r} is not a product name such as BTC-USD")
+    return name
+
+
+def _check_exchange(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", name):
+        raise ValueError(f"{name[:60]!r} is not an exchange name such as coinbase")
+    return name
+
+
+Duration = Annotated[int, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)]
+Price = Annotated[float, Field(strict=True, gt=0, le=MAX_PRICE, allow_inf_nan=False)]
+Product = Annotated[str, AfterValidator(_check_product)]
+Exchange = Annotated[str, AfterValidator(_check_exchange)]
+Label = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]{0,62}$")]
+LabelValue = Annotated[str, Field(max_length=256, pattern=_PLAIN)]
+
+
+class PriceLevel(BaseModel):
+    """The price is above, or below, a threshold; it is so until the price reaches `clear`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["price"]
+    above: Price | None = None
+    below: Price | None = None
+    clear: Price | None = None
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Self:
+        if (self.above is None) is (self.below is None):
+            raise ValueError("give exactly one of above, below and crosses")
+        if self.clear is not None and self.above is not None and self.clear > self.above:
+            raise ValueError(f"clear {self.clear!r} must not lie above the threshold {self.above!r}")
+        if self.clear is not None and self.below is not None and self.clear < self.below:
+            raise ValueError(f"clear {self.clear!r} must not lie below the threshold {self.below!r}")
+        return self
+
+
+class PriceCross(BaseModel):
+    """An edge: the previous and the current price lie on opposite sides of `crosses`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["price"]
+    crosses: Price
+    direction: Literal["up", "down", "both"] = "both"
+
+
+def _condition_tag(value: Any) -> str:  # pydantic hands over whatever the definition held
+    if isinstance(value, dict):
+        return "cross" if "crosses" in value else "level"
+    return "cross" if isinstance(value, PriceCross) else "level"
+
+
+def _known_type(value: Any) -> Any:  # as above
+    kind = value.get("type") if isinstance(value, dict) else "price"
+    if kind not in CONDITION_TYPES:
+        raise ValueError(f"condition type {kind!r} is not available; there is: {', '.join(CONDITION_TYPES)}")
+    return value
+
+
+Condition = Annotated[
+    Annotated[PriceLevel, Tag("level")] | Annotated[PriceCross, Tag("cross")],
+    Discriminator(_condition_tag),
+    BeforeValidator(_known_type),
+]
+
+
+class RuleDefinition(BaseModel):
+    """One entry of a rule file, or the body of the API's rule. Durations are microseconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=_PLAIN)]
+    product: Literal["*"] | Product | Annotated[list[Product], Field(min_length=1, max_length=MAX_NAMES)]
+    exchange: Exchange | Annotated[list[Exchange], Field(min_length=1, max_length=MAX_NAMES)] | None = None
+    condition: Condition
+    for_: Duration = Field(default=0, alias="for")
+    keep_firing_for: Duration = 0
+    cooldown: Duration = 0
+    severity: Literal["info", "warning", "critical"] = "warning"
+    labels: Annotated[dict[Label, LabelValue], Field(max_length=MAX_LABELS)] = {}
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveRule:
+    """A version of a rule and the append times, micros, that it is for: from effective_at until before ended_at."""
+
+    tenant: str
+    rule_id: str
+    version: int
+    definition: RuleDefinition
+    effective_at: int
+    ended_at: int | None = None
+
+
+def parse_rule(definition: str | bytes) -> RuleDefinition:
+    """Return the rule in a JSON definition; raises RuleError, which names each field that is wrong and why."""
+    try:
+        return RuleDefinition.model_validate_json(definition)
+    except ValidationError as error:
+        faults = "; ".join(f"{_where(fault['loc'])}{fault['msg']}" for fault in error.errors(include_url=False))
+        raise RuleError(f"the rule cannot be taken: {faults}") from error
+
+
+def applies(rule: ActiveRule, exchange: str, product: str) -> bool:
+    """Tell whether an enabled rule is about a product of an exchange."""
+    definition = rule.definition
+    return (
+        definition.enabled
+        and (definition.product == EVERY_PRODUCT or _names(definition.product, product))
+        and (definition.exchange is None or _names(definition.exchange, exchange))
+    )
+
+
+def _names(named: str | list[str], name: str) -> bool:
+    return name == named if isinstance(named, str) else name in named
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    named = [str(part) for part in location if part not in {"level", "cross"}]
+    return f"{'.'.join(named)}: " if named else ""
