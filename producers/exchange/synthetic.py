@@ -1,0 +1,230 @@
+"""A self-made market in the exchange's protocol: endless, and the same for the same seed but for ids and times.
+
+Trades arrive as a Poisson process whose intensity varies from second to second; each makes a match and a ticker.
+`write_recording` writes the same market to a file without waiting, with the irregularities that a consumer must
+stand: silent seconds, ticks that share a microsecond, a ticker that arrives late, a product without a price.
+"""
+
+import math
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Final
+
+from producers.exchange.errors import ExchangeError
+from producers.exchange.instrument import MEAN_CASCADE, Instrument, Listing, Print
+from producers.exchange.market import LastTrades, Moment
+from producers.exchange.protocol import FeedFrame, encode, subscriptions_frame
+from producers.frames import FrameWriter
+from pulsestream.core.clock import MICROS_PER_SECOND, Clock, format_rfc3339, wall_clock
+
+LISTINGS: Final = (
+    Listing("BTC-USD", 64_000.0, 2, 4.0, 0.01),
+    Listing("ETH-USD", 3_100.0, 2, 3.0, 0.15),
+    Listing("SOL-USD", 150.0, 2, 2.0, 3.0),
+    Listing("XRP-USD", 0.6, 4, 1.5, 900.0),
+    Listing("DOGE-USD", 0.15, 5, 1.2, 3_000.0),
+    Listing("ADA-USD", 0.45, 4, 1.0, 1_500.0),
+    Listing("AVAX-USD", 35.0, 2, 0.8, 10.0),
+    Listing("LINK-USD", 15.0, 3, 0.8, 30.0),
+    Listing("LTC-USD", 80.0, 2, 0.6, 3.0),
+    Listing("DOT-USD", 7.0, 3, 0.5, 50.0),
+    Listing("BTC-EUR", 59_000.0, 2, 0.5, 0.008),
+    Listing("ETH-EUR", 2_900.0, 2, 0.4, 0.1),
+    Listing("BCH-USD", 450.0, 2, 0.4, 0.5),
+    Listing("UNI-USD", 8.0, 3, 0.4, 40.0),
+    Listing("ATOM-USD", 9.0, 3, 0.3, 30.0),
+    Listing("XLM-USD", 0.11, 6, 0.3, 2_000.0),
+    Listing("ETH-BTC", 0.048, 5, 0.3, 0.2),
+    Listing("ALGO-USD", 0.18, 4, 0.2, 1_000.0),
+    Listing("SKL-USD", 0.79, 4, 0.1, 200.0),
+    Listing("MONA-USD", 0.4, 4, 0.0, 1.0),
+)
+"""Products that the market always has. The last one never trades: its ticker says price "0"."""
+RECORDED: Final = ("BTC-USD", "ETH-USD", "SOL-USD", "ADA-USD", "DOGE-USD")
+"""Products of a recording for which none are named; the one that never trades comes with every recording."""
+
+_PRODUCT: Final = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{1,20}")
+_BACKGROUND: Final = 0.01  # trades of unnamed products, relative to named ones
+_UNTRADED_EVERY: Final = 10 * MICROS_PER_SECOND
+_LULL_EVERY, _LULL_AT = 8, 5  # of every eight seconds the sixth is silent
+_LATE_BY: Final = 3 * MICROS_PER_SECOND
+
+
+def listings(named: Sequence[str], seed: int) -> tuple[Listing, ...]:
+    """Return the market's products: the named ones, equally busy, and the standing ones in the background.
+
+    None named: the standing ones alone. Raises ExchangeError for a name unlike BTC-USD.
+    """
+    if not named:
+        return LISTINGS
+    chosen = [listing(product, seed) for product in dict.fromkeys(named)]
+    taken = {entry.product for entry in chosen}
+    return (*chosen, *(_reweighted(entry, _BACKGROUND) for entry in LISTINGS if entry.product not in taken))
+
+
+def listing(product: str, seed: int) -> Listing:
+    """Return a named product of weight 1; price and size of one that is not listed are made up from its name."""
+    if not _PRODUCT.fullmatch(product):
+        raise ExchangeError(f"{product!r} is no product: name products as BASE-QUOTE in capitals, such as BTC-USD")
+    for entry in LISTINGS:
+        if entry.product == product:
+            return _reweighted(entry, 1.0)
+    dice = random.Random(f"{seed}:{product}")  # noqa: S311 - a market, no secret
+    price = 10 ** dice.uniform(-1.5, 3.5)
+    decimals = min(8, max(2, 4 - math.floor(math.log10(price))))
+    return Listing(product, round(price, decimals), decimals, 1.0, 500.0 / price)
+
+
+class SyntheticMarket:
+    """An endless market of listings; `rate` is trades a second of a product with weight 1."""
+
+    def __init__(self, seed: int, entries: Sequence[Listing], *, rate: float, lulls: bool = False) -> None:
+        """Take a finite rate above 0; `lulls`: one second in eight is silent. Raises ExchangeError."""
+        if not 0 < rate < math.inf:
+            raise ExchangeError(f"rate {rate} is not a number of trades a second above 0")
+        self._seed = seed
+        self._listings = tuple(entries)
+        self._rate = rate
+        self._lulls = lulls
+        self.products: Sequence[str] = tuple(entry.product for entry in entries)
+
+    def __str__(self) -> str:
+        return f"synthetic market {self._seed}, {len(self.products)} products"
+
+    def time(self, at: int, anchor: int) -> int:
+        """Return the wall time of a market time."""
+        return anchor + at
+
+    def moments(self, started: int) -> Iterator[Moment]:
+        """Yield one moment for each order that trades, and every ten seconds the tickers of what never trades."""
+        instruments = {entry.product: Instrument(entry, self._seed, started) for entry in self._listings}
+        silent = [instruments[entry.product] for entry in self._listings if not entry.weight]
+        reminder = 0
+        for at, product in self._orders():
+            while reminder <= at:
+                if silent:
+                    tickers = [instrument.untraded_ticker() for instrument in silent]
+                    yield Moment(reminder, partial(_untraded_frames, tickers))
+                reminder += _UNTRADED_EVERY
+            yield Moment(at, partial(_trade_frames, at, instruments[product].trade(at)))
+
+    def _orders(self) -> Iterator[tuple[int, str]]:
+        """Yield market time and product of each incoming order."""
+        dice = random.Random(self._seed)  # noqa: S311 - a market, no secret
+        busy = [entry for entry in self._listings if entry.weight]
+        names = [entry.product for entry in busy]
+        weights = list(accumulate(entry.weight for entry in busy))
+        intensity = self._rate * weights[-1] / MEAN_CASCADE / MICROS_PER_SECOND
+        second, activity, at = -1, 1.0, 0
+        while True:
+            if at // MICROS_PER_SECOND != second:
+                second = at // MICROS_PER_SECOND
+                activity = dice.lognormvariate(-0.08, 0.4)
+            at += 1 + int(dice.expovariate(intensity * activity))
+            if self._lulls:
+                at = _after_lull(at)
+            yield at, dice.choices(names, cum_weights=weights)[0]
+
+
+def write_recording(
+    path: Path,
+    *,
+    seed: int,
+    seconds: float,
+    products: Sequence[str] = (),
+    rate: float = 2.0,
+    start: int | None = None,
+    clock: Clock = wall_clock,
+) -> int:
+    """Write the first seconds of a market as a recording and return how many frames it has.
+
+    Ids and times count from `start` (microseconds since 1970); None: so long ago that the recording ends now. Raises
+    ExchangeError for a wrong product or rate, FrameError if the file cannot be written.
+    """
+    duration = round(seconds * MICROS_PER_SECOND)
+    begin = clock() - duration if start is None else start
+    named = [listing(product, seed) for product in dict.fromkeys(products or RECORDED)]
+    untraded = [entry for entry in LISTINGS if not entry.weight and entry.product not in products]
+    market = SyntheticMarket(seed, [*named, *untraded], rate=rate, lulls=True)
+    dice = random.Random(f"{seed}:receipt")  # noqa: S311 - a market, no secret
+    channels = dict.fromkeys(("ticker", "matches", "heartbeat"), market.products)
+    count, received = 1, begin
+    with FrameWriter(path) as file:
+        file.write(begin, subscriptions_frame(channels))
+        for at, frame in _with_late_ticker(_published(market, begin, duration), duration):
+            received = max(received, begin + at + dice.randint(2_000, 25_000))
+            file.write(received, frame.text)
+            count += 1
+    return count
+
+
+def _published(market: SyntheticMarket, begin: int, duration: int) -> Iterator[tuple[int, FeedFrame]]:
+    """Yield all frames up to a market time, in order, with each second's heartbeats."""
+    last = LastTrades()
+    beat = MICROS_PER_SECOND
+    for moment in market.moments(begin):
+        while beat <= min(moment.at, duration):
+            yield from ((beat, last.heartbeat(product, begin + beat)) for product in market.products)
+            beat += MICROS_PER_SECOND
+        if moment.at > duration:
+            return
+        frames = moment.frames(begin)
+        last.publish(frames)
+        yield from ((moment.at, frame) for frame in frames)
+
+
+def _with_late_ticker(published: Iterator[tuple[int, FeedFrame]], duration: int) -> Iterator[tuple[int, FeedFrame]]:
+    """Deliver one ticker from the middle late, so that it comes after newer ones of its product."""
+    late_by = min(_LATE_BY, duration // 4)
+    held: tuple[int, FeedFrame] | None = None
+    released = False
+    for at, frame in published:
+        if held is None and at >= 2 * duration // 5 and frame.channel == "ticker" and frame.trade_id is not None:
+            held = (at + late_by, frame)
+            continue
+        if held is not None and not released and at >= held[0]:
+            yield held
+            released = True
+        yield at, frame
+    if held is not None and not released:
+        yield held
+
+
+def _trade_frames(at: int, prints: Sequence[Print], anchor: int) -> list[FeedFrame]:
+    time = format_rfc3339(anchor + at)
+    return [
+        frame
+        for trade in prints
+        for frame in (_frame("matches", trade.match, time), _frame("ticker", trade.ticker, time))
+    ]
+
+
+def _frame(channel: str, fields: Mapping[str, str | int], time: str) -> FeedFrame:
+    return FeedFrame(
+        channel,
+        str(fields["product_id"]),
+        encode({**fields, "time": time}),
+        int(fields["sequence"]),
+        int(fields["trade_id"]),
+    )
+
+
+def _untraded_frames(tickers: Sequence[Mapping[str, str | int]], anchor: int) -> list[FeedFrame]:
+    del anchor  # what never traded has no time
+    return [
+        FeedFrame("ticker", str(ticker["product_id"]), encode(ticker), int(ticker["sequence"])) for ticker in tickers
+    ]
+
+
+def _after_lull(at: int) -> int:
+    second, rest = divmod(at, MICROS_PER_SECOND)
+    return at if second % _LULL_EVERY != _LULL_AT else (second + 1) * MICROS_PER_SECOND + rest
+
+
+def _reweighted(entry: Listing, weight: float) -> Listing:
+    return replace(entry, weight=weight if entry.weight else 0.0)
