@@ -136,9 +136,9 @@ CREATE TABLE sink_offsets (
     next_offset bigint NOT NULL,
     updated_at  timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (topic_id, partition)
-);
+) WITH (fillfactor = 50); -- each row changes with every transaction: room to do so in its own page
 
--- Records that left a topic before the sink could read them.
+-- Records that left a topic before the sink could read them: from_offset up to, not including, to_offset.
 CREATE TABLE sink_gaps (
     topic_id    text NOT NULL,
     partition   integer NOT NULL,
@@ -166,3 +166,4 @@ GRANT SELECT ON ticks, events, stats, alerts, feeds TO ps_api;
 CREATE POLICY every_tenant ON alerts FOR SELECT TO ps_notifier USING (true);
 GRANT SELECT ON alerts TO ps_notifier;
 GRANT SELECT, INSERT, UPDATE ON sink_offsets, sink_gaps, feeds TO ps_sink;
+GRANT DELETE ON feeds TO ps_sink; -- a null record on the feeds topic

@@ -1,0 +1,29 @@
+"""The sink's own errors.
+
+    OutageError
+    ├── DatabaseAwayError  the database cannot be used now: rest, reconnect, go on from its positions
+    ├── DatabaseError      the database refuses in a way that no retry mends: the process ends
+    └── GroupRefusedError  the broker refuses this sink's membership: the process ends
+    PulseStreamError
+    └── FencedError        another sink moved an offset: the batch is given up, nothing of it is stored
+
+A dead-letter topic that cannot be reached is a `BrokerError` of the core.
+"""
+
+from pulsestream.core.errors import OutageError, PulseStreamError
+
+
+class DatabaseAwayError(OutageError):
+    """The database cannot be used now: away, restarting, out of room, read-only, or a lock was not given."""
+
+
+class DatabaseError(OutageError):
+    """The database refuses in a way that no retry mends, such as a missing table or privilege."""
+
+
+class GroupRefusedError(OutageError):
+    """The broker refuses this sink as a member of its group, or its client has failed for good."""
+
+
+class FencedError(PulseStreamError):
+    """Another sink moved an offset that this one expected to move: its batch is given up."""

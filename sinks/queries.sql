@@ -1,0 +1,92 @@
+-- The sink's statements, by name. {table}, {staging}, {columns} and {updates} are identifiers of ours, put in by
+-- psycopg.sql; every value is bound.
+
+-- name: session
+SELECT set_config('application_name', 'pulsestream-sink', false),
+       set_config('TimeZone', 'UTC', false),
+       set_config('default_transaction_isolation', 'read committed', false),
+       set_config('lock_timeout', '5s', false),
+       set_config('idle_in_transaction_session_timeout', '60s', false);
+
+-- name: staging
+CREATE TEMPORARY TABLE IF NOT EXISTS {staging} (LIKE {table}) ON COMMIT DELETE ROWS;
+
+-- name: begin_positions
+INSERT INTO sink_offsets (topic_id, partition, topic, next_offset)
+SELECT wanted.topic_id, wanted.partition, wanted.topic, 0
+FROM unnest(%(topic_ids)s::text[], %(partitions)s::integer[], %(topics)s::text[]) AS wanted (topic_id, partition, topic)
+ON CONFLICT (topic_id, partition) DO NOTHING;
+
+-- name: read_positions
+SELECT held.topic_id, held.partition, held.next_offset
+FROM sink_offsets AS held
+JOIN unnest(%(topic_ids)s::text[], %(partitions)s::integer[]) AS wanted (topic_id, partition)
+    USING (topic_id, partition);
+
+-- name: move_positions
+UPDATE sink_offsets AS held
+SET next_offset = wanted.next_offset, updated_at = now()
+FROM unnest(%(topic_ids)s::text[], %(partitions)s::integer[], %(expected)s::bigint[], %(next_offsets)s::bigint[])
+    AS wanted (topic_id, partition, expected, next_offset)
+WHERE held.topic_id = wanted.topic_id
+    AND held.partition = wanted.partition
+    AND held.next_offset = wanted.expected;
+
+-- name: evict_holders
+-- A sink that was stopped in the middle of a transaction keeps its rows locked; who waits for them owns them now.
+SELECT count(pg_terminate_backend(session.pid))
+FROM pg_stat_activity AS session
+WHERE session.usename = current_user
+    AND session.datname = current_database()
+    AND session.pid <> pg_backend_pid()
+    AND session.backend_xid IN (
+        SELECT held.xmax
+        FROM sink_offsets AS held
+        JOIN unnest(%(topic_ids)s::text[], %(partitions)s::integer[]) AS wanted (topic_id, partition)
+            USING (topic_id, partition));
+
+-- name: record_gap
+INSERT INTO sink_gaps (topic_id, partition, from_offset, to_offset, topic, cause)
+VALUES (%(topic_id)s, %(partition)s, %(from_offset)s, %(to_offset)s, %(topic)s, %(cause)s)
+ON CONFLICT (topic_id, partition, from_offset) DO NOTHING;
+
+-- name: copy
+COPY {table} ({columns}) FROM STDIN (FORMAT BINARY);
+
+-- name: clear_staging
+DELETE FROM {staging};
+
+-- name: insert_staged
+INSERT INTO {table} ({columns})
+SELECT {columns} FROM {staging}
+ON CONFLICT DO NOTHING;
+
+-- name: upsert_staged_stats
+INSERT INTO stats AS held ({columns})
+SELECT {columns} FROM {staging}
+ON CONFLICT (tenant, at, event_id) DO UPDATE SET ({columns}) = ROW ({updates})
+WHERE (held.as_of_topic COLLATE "C", held.as_of_partition, held.as_of_offset)
+    < (EXCLUDED.as_of_topic COLLATE "C", EXCLUDED.as_of_partition, EXCLUDED.as_of_offset);
+
+-- name: upsert_staged_feeds
+INSERT INTO feeds AS held ({columns})
+SELECT {columns} FROM {staging}
+ON CONFLICT (key) DO UPDATE SET ({columns}) = ROW ({updates})
+WHERE held.version <= EXCLUDED.version;
+
+-- name: remove_feeds
+DELETE FROM feeds WHERE key = ANY (%(keys)s);
+
+-- name: claim_event_ids
+INSERT INTO event_ids (tenant, event_id, body, time)
+SELECT wanted.tenant, wanted.event_id, wanted.body, timestamptz 'epoch' + wanted.micros * interval '1 microsecond'
+FROM unnest(%(tenants)s::text[], %(event_ids)s::text[], %(bodies)s::bytea[], %(micros)s::bigint[])
+    AS wanted (tenant, event_id, body, micros)
+ORDER BY wanted.tenant, wanted.event_id
+ON CONFLICT (tenant, event_id) DO NOTHING
+RETURNING tenant, event_id;
+
+-- name: read_event_bodies
+SELECT held.tenant, held.event_id, held.body
+FROM event_ids AS held
+JOIN unnest(%(tenants)s::text[], %(event_ids)s::text[]) AS wanted (tenant, event_id) USING (tenant, event_id);

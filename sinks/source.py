@@ -1,0 +1,254 @@
+"""The sink's consumer: which partitions are its own, where each goes on, and batches of what arrives.
+
+Group membership says who reads, the database says from where: every assigned partition is placed by its topic's id at
+the database's offset, and a record of a partition without a place is dropped, because it will be read again. A
+topic made anew under its old name has another id and begins at 0.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, cast
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from pulsestream.core.errors import OutageError
+from pulsestream.core.kafka import ADMIN_TIMEOUT, Admin, BrokerError, Config, client_config, reason
+from pulsestream.core.log import logger
+from pulsestream.core.settings import Settings
+from pulsestream.core.topics import FEEDS
+from sinks.errors import GroupRefusedError
+from sinks.plan import Move, Partition, Place, Position
+from sinks.rows import Arrived
+
+PATTERN: Final = r"^ps\.[^.]+\.(ticks|own-ticks|events|stats|alerts)\.v1$"
+LINGER: Final = 0.005
+"""Seconds that a batch is gathered for after its first record: what a lone record waits at most."""
+RETRY_PLACING: Final = 0.5
+CHECK_IDS: Final = 5.0
+"""Seconds between two looks at the topics' ids."""
+
+_Error = KafkaError
+_OUT_OF_RANGE: Final = frozenset({_Error._AUTO_OFFSET_RESET, _Error.OFFSET_OUT_OF_RANGE})  # noqa: SLF001 - confluent-kafka's own names
+_ENDS: Final = frozenset({_Error.GROUP_AUTHORIZATION_FAILED, _Error.SASL_AUTHENTICATION_FAILED})
+
+Headers = list[tuple[str, bytes | None]]
+Locate = Callable[[Collection[Place]], Mapping[Place, int]]
+"""Returns the database's next offset of each place; raises OutageError."""
+
+_log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """A position that the broker no longer has, with the offsets that it has: [low, high)."""
+
+    position: Position
+    low: int
+    high: int
+
+
+def consumer_config(settings: Settings) -> Config:
+    """Return the configuration of the sink's consumer."""
+    return client_config(settings, "ps-sink") | {
+        "group.id": settings.sink_group,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "partition.assignment.strategy": "cooperative-sticky",
+        "session.timeout.ms": 6000,
+        "heartbeat.interval.ms": 1500,
+        "topic.metadata.refresh.interval.ms": int(settings.sink_topic_refresh * 1000),
+        "fetch.queue.backoff.ms": 5,
+        "fetch.max.bytes": 8 * 1024 * 1024,
+        "queued.max.messages.kbytes": settings.sink_queue_kib,
+        "isolation.level": "read_committed",
+    }
+
+
+class Source:
+    """One membership in the group, from construction to `close`. Everything happens inside its own calls."""
+
+    def __init__(self, settings: Settings, locate: Locate, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.positions: dict[Partition, Position] = {}
+        self.joined = False
+        self._assigned: set[Partition] = set()
+        self._out_of_range: set[Partition] = set()
+        self._locate = locate
+        self._monotonic = monotonic
+        self._place_at = self._check_at = 0.0
+        self._admin = Admin(settings, "ps-sink-admin")
+        self._consumer = Consumer(consumer_config(settings))
+        self._consumer.subscribe(
+            [PATTERN, FEEDS], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+        )
+
+    @property
+    def unplaced(self) -> set[Partition]:
+        """The partitions that are this sink's but cannot be read yet."""
+        return self._assigned - self.positions.keys()
+
+    def take(self, limit: int, timeout: float) -> list[Arrived]:
+        """Return at most `limit` records in order, waiting up to `timeout` seconds for the first; raises BrokerError.
+
+        Offsets only rise within a partition and start at its position.
+        """
+        messages = self._consumer.consume(1, timeout)
+        if messages and limit > 1:
+            messages += self._consumer.consume(limit - 1, LINGER)
+        return self._in_order(messages)
+
+    def rest(self, timeout: float) -> None:
+        """Stay a member without taking anything, for up to `timeout` seconds."""
+        self._sift(self._consumer.consume(1, timeout))
+
+    def advance(self, moves: Iterable[Move]) -> None:
+        """Go on from these moves, which the database holds now; tell the group, for tools that show lag."""
+        offsets = []
+        for move in moves:
+            where = (move.place.topic, move.place.partition)
+            if where in self.positions:
+                self.positions[where] = Position(move.place, move.next_offset)
+                offsets.append(TopicPartition(*where, move.next_offset))
+        if offsets:
+            try:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+            except KafkaException as error:
+                _log.warning("group offsets not committed", reason=reason(error))
+
+    def misplace(self) -> None:
+        """Stop reading and forget every position: `settle` asks the database again."""
+        self.positions.clear()
+        self._place_at = 0.0
+        self._pause(self._assigned)
+
+    def overtaken(self) -> list[Overtaken]:
+        """Return the positions that the broker no longer has; they wait unplaced for `settle`. Raises BrokerError."""
+        if not self._out_of_range:
+            return []
+        suspects = {where: self.positions.pop(where) for where in self._out_of_range if where in self.positions}
+        self._out_of_range.clear()
+        known = self._admin.describe({topic for topic, _ in suspects})
+        same = [
+            position
+            for where, position in suspects.items()
+            if where[0] in known and known[where[0]].topic_id == position.place.topic_id
+        ]
+        seen = [Overtaken(position, *self._watermarks(position.place)) for position in same]
+        return [found for found in seen if not found.low <= found.position.next_offset <= found.high]
+
+    def settle(self) -> None:
+        """Place what has no position yet, and look at the topics' ids now and then.
+
+        Raises BrokerError, and what asking for positions raises.
+        """
+        now = self._monotonic()
+        if now >= self._check_at:
+            self._check_at = now + CHECK_IDS
+            self._check_ids()
+        if self.unplaced and now >= self._place_at:
+            self._place_at = now + RETRY_PLACING
+            partitions = self._located(self.unplaced)
+            self._consumer.incremental_unassign(partitions)
+            self._consumer.incremental_assign(partitions)
+            self._consumer.resume(partitions)
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+    def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self.joined = True
+        new = {(partition.topic, partition.partition) for partition in partitions}
+        self._assigned |= new
+        try:
+            placed = self._located(new)
+        except OutageError as error:
+            placed = []
+            _log.warning("assigned partitions wait for their positions", partitions=len(new), reason=str(error))
+        waiting = [TopicPartition(*where, 0) for where in new - self.positions.keys()]
+        self._consumer.incremental_assign(placed + waiting)
+        self._consumer.pause(waiting)
+
+    def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        gone = {(partition.topic, partition.partition) for partition in partitions}
+        held = gone & self._assigned
+        self._assigned -= gone
+        self._out_of_range -= gone
+        for where in gone:
+            self.positions.pop(where, None)
+        self._consumer.incremental_unassign([TopicPartition(*where) for where in held])
+
+    def _located(self, wanted: Collection[Partition]) -> list[TopicPartition]:
+        """Take the database's positions for these partitions; one whose topic is gone is left out."""
+        known = self._admin.describe({topic for topic, _ in wanted})
+        places = [Place(topic, known[topic].topic_id, number) for topic, number in wanted if topic in known]
+        located = self._locate(places) if places else {}
+        for place in places:
+            self.positions[place.topic, place.partition] = Position(place, located[place])
+        return [TopicPartition(place.topic, place.partition, located[place]) for place in places]
+
+    def _check_ids(self) -> None:
+        known = self._admin.describe({topic for topic, _ in self.positions})
+        stale = [
+            where
+            for where, position in self.positions.items()
+            if where[0] not in known or known[where[0]].topic_id != position.place.topic_id
+        ]
+        for where in stale:
+            _log.warning("topic was deleted", topic=where[0], partition=where[1], made_again=where[0] in known)
+            del self.positions[where]
+        self._pause(stale)
+
+    def _watermarks(self, place: Place) -> tuple[int, int]:
+        partition = TopicPartition(place.topic, place.partition)
+        try:
+            low, high = self._consumer.get_watermark_offsets(partition, timeout=ADMIN_TIMEOUT)
+        except KafkaException as error:
+            raise BrokerError(f"cannot read the offsets of {place.topic}: {reason(error)}") from error
+        return int(low), int(high)
+
+    def _pause(self, wanted: Collection[Partition]) -> None:
+        self._consumer.pause([TopicPartition(*where) for where in wanted])
+
+    def _in_order(self, messages: Iterable[Message]) -> list[Arrived]:
+        """Return the records of placed partitions at or after their positions, each offset once."""
+        ends = {where: position.next_offset for where, position in self.positions.items()}
+        taken = []
+        for message in self._sift(messages):
+            arrived = _arrived(message)
+            where = (arrived.topic, arrived.partition)
+            if arrived.offset >= ends.get(where, arrived.offset + 1):
+                ends[where] = arrived.offset + 1
+                taken.append(arrived)
+        return taken
+
+    def _sift(self, messages: Iterable[Message]) -> list[Message]:
+        records = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                records.append(message)
+            else:
+                self._notice(error, message)
+        return records
+
+    def _notice(self, error: KafkaError, message: Message) -> None:
+        if error.fatal() or error.code() in _ENDS:
+            raise GroupRefusedError(f"the sink cannot read: {error.str()} ({error.name()})")
+        topic, partition = message.topic(), message.partition()
+        if error.code() in _OUT_OF_RANGE and topic is not None and partition is not None:
+            self._out_of_range.add((topic, partition))
+        _log.warning("consumer", code=error.name(), reason=error.str(), topic=topic, partition=partition)
+
+
+def _arrived(message: Message) -> Arrived:
+    return Arrived(
+        topic=message.topic() or "",
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        appended_at=message.timestamp()[1] * 1000,
+        key=message.key(),
+        value=message.value(),
+        headers=tuple(cast(Headers, message.headers() or ())),
+    )

@@ -1,0 +1,195 @@
+"""The sink's process: takes batches from Kafka, stores each in one transaction, and survives what either side does.
+
+A batch that cannot be stored is dropped from memory and read again from the database's positions, so there is one way
+back from every failure. While the database is away the sink stays in its group and rests.
+"""
+
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pulsestream.core.clock import Clock, wall_clock
+from pulsestream.core.errors import OutageError
+from pulsestream.core.health import OpsServer, Readiness
+from pulsestream.core.kafka import BrokerError
+from pulsestream.core.log import logger
+from pulsestream.core.metrics import (
+    SINK_BATCH_SECONDS,
+    SINK_DUPLICATES,
+    SINK_FENCED,
+    SINK_PAUSED,
+    SINK_RETENTION_GAPS,
+    SINK_ROWS,
+)
+from pulsestream.core.settings import Settings
+from sinks.database import Database
+from sinks.dead_letters import DeadLetters
+from sinks.errors import DatabaseAwayError, FencedError
+from sinks.plan import Gap, Move, plan
+from sinks.rows import Arrived
+from sinks.source import Overtaken, Source
+
+IDLE: Final = 0.25
+"""Seconds that an idle sink waits for a record: how late it sees a signal at most."""
+FIRST_BACKOFF: Final = 0.25
+LONGEST_BACKOFF: Final = 10.0
+
+_log = logger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Store records until SIGTERM or SIGINT; raises BrokerError and DatabaseError for what no retry mends."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    sink = Sink(settings, wall_clock)
+    ops = OpsServer(settings.ops_port, sink.readiness) if settings.ops_port else None
+    if ops is not None:
+        ops.start()
+    try:
+        sink.run(stop.is_set)
+    finally:
+        if ops is not None:
+            ops.stop()
+
+
+@dataclass(slots=True)
+class Backoff:
+    """How long to rest after failures: equal jitter under a doubling bound ("Exponential Backoff And Jitter", AWS)."""
+
+    failures: int = 0
+
+    def next_delay(self) -> float:
+        """Count a failure and return seconds to rest."""
+        bound = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2**self.failures)
+        self.failures = min(self.failures + 1, 16)
+        return random.uniform(bound / 2, bound)  # noqa: S311 - spreads load, no secret
+
+    def limit(self, batch: int) -> int:
+        """Return how many records to try: half for each failure, in case a large transaction is what fails."""
+        return max(1, batch >> self.failures)
+
+    def ease(self) -> None:
+        """Count a success: one failure less."""
+        self.failures = max(0, self.failures - 1)
+
+
+class Sink:
+    """One sink. `run` is its whole life; `readiness` may be asked from other threads."""
+
+    def __init__(self, settings: Settings, clock: Clock, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.readiness = Readiness()
+        self._settings = settings
+        self._clock = clock
+        self._monotonic = monotonic
+        self._database = Database(settings.database_url.get_secret_value())
+        self._dead_letters = DeadLetters(settings, clock)
+        self._source = Source(settings, self._database.positions)
+        self._backoff = Backoff()
+        self._problem: str | None = "not connected yet"
+        self._try_at = 0.0
+        self.readiness.add("database", lambda: self._problem)
+        self.readiness.add("assignment", self._assignment_problem)
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Store records until `stopping()`; the batch in hand is finished. Raises BrokerError, DatabaseError."""
+        _log.info("sink started", group=self._settings.sink_group)
+        try:
+            while not stopping():
+                self._turn()
+        finally:
+            self._source.close()
+            self._database.close()
+        _log.info("sink stopped")
+
+    def _turn(self) -> None:
+        if self._problem is not None:
+            self._recover()
+            return
+        try:
+            self._cross_gaps()
+            self._source.settle()
+            arrived = self._source.take(self._backoff.limit(self._settings.sink_batch), IDLE)
+            if arrived:
+                self._store(arrived)
+        except (DatabaseAwayError, BrokerError) as error:
+            self._rest(error)
+        except FencedError as error:
+            self._rejoin(error)
+
+    def _store(self, arrived: list[Arrived]) -> None:
+        started = self._monotonic()
+        batch = plan(arrived, self._source.positions, self._clock())
+        stored = self._database.store(batch, self._dead_letters.send)
+        self._source.advance(batch.moves)
+        self._backoff.ease()
+        SINK_BATCH_SECONDS.observe(self._monotonic() - started)
+        for table, rows in stored.rows.items():
+            SINK_ROWS.labels(table).inc(rows)
+        for table, rows in stored.duplicates.items():
+            SINK_DUPLICATES.labels(table).inc(rows)
+
+    def _cross_gaps(self) -> None:
+        for found in self._source.overtaken():
+            gap, move = crossing(found)
+            self._database.cross(gap, move)
+            SINK_RETENTION_GAPS.inc()
+            _log.critical(
+                "records were gone before they could be stored",
+                topic=gap.place.topic,
+                partition=gap.place.partition,
+                from_offset=gap.from_offset,
+                to_offset=gap.to_offset,
+                cause=gap.cause,
+            )
+
+    def _rest(self, error: OutageError) -> None:
+        delay = self._backoff.next_delay()
+        if self._problem is None:
+            SINK_PAUSED.set(1)
+            self._source.misplace()
+        self._problem = str(error)
+        self._try_at = self._monotonic() + delay
+        _log.warning("sink rests", seconds=round(delay, 2), reason=self._problem)
+
+    def _recover(self) -> None:
+        waiting = self._try_at - self._monotonic()
+        if waiting > 0:
+            self._source.rest(min(waiting, IDLE))
+            return
+        try:
+            self._database.connect()
+        except DatabaseAwayError as error:
+            self._rest(error)
+            return
+        self._problem = None
+        SINK_PAUSED.set(0)
+
+    def _rejoin(self, error: FencedError) -> None:
+        """Leave the group and join it anew: what it assigns then is truly this sink's."""
+        SINK_FENCED.inc()
+        _log.warning("sink was fenced", reason=str(error))
+        self._source.close()
+        self._source = Source(self._settings, self._database.positions)
+
+    def _assignment_problem(self) -> str | None:
+        if not self._source.joined:
+            return "the group has not assigned anything yet"
+        waiting = len(self._source.unplaced)
+        return f"{waiting} partitions wait for their positions" if waiting else None
+
+
+def crossing(found: Overtaken) -> tuple[Gap, Move]:
+    """Return the gap between a position and what the broker still has, and the move over it.
+
+    Below the broker's first record, retention removed what lies between. Beyond its end, the broker lost records that
+    it had acknowledged, and what is written there now carries their offsets again.
+    """
+    place, expected = found.position.place, found.position.next_offset
+    if expected < found.low:
+        return Gap(place, expected, found.low, "retention"), Move(place, expected, found.low)
+    return Gap(place, found.high, expected, "truncated"), Move(place, expected, found.high)
