@@ -40,7 +40,9 @@ def main() -> NoReturn:
 
 @app.command()
 def up() -> None:
-    """Run everything on this machine: broker, database, feed, streams, sink and API. Ctrl-C stops it all.
+    """Run everything on this machine; Ctrl-C stops it.
+
+    Broker, database, feed, streams, sink and API, supervised. Data and logs go to PULSESTREAM_HOME.
 
     Example: PULSESTREAM_API_PORT=9000 pulsestream up
     """
@@ -52,8 +54,9 @@ def up() -> None:
 
 @app.command()
 def migrate() -> None:
-    """Bring the database and the platform's topics to this version; safe to run again.
+    """Bring database and topics to this version.
 
+    Safe to run again.
     PULSESTREAM_DATABASE_URL must name a superuser, or a member of ps_owner after the first time.
     """
     from pulsestream.core.kafka import Admin
@@ -69,7 +72,7 @@ def migrate() -> None:
 
 @app.command()
 def producer() -> None:
-    """Publish the exchange's ticks to every subscribed tenant's topic."""
+    """Publish the exchange's ticks to every tenant."""
     from producers.feed_process import run
 
     run(_start("producer"))
@@ -77,7 +80,7 @@ def producer() -> None:
 
 @app.command()
 def stream() -> None:
-    """Compute rolling statistics and alerts from every tenant's ticks."""
+    """Compute rolling statistics and alerts."""
     from streams.worker import run
 
     run(_start("stream"))
@@ -85,7 +88,7 @@ def stream() -> None:
 
 @app.command()
 def sink() -> None:
-    """Store every tenant's records in the database, each once."""
+    """Store every record in the database, once."""
     from sinks.writer import run
 
     run(_start("sink"))
@@ -93,7 +96,7 @@ def sink() -> None:
 
 @app.command()
 def api() -> None:
-    """Serve HTTP: registration, subscriptions, ingestion, search and rules."""
+    """Serve the HTTP API."""
     from api.server import run
 
     run(_start("api"))
@@ -101,7 +104,7 @@ def api() -> None:
 
 @app.command()
 def relay() -> None:
-    """Publish control changes to their topics and make the tenants' topics."""
+    """Publish control changes; make tenants' topics."""
     from api.relay import run
 
     run(_start("relay"))
@@ -122,7 +125,9 @@ def exchange(
     loop: Annotated[bool, typer.Option("--loop", help="begin the replay again at its end")] = False,
     unfiltered: Annotated[bool, typer.Option("--unfiltered", help="send every frame to every client")] = False,
 ) -> None:
-    """Serve a local exchange that speaks Coinbase's WebSocket protocol.
+    """Serve a local exchange, real or synthetic.
+
+    It speaks Coinbase's WebSocket protocol: subscriptions, tickers, matches, heartbeats, errors.
 
     Examples: pulsestream exchange --synthetic 7 --port 9443; pulsestream exchange --frames day.frames --speed 10
     """
@@ -131,10 +136,9 @@ def exchange(
 
     _start("exchange")
     wanted = tuple(name for name in products.split(",") if name)
-    if (frames is None) == (synthetic is None):
-        raise UsageError("choose one of --frames FILE and --synthetic SEED")
     if write is not None:
-        market.write_recording(write, seed=synthetic or 0, seconds=seconds, products=wanted, rate=rate)
+        count = market.write_recording(write, seed=synthetic or 0, seconds=seconds, products=wanted, rate=rate)
+        typer.echo(f"{count} frames written to {write}")
         return
     server.run(
         server.ExchangeOptions(
@@ -152,7 +156,9 @@ def tail(
     *,
     beginning: Annotated[bool, typer.Option("--beginning", help="from the first record kept")] = False,
 ) -> None:
-    """Print a tenant's records as they arrive, decoded, one JSON object a line.
+    """Print a tenant's records as they arrive.
+
+    Decoded, one JSON object a line; looking changes nothing.
 
     Examples: pulsestream tail demo alerts; pulsestream tail demo ticks --beginning -n 10
     """
@@ -163,7 +169,10 @@ def tail(
 
 @app.command()
 def doctor() -> None:
-    """Check broker, topics, database, migrations and lag, and say what to do about each finding; exit 1 if any."""
+    """Check the installation and say what to do.
+
+    Broker, topics, database, migrations, outbox and lag; exit code 1 if anything is not well.
+    """
     from pulsestream.commands.doctor import examine, report
 
     findings = examine(_client("doctor"))
