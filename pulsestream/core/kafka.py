@@ -98,7 +98,8 @@ class Admin:
     """Topic administration; each call is idempotent and raises BrokerError."""
 
     def __init__(self, settings: Settings, client_id: str = "ps-admin") -> None:
-        self.client = AdminClient(client_config(settings, client_id))
+        # Its failures are raised: the client's own lines on stderr would say them again.
+        self.client = AdminClient(client_config(settings, client_id) | {"log_level": 0})
         self._replication = settings.replication_factor
 
     def topics(self) -> dict[str, int]:

@@ -60,7 +60,7 @@ def grants(settings: Settings) -> list[Grant]:
 
 def ensure_acls(admin_settings: Settings) -> None:
     """Give the services their rights; one that exists already stays as it is. Raises BrokerError."""
-    client = AdminClient(client_config(admin_settings, "ps-admin"))
+    client = AdminClient(client_config(admin_settings, "ps-admin") | {"log_level": 0})
     bindings = [_binding(grant) for grant in grants(admin_settings)]
     for binding, future in client.create_acls(bindings, request_timeout=ADMIN_TIMEOUT).items():
         try:

@@ -42,9 +42,9 @@ _OPTIONS: Final = (
 class EmbeddedDatabase:
     """A PostgreSQL server in the folder `home`; superuser `postgres`, trusted over its socket."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, log: Path | None = None) -> None:
         self.home = home.absolute()
-        self.log = self.home / "postgres.log"
+        self.log = log or self.home / "postgres.log"
         self._data = self.home / "data"
         self._process: subprocess.Popen[bytes] | None = None
 

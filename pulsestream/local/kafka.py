@@ -53,13 +53,16 @@ _LOGGING: Final = """\
 class EmbeddedKafka:
     """A broker in the folder `home`. Ports are kept from start to start; 0 means any free one."""
 
-    def __init__(self, home: Path, *, port: int = 0, controller_port: int = 0, cache: Path | None = None) -> None:
+    def __init__(
+        self, home: Path, *, port: int = 0, controller_port: int = 0, log: Path | None = None, cache: Path | None = None
+    ) -> None:
         self.home = home.absolute()
-        self.log = self.home / "kafka.log"
+        self.log = log or self.home / "kafka.log"
         self._cache = cache
         self._wanted = (port, controller_port)
         self._passwords: dict[str, str] = {}
         self._ports = (0, 0)
+        self._has_answered = False
         self._runtime: Runtime | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -113,14 +116,19 @@ class EmbeddedKafka:
             self._process = None
             self.after_exit(-signal.SIGKILL)
 
+    def fetch(self) -> None:
+        """Find Java and the jars, downloading what is missing; raises JavaMissingError or StartError."""
+        self._cache = self._cache or cache_folder()
+        self._runtime = self._runtime or find_runtime(self._cache)
+
     def prepare(self) -> None:
         """Put everything in place to run `command`: jars, passwords, ports, configuration, formatted storage."""
         self._refuse_a_second_one()
         self.home.mkdir(parents=True, exist_ok=True)
-        self._cache = self._cache or cache_folder()
-        self._runtime = self._runtime or find_runtime(self._cache)
+        self.fetch()
         self._passwords = stored_secrets(self.home / "passwords.json", (*USERS, _CONTROLLER))
-        self._ports = self._choose_ports()
+        if not self._has_answered:  # afterwards clients know the address: a restart keeps it
+            self._ports = self._choose_ports()
         (self.home / "log4j2.xml").write_text(_LOGGING, "utf-8")
         write_private(self._properties, _properties(self.home / "data", self._ports, self._passwords))
         if not (self.home / "data" / "meta.properties").exists():
@@ -140,6 +148,7 @@ class EmbeddedKafka:
             Admin(self.settings()).topics()
         except BrokerError:
             return False
+        self._has_answered = True
         return True
 
     def ensure_access(self) -> None:
@@ -184,7 +193,9 @@ class EmbeddedKafka:
         cluster = base64.urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
         # In a file, because any user of the machine can read command lines.
         arguments = self.home / "format.arguments"
-        write_private(arguments, f'kafka.tools.StorageTool format --cluster-id={cluster} -c "{self._properties}"\n{users}\n')
+        write_private(
+            arguments, f'kafka.tools.StorageTool format --cluster-id={cluster} -c "{self._properties}"\n{users}\n'
+        )
         command = [*self._java(), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"@{arguments}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT, check=False)  # noqa: S603 - built above
         arguments.unlink()

@@ -1,6 +1,7 @@
 """Start and stop child processes that never outlive this one."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -12,9 +13,12 @@ from typing import Final
 import psutil
 
 from pulsestream.local import child
+from pulsestream.local.errors import StartError
 
 _LAUNCHER: Final = str(Path(child.__file__))
 _UNCHANGED: Final = (-1, -1)
+_PORTS: Final = range(20_000, 32_000)
+_LOG_LIMIT: Final = 16 * 1024 * 1024
 
 
 def spawn(
@@ -34,6 +38,8 @@ def spawn(
     uid, gid = user or _UNCHANGED
     launcher = [sys.executable, "-I", "-S", _LAUNCHER, str(int(on_parent_death)), str(os.getpid()), str(uid), str(gid)]
     log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists() and log.stat().st_size > _LOG_LIMIT:
+        log.replace(log.with_name(f"{log.name}.1"))
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - the command is built by the stack
             [*launcher, *command],
@@ -57,10 +63,16 @@ def stop(process: subprocess.Popen[bytes], *, grace: float = 10.0, with_signal: 
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of 127.0.0.1 that nothing listens on now.
+
+    Below the range from which systems give outgoing connections their ports: a client that tries again and again
+    while its server is down could otherwise be given that very port, and keep the server from coming back.
+    """
+    for _ in range(100):
+        port = secrets.choice(_PORTS)
+        if port_is_free(port):
+            return port
+    raise StartError(f"no free port found between {_PORTS.start} and {_PORTS.stop}")
 
 
 def port_is_free(port: int, host: str = "127.0.0.1") -> bool:

@@ -1,0 +1,65 @@
+"""Where the local stack's ticks come from: the live exchange, the simulator, or a recording."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pulsestream.core.errors import SettingsError
+from pulsestream.core.settings import Settings
+
+SIMULATOR: Final = "simulator"
+"""The exchange name on ticks that no exchange made."""
+_REPLAY: Final = "replay:"
+_SEED: Final = "7"
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """A chosen source. `arguments` start a local exchange (its port is added), none for one that runs elsewhere."""
+
+    exchange: str
+    arguments: tuple[str, ...]
+    said: str
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether the ticks carry times of the past."""
+        return "--frames" in self.arguments
+
+
+def choose(settings: Settings, reachable: Callable[[str], bool]) -> Feed:
+    """Return the feed that the setting asks for; raises SettingsError.
+
+    `auto` is the live exchange if it is `reachable`, and otherwise the simulator.
+    """
+    wanted = settings.feed
+    if wanted == "live":
+        return _live(settings)
+    if wanted == SIMULATOR:
+        return _simulator("asked for by PULSESTREAM_FEED")
+    if wanted.startswith(_REPLAY):
+        return _replay(settings, Path(wanted.removeprefix(_REPLAY)))
+    if wanted != "auto":
+        raise SettingsError(f"PULSESTREAM_FEED={wanted!r} is wrong: use auto, live, simulator or replay:FILE")
+    return _live(settings) if reachable(settings.exchange_url) else _simulator("the live exchange cannot be reached")
+
+
+def command(feed: Feed, port: int) -> list[str]:
+    """Return the command line of the local exchange."""
+    return [sys.executable, "-m", "pulsestream.cli", "exchange", *feed.arguments, "--port", str(port)]
+
+
+def _live(settings: Settings) -> Feed:
+    return Feed(settings.exchange, (), f"live from {settings.exchange_url}")
+
+
+def _simulator(why: str) -> Feed:
+    return Feed(SIMULATOR, ("--synthetic", _SEED), f"simulated market, not real prices ({why})")
+
+
+def _replay(settings: Settings, recording: Path) -> Feed:
+    if not recording.is_file():
+        raise SettingsError(f"PULSESTREAM_FEED names the recording {recording}, which is not a file")
+    return Feed(settings.exchange, ("--frames", str(recording.absolute())), f"replayed from {recording}")
