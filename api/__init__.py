@@ -1,1 +1,1 @@
-"""The HTTP door: keys, tenants, subscriptions, ingestion, search and rules, and the control relay."""
+"""The HTTP room: keys, tenants, ingestion, search, subscriptions, rules; and the relay that carries them to Kafka."""

@@ -1,0 +1,117 @@
+"""The application: routers, the edge around them, and every error as a problem."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Final, cast
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from api import errors, health_endpoints
+from api.dependencies import Services
+from api.edge import Edge
+from api.errors import MEDIA_TYPE, FieldError, Problem
+from api.ingestion.app import IngestionApp
+from api.openapi import documented
+from api.rules import endpoints as rules
+from api.search import endpoints as search
+from api.subscriptions import endpoints as subscriptions
+from api.tenants import endpoints as tenants
+from pulsestream.core.clock import Clock
+
+_ROUTERS: Final[tuple[APIRouter, ...]] = (
+    health_endpoints.router,
+    tenants.router,
+    subscriptions.router,
+    rules.router,
+    search.router,
+)
+_NOTHING: Final = object()
+_DESCRIPTION: Final = (
+    "Market data for tenants. The tenant of a request is the one of its `X-API-Key`; errors are RFC 9457 problems."
+)
+
+
+def create_app(services: Services, clock: Clock) -> FastAPI:
+    """Return the ASGI application over these services."""
+    app = FastAPI(
+        title="PulseStream",
+        version=version("pulsestream"),
+        description=_DESCRIPTION,
+        redirect_slashes=False,
+        strict_content_type=False,
+    )
+    app.state.services = services
+    for router in _ROUTERS:
+        app.include_router(router)
+    app.add_exception_handler(Problem, _answer_problem)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(HTTPException, _answer_http_error)
+    ingestion = IngestionApp(services.authenticator, services.ingestion, clock)
+    app.add_middleware(Edge, ingestion=ingestion, clock=clock)
+    app.openapi = documented(app)  # type: ignore[method-assign] # FastAPI's documented way to extend the document
+    return app
+
+
+async def _answer_problem(_: Request, error: Exception) -> Response:
+    return _response(cast(Problem, error))
+
+
+async def _answer_invalid(_: Request, error: Exception) -> Response:
+    return _response(problem_of(cast(RequestValidationError, error)))
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    failure = cast(HTTPException, error)
+    if failure.status_code == 404:  # noqa: PLR2004 - the status of an unknown route
+        return _response(errors.not_found(f"There is no route {request.url.path}: /docs lists them."))
+    if failure.status_code == 405:  # noqa: PLR2004 - the status of an unknown method
+        return _response(
+            errors.method_not_allowed(request.method, (failure.headers or {}).get("Allow", "another method"))
+        )
+    return _response(Problem(failure.status_code, "http-error", "Request refused", str(failure.detail)))
+
+
+def problem_of(error: RequestValidationError) -> Problem:
+    """Return the problem that says what pydantic found."""
+    found = error.errors()
+    if any(item["type"] == "json_invalid" for item in found):
+        return errors.malformed(f"{found[0].get('ctx', {}).get('error', 'The body is not JSON')}.")
+    if any(item["type"] == "extra_forbidden" and item["loc"][-1] == "tenant" for item in found):
+        return errors.tenant_not_allowed("The request")
+    if found[0]["loc"][0] != "body":
+        return errors.invalid_parameters(_faults(found, None))
+    return errors.invalid_body(_faults(found, error.body))
+
+
+def _faults(found: Sequence[Mapping[str, Any]], body: object) -> list[FieldError]:
+    """Return one error for each place; where no branch of a union fits, its message holds what each one says."""
+    messages: dict[str, list[str]] = {}
+    for item in found:
+        messages.setdefault(_pointer(item["loc"], body), []).append(item["msg"])
+    return [FieldError(pointer, "; or ".join(dict.fromkeys(said))) for pointer, said in messages.items()]
+
+
+def _pointer(location: Sequence[str | int], body: object) -> str:
+    """Return a JSON pointer into `body`: pydantic's location also names branches of unions, which are no members."""
+    where, *path = location
+    if where != "body":
+        return ".".join(str(part) for part in path)
+    pointer = ""
+    for index, part in enumerate(path):
+        below = _member(body, part)
+        if below is not _NOTHING or (index == len(path) - 1 and isinstance(body, dict)):
+            pointer += f"/{part}"
+            body = below
+    return pointer
+
+
+def _member(value: object, part: str | int) -> object:
+    if isinstance(value, dict):
+        return value.get(part, _NOTHING)
+    return value[part] if isinstance(value, list) and isinstance(part, int) and part < len(value) else _NOTHING
+
+
+def _response(problem: Problem) -> Response:
+    return Response(problem.encoded(), problem.status, dict(problem.headers), MEDIA_TYPE)

@@ -1,0 +1,76 @@
+"""A bounded cache of answers from the database: fresh for seconds, asked once at a time, and kept through an outage.
+
+An answer older than `fresh` seconds is asked for again; when the source then fails with a Problem of 5xx, the old
+answer holds until it is `stale` seconds old, so that a database restart does not stop ingestion.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from api.errors import Problem
+
+V = TypeVar("V")
+_SERVER_ERROR = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer(Generic[V]):
+    value: V
+    at: float
+
+
+class AnswerCache(Generic[V]):
+    """Answers by key. `load` is called for a missing or old one; `monotonic` gives seconds."""
+
+    def __init__(
+        self,
+        load: Callable[[str], Awaitable[V]],
+        monotonic: Callable[[], float],
+        *,
+        fresh: float,
+        stale: float = 0.0,
+        size: int = 10_000,
+    ) -> None:
+        self._load = load
+        self._monotonic = monotonic
+        self._fresh = fresh
+        self._stale = stale
+        self._size = size
+        self._answers: OrderedDict[str, _Answer[V]] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[V]] = {}
+
+    async def get(self, key: str) -> V:
+        """Return the answer for `key`; raises what `load` raises when no answer can stand in for it."""
+        held = self._answers.get(key)
+        if held is not None and self._monotonic() - held.at <= self._fresh:
+            self._answers.move_to_end(key)
+            return held.value
+        try:
+            return await self._loaded(key)
+        except Problem as problem:
+            if held is None or problem.status < _SERVER_ERROR or self._monotonic() - held.at > self._stale:
+                raise
+            return held.value
+
+    def forget(self, key: str) -> None:
+        """Ask again next time."""
+        self._answers.pop(key, None)
+
+    async def _loaded(self, key: str) -> V:
+        task = self._loading.get(key)
+        if task is None:
+            task = asyncio.create_task(self._ask(key))
+            self._loading[key] = task
+            task.add_done_callback(lambda _: self._loading.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _ask(self, key: str) -> V:
+        value = await self._load(key)
+        self._answers[key] = _Answer(value, self._monotonic())
+        self._answers.move_to_end(key)
+        while len(self._answers) > self._size:
+            self._answers.popitem(last=False)
+        return value

@@ -1,0 +1,54 @@
+"""The services of this process, as FastAPI dependencies."""
+
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from api.auth import Authenticator
+from api.database import Database
+from api.health import Health
+from api.ingestion.service import Ingestion
+from api.rules.service import Rules
+from api.search.service import Search
+from api.subscriptions.service import Subscriptions
+from api.tenants.service import Tenants
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that routes delegate to; made once a process."""
+
+    database: Database
+    authenticator: Authenticator
+    health: Health
+    tenants: Tenants
+    subscriptions: Subscriptions
+    rules: Rules
+    search: Search
+    ingestion: Ingestion
+
+
+def services(request: Request) -> Services:
+    """Return the services of the application that serves `request`."""
+    found: Services = request.app.state.services
+    return found
+
+
+def tenants(request: Request) -> Tenants:
+    """Return the tenants' service."""
+    return services(request).tenants
+
+
+def subscriptions(request: Request) -> Subscriptions:
+    """Return the subscriptions' service."""
+    return services(request).subscriptions
+
+
+def rules(request: Request) -> Rules:
+    """Return the rules' service."""
+    return services(request).rules
+
+
+def search(request: Request) -> Search:
+    """Return the search."""
+    return services(request).search

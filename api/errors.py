@@ -1,0 +1,177 @@
+"""What the API refuses, as RFC 9457 problems.
+
+Problem                one answer of application/problem+json: a stable `type`, a status, and what to do about it
+
+Every refusal of every route is made by one of the functions below, so that a type means one thing everywhere.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from pulsestream.core.errors import PulseStreamError
+
+MEDIA_TYPE: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:pulsestream:problem:"
+RETRY_SOON: Final = 1
+"""Seconds in Retry-After where the obstacle usually passes at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing wrong with a request; `pointer` is a JSON pointer into the body, or the parameter's name."""
+
+    pointer: str
+    message: str
+
+
+@dataclass(slots=True, eq=False)
+class Problem(PulseStreamError):  # noqa: N818 - RFC 9457's own word
+    """An answer of application/problem+json, raised anywhere below a route."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+    errors: Sequence[FieldError] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    extensions: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
+
+    def body(self) -> dict[str, Any]:
+        """Return the members of the problem document."""
+        document: dict[str, Any] = {
+            "type": TYPE_PREFIX + self.code,
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.errors:
+            document["errors"] = [{"pointer": error.pointer, "message": error.message} for error in self.errors]
+        return document | dict(self.extensions)
+
+    def encoded(self) -> bytes:
+        """Return the document as JSON."""
+        return msgspec.json.encode(self.body())
+
+
+def unauthorized(detail: str) -> Problem:
+    """401: no key, or one that is not valid."""
+    return Problem(
+        401, "unauthorized", "API key required", detail, headers={"WWW-Authenticate": 'ApiKey header="X-API-Key"'}
+    )
+
+
+def forbidden(detail: str) -> Problem:
+    """403: the key is valid and may not do this."""
+    return Problem(403, "forbidden", "Not allowed with this key", detail)
+
+
+def registration_closed() -> Problem:
+    """403: this installation takes no new tenants by itself."""
+    return Problem(
+        403, "registration-closed", "Registration is closed", "Ask the operator of this installation for a tenant."
+    )
+
+
+def not_found(what: str) -> Problem:
+    """404: it does not exist, or belongs to another tenant."""
+    return Problem(404, "not-found", "Not found", what)
+
+
+def method_not_allowed(method: str, allowed: str) -> Problem:
+    """405."""
+    return Problem(
+        405,
+        "method-not-allowed",
+        "Method not allowed",
+        f"{method} is not possible here: use {allowed}.",
+        headers={"Allow": allowed},
+    )
+
+
+def conflict(code: str, title: str, detail: str, **extensions: str) -> Problem:
+    """409: something of that name exists."""
+    return Problem(409, code, title, detail, extensions=extensions)
+
+
+def tenant_not_allowed(where: str) -> Problem:
+    """400: the tenant comes from the key only."""
+    return Problem(
+        400,
+        "tenant-not-allowed",
+        "The tenant comes from the key",
+        f"{where} names a tenant: leave it out. A request always concerns the tenant of its X-API-Key.",
+    )
+
+
+def malformed(detail: str) -> Problem:
+    """400: the body is no JSON."""
+    return Problem(400, "malformed-body", "Body is not JSON", detail)
+
+
+def invalid_parameters(errors: Sequence[FieldError]) -> Problem:
+    """400: parameters in the URL."""
+    return Problem(400, "invalid-parameters", "Invalid parameters", _summary(errors), errors)
+
+
+def invalid_body(errors: Sequence[FieldError]) -> Problem:
+    """422: the body is JSON and says something impossible."""
+    return Problem(422, "invalid-body", "Invalid body", _summary(errors), errors)
+
+
+def refused_value(detail: str) -> Problem:
+    """422: a value that the database cannot hold, such as text with NUL."""
+    return Problem(422, "refused-value", "Value cannot be stored", f"The database refuses a value: {detail}.")
+
+
+def invalid_cursor(detail: str) -> Problem:
+    """400: a cursor that this system did not give for this search."""
+    return Problem(400, "invalid-cursor", "Invalid cursor", detail)
+
+
+def too_large(detail: str) -> Problem:
+    """413: more bytes, events or nesting than a request may have."""
+    return Problem(413, "too-large", "Request too large", detail)
+
+
+def unsupported_media_type(content_type: str) -> Problem:
+    """415: the body says that it is not JSON."""
+    return Problem(
+        415,
+        "unsupported-media-type",
+        "Unsupported media type",
+        f"Content-Type {content_type[:100]!r} is not taken: send application/json, without Content-Encoding.",
+    )
+
+
+def unavailable(code: str, title: str, detail: str, retry_after: int = RETRY_SOON, **extensions: Any) -> Problem:
+    """503: unknown or not possible now; the same request, with the same ids, can be sent again."""
+    return Problem(503, code, title, detail, headers={"Retry-After": str(retry_after)}, extensions=extensions)
+
+
+def database_away() -> Problem:
+    """503: the database does not answer."""
+    return unavailable(
+        "database-unavailable", "Database unavailable", "The database does not answer. Send the request again.", 2
+    )
+
+
+def internal() -> Problem:
+    """500: a fault of ours; the log has it under the request id."""
+    return Problem(
+        500,
+        "internal-error",
+        "Internal error",
+        "This is a fault of the server. Report it with the X-Request-ID of this answer.",
+    )
+
+
+def _summary(errors: Sequence[FieldError]) -> str:
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{first.pointer}: {first.message}{more}"

@@ -1,0 +1,16 @@
+"""UUIDs of version 7 (RFC 9562, section 5.7): unique, and in the order of their making within microseconds."""
+
+import secrets
+import uuid
+from typing import Final
+
+_FRACTIONS: Final = 4096
+_MICROS_PER_MILLI: Final = 1000
+
+
+def uuid7(now: int) -> str:
+    """Return a new id made at `now` (microseconds since 1970); the twelve bits of `rand_a` hold the fraction."""
+    millis, micros = divmod(now, _MICROS_PER_MILLI)
+    fraction = micros * _FRACTIONS // _MICROS_PER_MILLI
+    value = (millis & (1 << 48) - 1) << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62)
+    return str(uuid.UUID(int=value))

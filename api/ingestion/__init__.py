@@ -1,0 +1,1 @@
+"""Ingestion: a tenant's events, acknowledged only once Kafka has them."""

@@ -1,0 +1,103 @@
+"""API keys: `ps_live_<id>_<secret>_<crc32>`, each part in base62.
+
+The id finds the row; the 256-bit secret is stored as HMAC-SHA-256 under a server-side pepper, and compared in
+constant time. The checksum lets anyone reject a mistyped key without asking the database. A password hash would be
+wrong here: it protects guessable secrets, and would cost more than the rest of the request.
+"""
+
+import hashlib
+import hmac
+import secrets
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from pulsestream.core.errors import SettingsError
+from pulsestream.core.settings import Settings
+
+PREFIX: Final = "ps_live"
+CURRENT_PEPPER: Final = 1
+"""Version of the pepper that new keys are hashed with."""
+
+_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_DIGITS: Final = frozenset(_ALPHABET)
+_ID_BYTES: Final = 9
+_ID_LENGTH: Final = 13
+_SECRET_BYTES: Final = 32
+_SECRET_LENGTH: Final = 43
+_CRC_LENGTH: Final = 6
+_MIN_PEPPER: Final = 16
+
+Peppers = Mapping[int, bytes]
+"""The server-side secrets, by version."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key, taken apart. Its text is shown once and stored nowhere."""
+
+    id: str
+    secret: str = field(repr=False)
+
+    @property
+    def text(self) -> str:
+        """The key as its holder keeps it."""
+        body = f"{PREFIX}_{self.id}_{self.secret}"
+        return f"{body}_{_checksum(body)}"
+
+
+def generate() -> ApiKey:
+    """Return a new random key."""
+    return ApiKey(_random(_ID_BYTES, _ID_LENGTH), _random(_SECRET_BYTES, _SECRET_LENGTH))
+
+
+def parse(text: str) -> ApiKey | None:
+    """Take a key apart; None when it cannot be one: another shape, or a checksum that tells of a typo."""
+    parts = text.split("_")
+    if len(parts) != 5 or "_".join(parts[:2]) != PREFIX:  # noqa: PLR2004 - ps, live, id, secret, crc
+        return None
+    _, _, key_id, secret, checksum = parts
+    if [len(key_id), len(secret), len(checksum)] != [_ID_LENGTH, _SECRET_LENGTH, _CRC_LENGTH]:
+        return None
+    if not _DIGITS.issuperset(key_id + secret) or checksum != _checksum(text[: -_CRC_LENGTH - 1]):
+        return None
+    return ApiKey(key_id, secret)
+
+
+def digest(key: ApiKey, pepper: bytes) -> bytes:
+    """Return what is stored of a key: HMAC-SHA-256 over its id and secret."""
+    return hmac.digest(pepper, f"{key.id}_{key.secret}".encode(), hashlib.sha256)
+
+
+def matches(key: ApiKey, stored: bytes, pepper_version: int, peppers: Peppers) -> bool:
+    """Return whether `key` is the one stored; in constant time, and False when that pepper is gone."""
+    pepper = peppers.get(pepper_version)
+    return pepper is not None and hmac.compare_digest(digest(key, pepper), stored)
+
+
+def peppers(settings: Settings) -> Peppers:
+    """Return the peppers by version; raises SettingsError where none is set, since every key depends on it."""
+    pepper = settings.key_pepper.get_secret_value().encode()
+    if len(pepper) < _MIN_PEPPER:
+        raise SettingsError(
+            f"PULSESTREAM_KEY_PEPPER has {len(pepper)} bytes, at least {_MIN_PEPPER} are needed: API keys are hashed "
+            "with it. Generate one (openssl rand -hex 32), keep it secret, and never change it"
+        )
+    return {CURRENT_PEPPER: pepper}
+
+
+def _checksum(body: str) -> str:
+    return _base62(zlib.crc32(body.encode()), _CRC_LENGTH)
+
+
+def _random(size: int, length: int) -> str:
+    return _base62(int.from_bytes(secrets.token_bytes(size), "big"), length)
+
+
+def _base62(number: int, length: int) -> str:
+    digits = []
+    for _ in range(length):
+        number, digit = divmod(number, 62)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))

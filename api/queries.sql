@@ -1,0 +1,162 @@
+-- name: bind_tenant
+SELECT set_config('pulsestream.tenant', %(tenant)s, true);
+
+-- name: ping
+SELECT 1 AS one;
+
+-- name: applied_migrations
+SELECT version, checksum FROM schema_migrations;
+
+-- name: find_api_key
+SELECT tenant, role, hmac, pepper_version, expires_at, revoked_at, tenant_status, tier
+FROM find_api_key(%(key_id)s);
+
+-- name: lock_tenant
+-- Control changes of one tenant take turns, so that versions and outbox ids of a key rise in the order of commits.
+SELECT tenant FROM tenants WHERE tenant = %(tenant)s FOR NO KEY UPDATE;
+
+-- name: insert_tenant
+INSERT INTO tenants (tenant, name) VALUES (%(tenant)s, %(name)s)
+RETURNING tenant, name, tier, status, shard, created_at, version;
+
+-- name: insert_key
+INSERT INTO api_keys (tenant, id, name, role, hmac, pepper_version)
+VALUES (%(tenant)s, %(id)s, %(name)s, %(role)s, %(hmac)s, %(pepper_version)s);
+
+-- name: insert_outbox
+WITH inserted AS (
+    INSERT INTO outbox (tenant, topic, key, value) VALUES (%(tenant)s, %(topic)s, %(key)s, %(value)s)
+)
+SELECT pg_notify('pulsestream_outbox', '');
+
+-- name: list_subscriptions
+SELECT exchange, product, datasets, since FROM subscriptions WHERE tenant = %(tenant)s ORDER BY exchange, product;
+
+-- name: insert_subscription
+INSERT INTO subscriptions (tenant, exchange, product, datasets)
+VALUES (%(tenant)s, %(exchange)s, %(product)s, %(datasets)s)
+RETURNING since, version;
+
+-- name: delete_subscription
+DELETE FROM subscriptions WHERE tenant = %(tenant)s AND exchange = %(exchange)s AND product = %(product)s;
+
+-- name: request_topics
+WITH inserted AS (
+    INSERT INTO tenant_topics (tenant, dataset)
+    SELECT %(tenant)s, dataset FROM unnest(%(datasets)s::text[]) AS dataset
+    ON CONFLICT DO NOTHING
+)
+SELECT pg_notify('pulsestream_topics', '');
+
+-- name: list_topics
+SELECT dataset, status, detail FROM tenant_topics WHERE tenant = %(tenant)s ORDER BY dataset;
+
+-- name: insert_rule
+INSERT INTO rules (tenant, rule_id, version, name, enabled, deleted, definition, created_by)
+VALUES (%(tenant)s, %(rule_id)s, %(version)s, %(name)s, %(enabled)s, %(deleted)s, %(definition)s::text::jsonb, %(created_by)s)
+RETURNING rule_id, version, name, enabled, deleted, definition, created_by, created_at, effective_at;
+
+-- name: list_rules
+SELECT * FROM (
+    SELECT DISTINCT ON (rule_id)
+           rule_id, version, name, enabled, deleted, definition, created_by, created_at, effective_at
+    FROM rules WHERE tenant = %(tenant)s
+    ORDER BY rule_id, version DESC
+) AS newest WHERE NOT deleted ORDER BY rule_id;
+
+-- name: find_rule
+SELECT rule_id, version, name, enabled, deleted, definition, created_by, created_at, effective_at
+FROM rules WHERE tenant = %(tenant)s AND rule_id = %(rule_id)s
+ORDER BY version DESC LIMIT 1;
+
+-- name: search_ticks
+SELECT event_id, exchange, product, sequence, trade_id, side, price, size, best_bid, best_bid_size, best_ask,
+       best_ask_size, quote_time, open_24h, high_24h, low_24h, volume_24h, volume_30d, exchange_time, received_time
+FROM ticks WHERE tenant = %(tenant)s {filters}
+ORDER BY exchange_time {direction}, event_id {direction} LIMIT %(limit)s;
+
+-- name: search_events
+SELECT event_id, type, source, product, time, received_time, data
+FROM events WHERE tenant = %(tenant)s {filters}
+ORDER BY time {direction}, event_id {direction} LIMIT %(limit)s;
+
+-- name: search_stats
+SELECT event_id, exchange, product, "window", at, basis, count, open, high, low, close, volume, quote_volume,
+       buy_volume, vwap, mean, stddev, coverage_seconds, reference_price, change, change_pct, volatility,
+       stddev_log_return, spread_mean, spread_bps, quote_age, range_position, revision
+FROM stats WHERE tenant = %(tenant)s {filters}
+ORDER BY at {direction}, event_id {direction} LIMIT %(limit)s;
+
+-- name: search_alerts
+SELECT alert_id AS event_id, alert_id, seq, rule_id, rule_name, rule_version, exchange, product, state, at, value,
+       threshold, reason, severity, labels, "window", last_prices
+FROM alerts WHERE tenant = %(tenant)s {filters}
+ORDER BY at {direction}, alert_id {direction} LIMIT %(limit)s;
+
+-- name: filter_product
+AND product = %(product)s
+
+-- name: filter_exchange
+AND exchange = %(exchange)s
+
+-- name: filter_type
+AND type = %(type)s
+
+-- name: filter_source
+AND source = %(source)s
+
+-- name: filter_from
+AND {time} >= %(from)s
+
+-- name: filter_to
+AND {time} < %(to)s
+
+-- name: filter_behind
+AND ({time}, {id}) {beyond} (%(cursor_time)s::timestamptz, %(cursor_id)s::text)
+
+-- name: filter_at_or_behind
+AND {time} {beyond_or_at} %(cursor_time)s::timestamptz
+
+-- name: filter_strictly_behind
+AND {time} {beyond} %(cursor_time)s::timestamptz
+
+-- name: take_relay_lock
+SELECT pg_try_advisory_lock(%(lock)s) AS taken;
+
+-- name: listen_outbox
+LISTEN pulsestream_outbox;
+
+-- name: listen_topics
+LISTEN pulsestream_topics;
+
+-- name: waiting_outbox
+SELECT id, topic, key, value FROM outbox WHERE published_at IS NULL ORDER BY id LIMIT %(limit)s;
+
+-- name: count_outbox
+SELECT count(*) AS waiting FROM outbox WHERE published_at IS NULL;
+
+-- name: mark_published
+UPDATE outbox SET published_at = now() WHERE id = ANY(%(ids)s);
+
+-- name: mark_effective
+UPDATE rules SET effective_at = %(effective_at)s
+WHERE tenant = %(tenant)s AND rule_id = %(rule_id)s AND version = %(version)s AND effective_at IS NULL;
+
+-- name: prune_outbox
+DELETE FROM outbox WHERE published_at < now() - INTERVAL '1 day';
+
+-- name: topics_to_make
+SELECT tenant, dataset, status FROM tenant_topics
+WHERE topic_id IS NULL AND (status = 'provisioning' OR (status = 'refused' AND %(again)s))
+ORDER BY requested_at, tenant, dataset;
+
+-- name: topics_made
+SELECT tenant, dataset, status, topic_id FROM tenant_topics WHERE topic_id IS NOT NULL ORDER BY tenant, dataset;
+
+-- name: mark_active
+UPDATE tenant_topics SET status = 'active', topic_id = %(topic_id)s, detail = NULL, active_at = now()
+WHERE tenant = %(tenant)s AND dataset = %(dataset)s;
+
+-- name: mark_refused
+UPDATE tenant_topics SET status = 'refused', detail = %(detail)s, active_at = NULL
+WHERE tenant = %(tenant)s AND dataset = %(dataset)s;

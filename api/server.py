@@ -1,0 +1,142 @@
+"""`pulsestream api`: the HTTP service on uvicorn, from its settings to a clean stop."""
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+import uvicorn
+import uvloop
+
+from api import keys
+from api.app import create_app
+from api.auth import Authenticator, database_lookup
+from api.cursor import CursorSeal
+from api.database import Database
+from api.dependencies import Services
+from api.health import Health
+from api.ingestion.publisher import Fatal, Publisher
+from api.ingestion.service import Ingestion
+from api.rules.service import Rules
+from api.search.service import Search
+from api.subscriptions.service import Subscriptions
+from api.tenants.service import Tenants
+from api.topics import EventsTopicGate
+from pulsestream.core.clock import Clock, wall_clock
+from pulsestream.core.errors import UsageError
+from pulsestream.core.health import OpsServer, Readiness
+from pulsestream.core.kafka import BrokerError
+from pulsestream.core.log import logger
+from pulsestream.core.settings import Settings
+
+BACKLOG: Final = 2048
+GRACE: Final = 10
+"""Seconds that requests under way may take at a stop."""
+_log = logger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; raises UsageError for a busy port or a wrong setting, OutageError otherwise."""
+    peppers = keys.peppers(settings)
+    with _listening(settings) as listener, _quiet_signals():
+        uvloop.run(_serve(settings, peppers, listener))
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, peppers: keys.Peppers, clock: Clock, on_fatal: Fatal
+) -> AsyncIterator[Services]:
+    """Make everything that the routes need, in the running loop, and close it afterwards."""
+    database = Database(settings)
+    await database.open()
+    publisher = Publisher(settings, on_fatal)
+    health = Health(database, publisher)
+    watching = asyncio.create_task(health.watch())
+    try:
+        yield Services(
+            database,
+            Authenticator(database_lookup(database), peppers, clock, time.monotonic),
+            health,
+            Tenants(database, peppers, is_open=settings.registration == "open"),
+            Subscriptions(database),
+            Rules(database, clock),
+            Search(database, CursorSeal(peppers)),
+            Ingestion(publisher, EventsTopicGate(database, time.monotonic)),
+        )
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+        await publisher.close()
+        await database.close()
+
+
+async def _serve(settings: Settings, peppers: keys.Peppers, listener: socket.socket) -> None:
+    failures: list[BrokerError] = []
+
+    def stop_for(failure: BrokerError) -> None:
+        failures.append(failure)
+        server.should_exit = True
+
+    async with open_services(settings, peppers, wall_clock, stop_for) as services:
+        app = create_app(services, wall_clock)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE,
+                h11_max_incomplete_event_size=64 * 1024,
+            )
+        )
+        with _operations(settings, services.health.readiness):
+            _log.info("serving", port=listener.getsockname()[1], host=settings.api_host)
+            await server.serve(sockets=[listener])
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.api_host, settings.api_port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            raise UsageError(
+                f"{settings.api_host}:{settings.api_port} cannot be opened for the API: {error.strerror}. Stop what "
+                "holds it, or choose another with PULSESTREAM_API_PORT"
+            ) from error
+        yield listener
+
+
+@contextmanager
+def _operations(settings: Settings, readiness: Readiness) -> Iterator[None]:
+    if not settings.ops_port:
+        yield
+        return
+    server = OpsServer(settings.ops_port, readiness)
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _quiet_signals() -> Iterator[None]:
+    """Let uvicorn's own handlers stop the server, and end the process with exit code 0 when it raises them again."""
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

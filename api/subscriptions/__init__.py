@@ -1,0 +1,1 @@
+"""Subscriptions: which products of which exchange a tenant gets."""

@@ -1,0 +1,40 @@
+"""POST /api/v1/auth/register/tenant."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from pydantic import Field
+
+from api.dependencies import tenants
+from api.models import Body, Shown
+from api.openapi import problems
+from api.tenants.service import Registered, Tenants
+
+router = APIRouter(tags=["tenants"])
+
+
+class RegisterTenant(Body):
+    """A tenant to make."""
+
+    tenant: str = Field(
+        max_length=64, description="slug: 3 to 32 characters of a-z, 0-9 and inner hyphens", examples=["acme"]
+    )
+    name: str = Field("", max_length=200, description="as people call it; default: the slug", examples=["Acme Trading"])
+
+
+class RegisteredTenant(Shown):
+    """A new tenant with its first key."""
+
+    tenant: str = Field(examples=["acme"])
+    name: str = Field(examples=["Acme Trading"])
+    api_key: str = Field(description="shown this once: store it", examples=["ps_live_<id>_<secret>_<checksum>"])
+    key_id: str = Field(description="the key's public part", examples=["03kV8sLq2ZxYb"])
+    role: str = Field(examples=["owner"])
+
+
+@router.post(
+    "/api/v1/auth/register/tenant", status_code=201, response_model=RegisteredTenant, responses=problems(403, 409, 422)
+)
+async def register_tenant(body: RegisterTenant, service: Annotated[Tenants, Depends(tenants)]) -> Registered:
+    """Register a tenant. Its key has role owner and is shown in this answer only."""
+    return await service.register(body.tenant, body.name)

@@ -1,0 +1,48 @@
+"""Registration: tenant, first key and control record in one transaction."""
+
+from dataclasses import dataclass, field
+
+from api import errors, keys
+from api.database import Database
+from api.outbox import publish_tenant
+from api.tenants import repository
+from pulsestream.core.errors import InvalidNameError
+from pulsestream.core.topics import check_slug
+
+FIRST_ROLE = "owner"
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A new tenant and its first key, whose text nobody can see again."""
+
+    tenant: str
+    name: str
+    api_key: str = field(repr=False)
+    key_id: str
+    role: str
+
+
+class Tenants:
+    """What can be done with tenants."""
+
+    def __init__(self, database: Database, peppers: keys.Peppers, *, is_open: bool) -> None:
+        self._database = database
+        self._peppers = peppers
+        self._is_open = is_open
+
+    async def register(self, slug: str, name: str) -> Registered:
+        """Make a tenant with an owner's key; raises Problem 403 (closed), 409 (taken) or 422 (no slug)."""
+        if not self._is_open:
+            raise errors.registration_closed()
+        try:
+            check_slug(slug)
+        except InvalidNameError as error:
+            raise errors.invalid_body([errors.FieldError("/tenant", str(error))]) from error
+        key = keys.generate()
+        digest = keys.digest(key, self._peppers[keys.CURRENT_PEPPER])
+        async with self._database.tenant(slug) as connection:
+            tenant = await repository.insert_tenant(connection, slug, name or slug)
+            await repository.insert_key(connection, slug, key.id, digest, name="first key", role=FIRST_ROLE)
+            await publish_tenant(connection, tenant)
+        return Registered(tenant.tenant, tenant.name, key.text, key.id, FIRST_ROLE)
