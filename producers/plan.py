@@ -69,11 +69,14 @@ class SubscriptionPlan:
             self.refused.pop(product, None)
 
     def refuse(self, reason: str, now: float) -> list[str]:
-        """Mark the products that an error's reason names as refused, and return them; the rest is asked for again."""
-        named = sorted(set(reason.replace(",", " ").split()) & self._sent.keys())
-        if named:
-            self.refused |= dict.fromkeys(named, Refusal(reason, now))
+        """Mark the products that an error's reason names as refused, and return them; the rest is asked for again.
+
+        An exchange may say the same of each channel, so a product that is refused already is named once more.
+        """
+        named = sorted(set(reason.replace(",", " ").split()) & (self._sent.keys() | self.refused.keys()))
+        if any(product in self._sent for product in named):
             self._sent.clear()
+        self.refused |= dict.fromkeys(named, Refusal(reason, now))
         return named
 
     def expire(self, now: float) -> list[str]:
