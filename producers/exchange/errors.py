@@ -1,16 +1,16 @@
 """What can be wrong with the way the simulator was started.
 
 UsageError
-└── ExchangeError
+└── SimulatorError
     └── PortBusyError
 """
 
 from pulsestream.core.errors import UsageError
 
 
-class ExchangeError(UsageError):
+class SimulatorError(UsageError):
     """The exchange simulator was asked for something that it cannot do."""
 
 
-class PortBusyError(ExchangeError):
+class PortBusyError(SimulatorError):
     """Another process listens on the port."""

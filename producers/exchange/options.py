@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from producers.exchange.errors import ExchangeError
+from producers.exchange.errors import SimulatorError
 from producers.exchange.market import Market
 from producers.exchange.replay import Replay
 from producers.exchange.synthetic import SyntheticMarket, listings
@@ -41,20 +41,20 @@ class ExchangeOptions:
 
 
 def make_market(options: ExchangeOptions) -> Market:
-    """Return the market to play; raises ExchangeError or FrameError for options or a recording that cannot be."""
+    """Return the market to play; raises SimulatorError or FrameError for options or a recording that cannot be."""
     if (options.frames is None) == (options.synthetic is None):
-        raise ExchangeError("choose one of a recording (--frames FILE) and a synthetic market (--synthetic SEED)")
+        raise SimulatorError("choose one of a recording (--frames FILE) and a synthetic market (--synthetic SEED)")
     if not 0 <= options.speed < math.inf:
-        raise ExchangeError(f"speed {options.speed} is not a number from 0 (as fast as clients take it)")
+        raise SimulatorError(f"speed {options.speed} is not a number from 0 (as fast as clients take it)")
     if options.synthetic is not None:
         return _synthetic(options, options.synthetic)
     if options.loop and options.speed == 0:
-        raise ExchangeError("a loop needs a speed above 0: without one its times would run ahead of the clock")
+        raise SimulatorError("a loop needs a speed above 0: without one its times would run ahead of the clock")
     assert options.frames is not None  # noqa: S101 - one of the two is set, see above
     return Replay(options.frames, speed=options.speed, loop=options.loop, extra_products=options.products)
 
 
 def _synthetic(options: ExchangeOptions, seed: int) -> Market:
     if options.speed != 1 or options.loop:
-        raise ExchangeError("speed and loop belong to a replay: a synthetic market has a rate and never ends")
+        raise SimulatorError("speed and loop belong to a replay: a synthetic market has a rate and never ends")
     return SyntheticMarket(seed, listings(options.products, seed), rate=options.rate)

@@ -18,7 +18,7 @@ from websockets.asyncio.server import Server, ServerConnection
 from websockets.asyncio.server import serve as serve_websockets
 from websockets.exceptions import ConnectionClosed
 
-from producers.exchange.errors import ExchangeError, PortBusyError
+from producers.exchange.errors import PortBusyError, SimulatorError
 from producers.exchange.market import LastTrades, Market, Moment, Pacer
 from producers.exchange.options import ExchangeOptions, make_market
 from producers.exchange.protocol import FeedFrame
@@ -40,7 +40,7 @@ _log = logger(__name__)
 def run(options: ExchangeOptions) -> None:
     """Serve until SIGTERM or SIGINT; prints one line with the address when ready.
 
-    Raises ExchangeError (also PortBusyError) or FrameError for what cannot be served.
+    Raises SimulatorError (also PortBusyError) or FrameError for what cannot be served.
     """
     asyncio.run(_run(options))
 
@@ -155,7 +155,7 @@ class Exchange:
     def port(self) -> int:
         """The port that it listens on."""
         if self._server is None:
-            raise ExchangeError("the exchange simulator is not open")
+            raise SimulatorError("the exchange simulator is not open")
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
@@ -175,8 +175,13 @@ class Exchange:
         """The products that can be subscribed to."""
         return self._market.products
 
+    @property
+    def clients(self) -> int:
+        """How many clients are connected."""
+        return len(self._clients)
+
     async def open(self) -> None:
-        """Begin to listen; raises PortBusyError or ExchangeError if the address cannot be used."""
+        """Begin to listen; raises PortBusyError or SimulatorError if the address cannot be used."""
         options = self._options
         try:
             self._server = await serve_websockets(
@@ -191,7 +196,7 @@ class Exchange:
             address = f"{options.host}:{options.port}"
             if error.errno == errno.EADDRINUSE:
                 raise PortBusyError(f"{address} is in use: stop what listens there, or choose another port") from error
-            raise ExchangeError(f"cannot listen on {address}: {error.strerror or error}") from error
+            raise SimulatorError(f"cannot listen on {address}: {error.strerror or error}") from error
 
     async def finished(self) -> None:
         """Wait until the last frame of a recording has been published; raises what broke the market."""

@@ -78,10 +78,10 @@ class Session:
         return self._subscribe(request) if request.subscribe else self._unsubscribe(request)
 
     def wants(self, frame: FeedFrame) -> bool:
-        """Whether a frame of the market belongs to this session."""
+        """Whether a frame of the market belongs to this session; not a recorded heartbeat: the server makes its own."""
         if frame.channel in ANSWERS or not self._subscribed:
             return False
-        return self._unfiltered or self._listed(frame.channel, frame.product)
+        return self._unfiltered or (frame.channel != "heartbeat" and self._listed(frame.channel, frame.product))
 
     def _listed(self, channel: str, product: str | None) -> bool:
         if channel == "level2" and self._listed("level2_batch", product):

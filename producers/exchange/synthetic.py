@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
-from producers.exchange.errors import ExchangeError
+from producers.exchange.errors import SimulatorError
 from producers.exchange.instrument import MEAN_CASCADE, Instrument, Listing, Print
 from producers.exchange.market import LastTrades, Moment
 from producers.exchange.protocol import FeedFrame, encode, subscriptions_frame
@@ -58,7 +58,7 @@ _LATE_BY: Final = 3 * MICROS_PER_SECOND
 def listings(named: Sequence[str], seed: int) -> tuple[Listing, ...]:
     """Return the market's products: the named ones, equally busy, and the standing ones in the background.
 
-    None named: the standing ones alone. Raises ExchangeError for a name unlike BTC-USD.
+    None named: the standing ones alone. Raises SimulatorError for a name unlike BTC-USD.
     """
     if not named:
         return LISTINGS
@@ -70,7 +70,7 @@ def listings(named: Sequence[str], seed: int) -> tuple[Listing, ...]:
 def listing(product: str, seed: int) -> Listing:
     """Return a named product of weight 1; price and size of one that is not listed are made up from its name."""
     if not _PRODUCT.fullmatch(product):
-        raise ExchangeError(f"{product!r} is no product: name products as BASE-QUOTE in capitals, such as BTC-USD")
+        raise SimulatorError(f"{product!r} is no product: name products as BASE-QUOTE in capitals, such as BTC-USD")
     for entry in LISTINGS:
         if entry.product == product:
             return _reweighted(entry, 1.0)
@@ -84,9 +84,9 @@ class SyntheticMarket:
     """An endless market of listings; `rate` is trades a second of a product with weight 1."""
 
     def __init__(self, seed: int, entries: Sequence[Listing], *, rate: float, lulls: bool = False) -> None:
-        """Take a finite rate above 0; `lulls`: one second in eight is silent. Raises ExchangeError."""
+        """Take a finite rate above 0; `lulls`: one second in eight is silent. Raises SimulatorError."""
         if not 0 < rate < math.inf:
-            raise ExchangeError(f"rate {rate} is not a number of trades a second above 0")
+            raise SimulatorError(f"rate {rate} is not a number of trades a second above 0")
         self._seed = seed
         self._listings = tuple(entries)
         self._rate = rate
@@ -144,7 +144,7 @@ def write_recording(
     """Write the first seconds of a market as a recording and return how many frames it has.
 
     Ids and times count from `start` (microseconds since 1970); None: so long ago that the recording ends now. Raises
-    ExchangeError for a wrong product or rate, FrameError if the file cannot be written.
+    SimulatorError for a wrong product or rate, FrameError if the file cannot be written.
     """
     duration = round(seconds * MICROS_PER_SECOND)
     begin = clock() - duration if start is None else start
