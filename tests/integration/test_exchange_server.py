@@ -315,6 +315,36 @@ def test_a_client_killed_while_frames_flow_does_not_disturb_the_others(market: P
     run(scenario())
 
 
+def test_an_unpaced_market_waits_for_a_slow_client_and_goes_on_when_it_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "large.frames"
+    write_recording(path, seed=7, seconds=300, rate=20)
+    products = ("BTC-USD", "ETH-USD", "SOL-USD")
+
+    async def scenario() -> None:
+        async with serve(ExchangeOptions(frames=path, speed=0, outbox=10)) as exchange, connect(exchange.url) as reader:
+            sleeper = await connect(exchange.url, max_queue=1)
+            await ask(sleeper, "subscribe", tuple(exchange.products), "ticker", "matches")
+            await ask(reader, "subscribe", products, "ticker")
+            seen = await until_silent(reader)
+            assert exchange.clients == 2
+            sleeper.transport.abort()
+            rest = await everything(exchange, reader)
+
+        wanted = texts(path, products)
+        assert 0 < len(seen) < len(wanted)
+        assert seen + rest == wanted[-len(seen + rest) :]
+
+    async def until_silent(client: ClientConnection) -> list[str]:
+        received = []
+        while True:
+            try:
+                received.append(str(await asyncio.wait_for(client.recv(), 1)))
+            except TimeoutError:
+                return received
+
+    run(scenario())
+
+
 def test_sent_frames_are_recorded_as_they_arrived(market: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
         options = ExchangeOptions(frames=market, speed=0, sent=tmp_path / "sent-{session}.frames")
