@@ -1,0 +1,247 @@
+"""The alerts of one key: each rule's machine, fed with prices in offset order and with timers.
+
+Times are exact: a timer acts at its own time, known once a record at or after it is read or the event clock reaches
+it; at an equal time the timer acts before the record. Each transition gives one alert.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+from schemas.records import Alert, PricePoint, Tick
+from streams.engine import machine
+from streams.engine.conditions import NEITHER, compared_with, in_words, possible, read
+from streams.engine.machine import IDLE, STABLE, Holds, Signal, Standing, State
+from streams.engine.rules import ActiveRule
+
+LAST_PRICES: Final = 5
+RULE_CHANGED: Final = "rule_changed"
+"""The reason of alerts that a new version, a pause or a deletion closes."""
+
+_BITS: Final = {state: 1 << bit for bit, state in enumerate(State)}
+
+
+class Appended(Protocol):
+    """A record and the broker's append time of it, micros."""
+
+    @property
+    def tick(self) -> Tick:
+        """The record."""
+
+    @property
+    def appended_at(self) -> int:
+        """When the broker appended it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A rule version's state for one key.
+
+    `side`: of the threshold on which the last price lay (crosses). `seq`: of the last alert. `reported`: the states
+    reported at event time `reported_at`, as a mask; `again`: how often at that time a state came a second time.
+    """
+
+    standing: Standing = IDLE
+    side: int = NEITHER
+    seq: int = 0
+    reported_at: int = 0
+    reported: int = 0
+    again: int = 0
+
+
+UNTOUCHED: Final = Machine()
+RuleKey = tuple[str, int]
+"""Rule id and version."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertBook:
+    """The machines of a key that differ from a fresh one, and its last prices, oldest first."""
+
+    machines: Mapping[RuleKey, Machine] = field(default_factory=dict)
+    last_prices: tuple[PricePoint, ...] = ()
+
+
+def deadline(book: AlertBook, rules: Sequence[ActiveRule]) -> int | None:
+    """Return the event time, micros, at which the first timer acts, or None."""
+    times = [
+        time
+        for rule in rules
+        if (held := book.machines.get((rule.rule_id, rule.version)))
+        and (time := machine.due(held.standing, holds_of(rule))) is not None
+    ]
+    return min(times, default=None)
+
+
+def holds_of(rule: ActiveRule) -> Holds:
+    """Return how long a rule's phases last."""
+    definition = rule.definition
+    return Holds(definition.for_, definition.keep_firing_for, definition.cooldown)
+
+
+class _Watch:
+    """A rule under evaluation: its machine, changed in place."""
+
+    __slots__ = ("condition", "due", "held", "holds", "key", "rule")
+
+    def __init__(self, rule: ActiveRule, held: Machine) -> None:
+        self.rule = rule
+        self.key: RuleKey = (rule.rule_id, rule.version)
+        self.condition = rule.definition.condition
+        self.holds = holds_of(rule)
+        self.held = held
+        self.due = machine.due(held.standing, self.holds)
+
+    def take(self, after: Machine) -> None:
+        self.held = after
+        self.due = machine.due(after.standing, self.holds)
+
+
+class AlertFold:
+    """A book while records and timers act on it; ends as the next book."""
+
+    def __init__(self, book: AlertBook, exchange: str, product: str) -> None:
+        self.alerts: list[Alert] = []
+        self.acted_at = 0
+        """Event time of the last timer that acted; 0 if none did."""
+        self._names = exchange, product
+        self._book = book
+        self._machines = dict(book.machines)
+        self._records: Sequence[Appended] = ()
+        self._read = 0
+
+    def records(self, records: Sequence[Appended], rules: Sequence[ActiveRule]) -> None:
+        """Evaluate records in offset order, none of them older than one before it."""
+        self._records = records
+        if not records:
+            return
+        watches = self._unsettled(rules)
+        for index, record in enumerate(records if watches else ()):
+            self._read = index
+            self._retire_ended(watches, record.appended_at)
+            self.timers(watches, record.tick.exchange_time)
+            self._read = index + 1
+            for watch in watches:
+                if watch.rule.effective_at <= record.appended_at:
+                    self._price(watch, record.tick)
+        self._read = len(records)
+
+    def clock(self, until: int, rules: Sequence[ActiveRule]) -> None:
+        """Let the timers act that end at or before event time `until`."""
+        held = [(rule, self._machines.get((rule.rule_id, rule.version))) for rule in rules]
+        self.timers([_Watch(rule, found) for rule, found in held if found], until)
+
+    def timers(self, watches: Sequence[_Watch], until: int) -> None:
+        """Let timers act in order of their times, up to and including `until`."""
+        while ready := [watch for watch in watches if watch.due is not None and watch.due <= until]:
+            watch = min(ready, key=_due)
+            self.acted_at = _due(watch)
+            self._react(watch, Signal.TIMER, self.acted_at)
+
+    def retire(self, rule: ActiveRule, at: int) -> None:
+        """Close what a version has open, and forget the version."""
+        watch = _Watch(rule, self._machines.pop((rule.rule_id, rule.version), UNTOUCHED))
+        state = machine.close(watch.held.standing)
+        if state is not None:
+            self._report(watch, state, at, closing=True)
+            del self._machines[watch.key]
+
+    def finish(self) -> AlertBook:
+        """Return the book that follows."""
+        return AlertBook(self._machines, tuple(self._last_prices()))
+
+    def _unsettled(self, rules: Sequence[ActiveRule]) -> list[_Watch]:
+        """Return the rules that these records may change: for all others the extreme prices prove that none does."""
+        prices = [record.tick.price for record in self._records]
+        low, high = min(prices), max(prices)
+        first, last = self._records[0], self._records[-1]
+        watches = []
+        for rule in rules:
+            held = self._machines.get((rule.rule_id, rule.version))
+            if rule.ended_at is not None and (first.appended_at if held is None else 0) >= rule.ended_at:
+                continue
+            if held is None and last.appended_at < rule.effective_at:
+                continue
+            watch = _Watch(rule, held or UNTOUCHED)
+            ended = rule.ended_at is not None and last.appended_at >= rule.ended_at
+            signals = possible(watch.condition, low, high, watch.held.side)
+            timed = watch.due is not None and watch.due <= last.tick.exchange_time
+            if ended or timed or signals & ~STABLE[watch.held.standing.phase]:
+                watches.append(watch)
+        return watches
+
+    def _retire_ended(self, watches: list[_Watch], appended_at: int) -> None:
+        for watch in [watch for watch in watches if watch.rule.ended_at is not None]:
+            ended_at = watch.rule.ended_at
+            if ended_at is not None and appended_at >= ended_at:
+                self.retire(watch.rule, ended_at)
+                watches.remove(watch)
+
+    def _price(self, watch: _Watch, tick: Tick) -> None:
+        signal, side = read(watch.condition, tick.price, watch.held.side)
+        if side != watch.held.side:
+            self._keep(watch, replace(watch.held, side=side))
+        if signal & ~STABLE[watch.held.standing.phase]:
+            self._react(watch, signal, tick.exchange_time)
+
+    def _react(self, watch: _Watch, signal: Signal, at: int) -> None:
+        standing, states = machine.react(watch.held.standing, signal, at, watch.holds)
+        self._keep(watch, replace(watch.held, standing=standing))
+        for state in states:
+            self._report(watch, state, at)
+
+    def _keep(self, watch: _Watch, after: Machine) -> None:
+        watch.take(after)
+        self._machines[watch.key] = after
+
+    def _report(self, watch: _Watch, state: State, at: int, *, closing: bool = False) -> None:
+        self._keep(watch, _counted(watch.held, state, at))
+        rule, prices = watch.rule, self._last_prices()
+        exchange, product = self._names
+        price = prices[-1].price if prices and not closing else None
+        self.alerts.append(
+            Alert(
+                alert_id=_alert_id(watch, self._names, state, at),
+                seq=watch.held.seq,
+                rule_id=rule.rule_id,
+                rule_name=rule.definition.name,
+                rule_version=rule.version,
+                exchange=exchange,
+                product=product,
+                state=state.value,
+                at=at,
+                value=price,
+                threshold=None if price is None else compared_with(watch.condition, state),
+                reason=RULE_CHANGED if price is None else in_words(watch.condition, state, watch.holds, price),
+                severity=rule.definition.severity,
+                labels=rule.definition.labels,
+                window=None,
+                last_prices=prices,
+            )
+        )
+
+    def _last_prices(self) -> list[PricePoint]:
+        recent = self._records[max(self._read - LAST_PRICES, 0) : self._read]
+        points = [PricePoint(time=record.tick.exchange_time, price=record.tick.price) for record in recent]
+        return [*self._book.last_prices, *points][-LAST_PRICES:]
+
+
+def _counted(held: Machine, state: State, at: int) -> Machine:
+    bit = _BITS[state]
+    if at != held.reported_at:
+        return replace(held, seq=held.seq + 1, reported_at=at, reported=bit, again=0)
+    if held.reported & bit:
+        return replace(held, seq=held.seq + 1, reported=bit, again=held.again + 1)
+    return replace(held, seq=held.seq + 1, reported=held.reported | bit)
+
+
+def _alert_id(watch: _Watch, names: tuple[str, str], state: State, at: int) -> str:
+    """Return the id; a state that comes again at the same event time (equal record times) gets a number."""
+    suffix = f":{watch.held.again}" if watch.held.again else ""
+    return f"{watch.rule.rule_id}:{watch.rule.version}:{names[0]}:{names[1]}:{state.value}:{at}{suffix}"
+
+
+def _due(watch: _Watch) -> int:
+    if watch.due is None:
+        raise ValueError("a phase without an end has no timer")
+    return watch.due
