@@ -89,19 +89,27 @@ def _faults(found: Sequence[Mapping[str, Any]], body: object) -> list[FieldError
     """Return one error for each place; where no branch of a union fits, its message holds what each one says."""
     messages: dict[str, list[str]] = {}
     for item in found:
-        messages.setdefault(_pointer(item["loc"], body), []).append(item["msg"])
+        messages.setdefault(_pointer(item, body), []).append(_words(item))
     return [FieldError(pointer, "; or ".join(dict.fromkeys(said))) for pointer, said in messages.items()]
 
 
-def _pointer(location: Sequence[str | int], body: object) -> str:
+def _words(item: Mapping[str, Any]) -> str:
+    if item["type"] == "extra_forbidden":
+        return "is unknown: leave it out"
+    if item["type"] == "missing":
+        return "is missing"
+    return str(item["msg"]).removeprefix("Value error, ")
+
+
+def _pointer(item: Mapping[str, Any], body: object) -> str:
     """Return a JSON pointer into `body`: pydantic's location also names branches of unions, which are no members."""
-    where, *path = location
+    where, *path = item["loc"]
     if where != "body":
         return ".".join(str(part) for part in path)
     pointer = ""
     for index, part in enumerate(path):
         below = _member(body, part)
-        if below is not _NOTHING or (index == len(path) - 1 and isinstance(body, dict)):
+        if below is not _NOTHING or (item["type"] == "missing" and index == len(path) - 1):
             pointer += f"/{part}"
             body = below
     return pointer

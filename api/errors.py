@@ -125,8 +125,8 @@ def invalid_body(errors: Sequence[FieldError]) -> Problem:
 
 
 def refused_value(detail: str) -> Problem:
-    """422: a value that the database cannot hold, such as text with NUL."""
-    return Problem(422, "refused-value", "Value cannot be stored", f"The database refuses a value: {detail}.")
+    """400: a value that the database cannot hold, such as text with NUL."""
+    return Problem(400, "refused-value", "Value cannot be stored", f"The database refuses a value: {detail}.")
 
 
 def invalid_cursor(detail: str) -> Problem:

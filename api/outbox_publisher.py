@@ -1,16 +1,17 @@
 """Carries the outbox to the control topics, in order, and marks each row once the broker has its record.
 
-After a crash between the broker's acknowledgement and the mark, a row is published again, which readers ignore by its
-version. Rules are the exception: their append time is when they take effect, so what is on the topic already is looked
-up first and not appended a second time.
+Where an acknowledgement may have been lost, by a crash or a broker's outage, a row is published again, which readers
+ignore by its version. Rules are the exception: their append time is when they take effect, so what is on the topic
+already is looked up first and not appended a second time.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from api.relay_database import Connection, execute, fetch_all, fetch_one
 from pulsestream.core.clock import to_datetime
@@ -60,36 +61,50 @@ class OutboxPublisher:
         self._settings = settings
         self._connection = connection
         self._failure: str | None = None
+        self._unsure = True
         self._fatal: KafkaError | None = None
         self._producer = Producer(
             producer_config(settings, "ps-relay")
-            | {"message.timeout.ms": int(CONFIRM_WITHIN * 1000), "linger.ms": 0, "error_cb": self._on_error}
+            | {"message.timeout.ms": int(CONFIRM_WITHIN * 1000), "linger.ms": 0, "error_cb": self._on_error},
+            logger=logging.getLogger(__name__),
         )
 
     def problem(self) -> str | None:
         """Return why the outbox stands still, or None; for readiness."""
         return self._failure
 
-    def settle(self) -> int:
-        """Mark rules that a predecessor published without marking them; returns how many. Raises BrokerError."""
-        waiting = [row for row in self._waiting(BATCH * 100) if row.topic == RULES]
-        if not waiting:
-            return 0
-        settled = list(already_published(waiting, self._rules_on_topic()))
-        self._mark(settled)
-        return len(settled)
-
     def publish(self) -> int:
-        """Publish what waits, up to BATCH records, and return how many are confirmed; fewer when the broker fails."""
-        waiting = self._waiting(BATCH)
-        OUTBOX_PENDING.set(len(waiting) if len(waiting) < BATCH else self._count())
-        if not waiting:
-            self._failure = None
-            return 0
-        confirmed = self._send(waiting)
-        self._mark(confirmed)
+        """Publish what waits, up to BATCH records, and return how many are confirmed; fewer when the broker fails.
+
+        Raises BrokerError when the producer cannot go on.
+        """
+        limit = 2 * BATCH if self._unsure else BATCH  # a row committed late must not hide one that was sent
+        waiting = self._waiting(limit)
+        OUTBOX_PENDING.set(len(waiting) if len(waiting) < limit else self._count())
+        confirmed = self._confirm(waiting)
+        if confirmed:
+            self._mark(confirmed)
         OUTBOX_PENDING.dec(len(confirmed))
         return len(confirmed)
+
+    def _confirm(self, waiting: Sequence[OutboxRow]) -> list[Confirmed]:
+        if not self._unsure:
+            return self._send(waiting)
+        try:
+            settled = self._settled(waiting)
+        except BrokerError as error:
+            self._note_failure(f"the control topics cannot be read: {error}")
+            return []
+        self._unsure = False
+        if settled:
+            _log.info("rules were published already", rows=[done.row.id for done in settled])
+            return settled
+        return self._send(waiting)
+
+    def _settled(self, waiting: Sequence[OutboxRow]) -> list[Confirmed]:
+        """Return the rules that this process, or one before it, published without learning of it."""
+        rules = [row for row in waiting if row.topic == RULES]
+        return already_published(rules, self._rules_on_topic()) if rules else []
 
     def prune(self) -> int:
         """Delete rows that were published more than a day ago."""
@@ -105,7 +120,7 @@ class OutboxPublisher:
         confirmed: list[Confirmed] = []
         for row, report in zip(rows, reports, strict=True):
             if report.error is not None or report.appended_at is None:
-                self._note_failure(row, report.error)
+                self._note_failure(f"row {row.id} for {row.topic}: {_words(report.error)}")
                 return confirmed
             confirmed.append(Confirmed(row, report.appended_at))
         self._failure = None
@@ -118,13 +133,16 @@ class OutboxPublisher:
             report.error = error
             report.appended_at = None if error else message.timestamp()[1] * 1000
 
-        self._producer.produce(row.topic, row.value, row.key.encode(), on_delivery=on_delivery)
+        try:
+            self._producer.produce(row.topic, row.value, row.key.encode(), on_delivery=on_delivery)
+        except KafkaException as error:
+            report.error = error.args[0]
         return report
 
-    def _note_failure(self, row: OutboxRow, error: KafkaError | None) -> None:
-        reason = "no delivery report" if error is None else f"{error.str()} ({error.name()})"
-        self._failure = f"outbox row {row.id} cannot be published to {row.topic}: {reason}"
-        _log.warning("outbox not published", row=row.id, topic=row.topic, reason=reason)
+    def _note_failure(self, reason: str) -> None:
+        self._unsure = True
+        self._failure = f"the outbox cannot be published: {reason}"
+        _log.warning("outbox not published", reason=reason)
 
     def _mark(self, confirmed: Sequence[Confirmed]) -> None:
         with self._connection.transaction():
@@ -160,6 +178,10 @@ class OutboxPublisher:
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             self._fatal = error
+
+
+def _words(error: KafkaError | None) -> str:
+    return "no delivery report" if error is None else f"{error.str()} ({error.name()})"
 
 
 def already_published(waiting: Iterable[OutboxRow], on_topic: Iterable[tuple[Rule, int]]) -> list[Confirmed]:

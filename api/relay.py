@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from typing import Final
 
 from api.outbox_publisher import OutboxPublisher
@@ -56,7 +58,6 @@ def _relay(
     publisher: OutboxPublisher, connection: Connection, reconciling: "_Reconciling", stop: threading.Event
 ) -> None:
     execute(connection, "listen_outbox")
-    _settle(publisher, stop)
     _log.info("relaying")
     pause = _Pause(stop)
     pruning = _Every(PRUNE_EVERY)
@@ -72,20 +73,6 @@ def _relay(
             publisher.prune()
 
 
-def _settle(publisher: OutboxPublisher, stop: threading.Event) -> None:
-    pause = _Pause(stop)
-    while not stop.is_set():
-        try:
-            settled = publisher.settle()
-        except BrokerError as error:
-            _log.warning("control topics cannot be read", reason=str(error))
-            pause.longer()
-        else:
-            if settled:
-                _log.info("outbox settled", rows=settled)
-            return
-
-
 class _Reconciling:
     """The reconciler's thread, with a connection of its own; a failure in it ends the process."""
 
@@ -94,7 +81,8 @@ class _Reconciling:
         self._stop = stop
         self._failure: PulseStreamError | None = None
         self._problem: str | None = None
-        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+        target = partial(copy_context().run, self._run)  # so that its log says which process it is
+        self._thread = threading.Thread(target=target, name="reconciler", daemon=True)
         self.start = self._thread.start
         self.join = self._thread.join
 

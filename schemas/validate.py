@@ -89,7 +89,7 @@ def _check_trade(trade: Trade) -> Fault | None:
 
 
 def _check_event(event: Event) -> Fault | None:
-    for name in ("event_id", "type", "source"):
+    for name in ("type", "source", "event_id"):
         value = getattr(event, name)
         if not _PLAIN.fullmatch(value.replace(":", "", 1) if name == "event_id" else value):
             return Fault("invalid_name", f"{name} {value[:60]!r} is not 1 to 256 printable characters")

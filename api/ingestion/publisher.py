@@ -5,6 +5,7 @@ does not fit is refused at once. A fatal error of the producer ends the process,
 """
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -49,7 +50,8 @@ class Publisher:
                 "queue.buffering.max.messages": QUEUE_RECORDS,
                 "queue.buffering.max.kbytes": QUEUE_KIB,
                 "error_cb": self._on_error,
-            }
+            },
+            logger=logging.getLogger(__name__),
         )
         self._thread = threading.Thread(target=self._serve, name="delivery-reports", daemon=True)
         self._thread.start()

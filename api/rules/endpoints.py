@@ -55,19 +55,19 @@ async def create_rule(
     return await service.create(caller.tenant, body, caller.key_id)
 
 
-@router.get("", response_model=ShownRules, responses=problems(401, 403, 503))
+@router.get("", response_model=ShownRules, responses=problems(400, 401, 403, 503))
 async def list_rules(caller: CanReadRules, service: RulesService) -> dict[str, list[RuleRow]]:
     """List the tenant's rules, oldest first."""
     return {"rules": await service.list(caller.tenant)}
 
 
-@router.get("/{rule_id}", response_model=ShownRule, responses=problems(401, 403, 404, 503))
+@router.get("/{rule_id}", response_model=ShownRule, responses=problems(400, 401, 403, 404, 503))
 async def get_rule(rule_id: str, caller: CanReadRules, service: RulesService) -> RuleRow:
     """Show a rule."""
     return await service.get(caller.tenant, rule_id)
 
 
-@router.delete("/{rule_id}", status_code=204, responses=problems(401, 403, 404, 503))
+@router.delete("/{rule_id}", status_code=204, responses=problems(400, 401, 403, 404, 503))
 async def delete_rule(rule_id: str, caller: CanWriteRules, service: RulesService) -> None:
     """Delete a rule. Alerts that it has open are resolved with reason `rule_changed`."""
     await service.delete(caller.tenant, rule_id, caller.key_id)

@@ -56,7 +56,7 @@ class ShownSet(Shown):
     topics: list[ShownTopic]
 
 
-@router.put("", response_model=ShownSet, responses=problems(401, 403, 422, 503))
+@router.put("", response_model=ShownSet, responses=problems(400, 401, 403, 422, 503))
 async def replace_subscriptions(
     body: WantedSet, caller: CanWriteSubscriptions, service: Annotated[Subscriptions, Depends(subscriptions)]
 ) -> Wanted:
@@ -69,7 +69,7 @@ async def replace_subscriptions(
     )
 
 
-@router.get("", response_model=ShownSet, responses=problems(401, 403, 503))
+@router.get("", response_model=ShownSet, responses=problems(400, 401, 403, 503))
 async def list_subscriptions(
     caller: CanReadSubscriptions, service: Annotated[Subscriptions, Depends(subscriptions)]
 ) -> Wanted:

@@ -33,7 +33,10 @@ class RegisteredTenant(Shown):
 
 
 @router.post(
-    "/api/v1/auth/register/tenant", status_code=201, response_model=RegisteredTenant, responses=problems(403, 409, 422)
+    "/api/v1/auth/register/tenant",
+    status_code=201,
+    response_model=RegisteredTenant,
+    responses=problems(400, 403, 409, 422),
 )
 async def register_tenant(body: RegisterTenant, service: Annotated[Tenants, Depends(tenants)]) -> Registered:
     """Register a tenant. Its key has role owner and is shown in this answer only."""

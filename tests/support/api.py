@@ -1,0 +1,47 @@
+"""What the API's tests share: relay and API as real processes on the session's broker, and records on its topics."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from pulsestream.local.kafka import EmbeddedKafka
+from tests.support.e2e import Installation, _Database, _execute, logs_shown
+
+PROBLEM = "application/problem+json"
+RULE = {"name": "btc-low", "product": "BTC-USD", "condition": {"type": "price", "below": 15000}}
+EVENT = {"id": "fill-17", "type": "order.filled", "source": "/desk/1", "product": "BTC-USD", "data": {"size": 0.25}}
+
+
+@contextmanager
+def installation(
+    folder: Path, broker: EmbeddedKafka, server_url: str, template: str, *names: str, **settings: object
+) -> Iterator[Installation]:
+    """Start these services on `broker` and a copy of the migrated `template`; every one has to end cleanly."""
+    name = f"ps_api_{secrets.token_hex(6)}"
+    _execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    running = Installation(folder, broker, _Database(server_url, name))
+    try:
+        with logs_shown(running):
+            running.start(*names, **settings)
+            yield running
+            codes = running.stop()
+            assert set(codes.values()) <= {0}, f"not every process ended cleanly: {codes}"
+    finally:
+        running.stop()
+        for client in running.clients:
+            client.close()
+        _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> dict[str, object]:
+    """Assert that an answer is this problem, and return its document."""
+    assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM), answer.text
+    document: dict[str, object] = answer.json()
+    assert document["type"] == f"urn:pulsestream:problem:{code}", document
+    assert document["status"] == status
+    assert document["title"]
+    assert document["detail"]
+    return document
