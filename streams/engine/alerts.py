@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from schemas.records import Alert, PricePoint, Tick
 from streams.engine import machine
-from streams.engine.conditions import NEITHER, compared_with, in_words, possible, read
+from streams.engine.conditions import NEITHER, in_words, possible, read, threshold_of
 from streams.engine.machine import IDLE, STABLE, Holds, Signal, Standing, State
 from streams.engine.rules import ActiveRule
 
@@ -55,11 +55,20 @@ RuleKey = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Sighting:
+    """A price that alerts saw: its event time, and when the broker appended it (micros)."""
+
+    time: int
+    price: float
+    appended_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class AlertBook:
-    """The machines of a key that differ from a fresh one, and its last prices, oldest first."""
+    """The machines of a key that differ from a fresh one, and the last prices seen, oldest first."""
 
     machines: Mapping[RuleKey, Machine] = field(default_factory=dict)
-    last_prices: tuple[PricePoint, ...] = ()
+    last_seen: tuple[Sighting, ...] = ()
 
 
 def deadline(book: AlertBook, rules: Sequence[ActiveRule]) -> int | None:
@@ -148,7 +157,7 @@ class AlertFold:
 
     def finish(self) -> AlertBook:
         """Return the book that follows."""
-        return AlertBook(self._machines, tuple(self._last_prices()))
+        return AlertBook(self._machines, tuple(self._last_seen()))
 
     def _unsettled(self, rules: Sequence[ActiveRule]) -> list[_Watch]:
         """Return the rules that these records may change: for all others the extreme prices prove that none does."""
@@ -196,9 +205,10 @@ class AlertFold:
 
     def _report(self, watch: _Watch, state: State, at: int, *, closing: bool = False) -> None:
         self._keep(watch, _counted(watch.held, state, at))
-        rule, prices = watch.rule, self._last_prices()
+        rule = watch.rule
+        seen = [sighting for sighting in self._last_seen() if sighting.appended_at >= rule.effective_at]
         exchange, product = self._names
-        price = prices[-1].price if prices and not closing else None
+        price = seen[-1].price if seen and not closing else None
         self.alerts.append(
             Alert(
                 alert_id=_alert_id(watch, self._names, state, at),
@@ -211,19 +221,19 @@ class AlertFold:
                 state=state.value,
                 at=at,
                 value=price,
-                threshold=None if price is None else compared_with(watch.condition, state),
+                threshold=None if price is None else threshold_of(watch.condition),
                 reason=RULE_CHANGED if price is None else in_words(watch.condition, state, watch.holds, price),
                 severity=rule.definition.severity,
                 labels=rule.definition.labels,
                 window=None,
-                last_prices=prices,
+                last_prices=[PricePoint(time=sighting.time, price=sighting.price) for sighting in seen],
             )
         )
 
-    def _last_prices(self) -> list[PricePoint]:
+    def _last_seen(self) -> list[Sighting]:
         recent = self._records[max(self._read - LAST_PRICES, 0) : self._read]
-        points = [PricePoint(time=record.tick.exchange_time, price=record.tick.price) for record in recent]
-        return [*self._book.last_prices, *points][-LAST_PRICES:]
+        seen = [Sighting(item.tick.exchange_time, item.tick.price, item.appended_at) for item in recent]
+        return [*self._book.last_seen, *seen][-LAST_PRICES:]
 
 
 def _counted(held: Machine, state: State, at: int) -> Machine:

@@ -1,8 +1,9 @@
 """What a price says about a condition, and the same in words.
 
-`above: x` is true for a price > x and false again for a price <= clear; `below` is its mirror. A cross is an edge: it
-is true at the one record whose price lies on the other side of the threshold than the last price that lay on a side.
-A price equal to the threshold lies on neither side, and the first price that a rule version sees has none before it.
+`above: x` is true for a price > x and false again for a price <= clear; `below` is its mirror. A cross is true at the
+record whose price lies on the other side of the threshold than the last price that lay on a side, and false again at
+the next record. A price equal to the threshold lies on neither side; the first price that a rule version sees has none
+before it.
 """
 
 from typing import Final
@@ -15,7 +16,7 @@ BELOW: Final = -1
 NEITHER: Final = 0
 """Sides of a threshold; NEITHER also stands for no price yet."""
 
-_EVERY_SIGNAL: Final = Signal.TRUE | Signal.BETWEEN | Signal.CLEAR | Signal.EDGE
+_EVERY_SIGNAL: Final = Signal.TRUE | Signal.BETWEEN | Signal.CLEAR
 
 
 def read(condition: Condition, price: float, side: int) -> tuple[Signal, int]:
@@ -24,7 +25,7 @@ def read(condition: Condition, price: float, side: int) -> tuple[Signal, int]:
         return _level(condition, price), side
     now = side_of(condition.crosses, price) or side
     crossed = side not in {now, NEITHER} and condition.direction in {"both", "up" if now == ABOVE else "down"}
-    return (Signal.EDGE if crossed else Signal.CLEAR), now
+    return (Signal.TRUE if crossed else Signal.CLEAR), now
 
 
 def possible(condition: Condition, low: float, high: float, side: int) -> int:
@@ -41,12 +42,9 @@ def side_of(threshold: float, price: float) -> int:
     return (price > threshold) - (price < threshold)
 
 
-def compared_with(condition: Condition, state: State) -> float:
-    """Return what the price was compared with for a transition: the threshold, or to end an alert its clear."""
-    if isinstance(condition, PriceCross):
-        return condition.crosses
-    threshold, clear = _levels(condition)
-    return threshold if state in {State.PENDING, State.FIRING} else clear
+def threshold_of(condition: Condition) -> float:
+    """Return the price that a condition is about."""
+    return condition.crosses if isinstance(condition, PriceCross) else _levels(condition)[0]
 
 
 def in_words(condition: Condition, state: State, holds: Holds, price: float) -> str:

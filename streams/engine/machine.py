@@ -31,9 +31,7 @@ class Signal(IntEnum):
     BETWEEN = 2
     """Between threshold and clear: neither true nor clear."""
     CLEAR = 4
-    EDGE = 8
-    """True at this record only: nothing remains true after it."""
-    TIMER = 16
+    TIMER = 8
 
 
 class State(StrEnum):
@@ -73,36 +71,30 @@ class Standing:
 
 IDLE: Final = Standing(Phase.INACTIVE, 0)
 
-_RECORD_SIGNALS: Final = (Signal.TRUE, Signal.BETWEEN, Signal.CLEAR, Signal.EDGE)
+_RECORD_SIGNALS: Final = (Signal.TRUE, Signal.BETWEEN, Signal.CLEAR)
 
 TABLE: Final[dict[tuple[Phase, Signal], Move]] = {
     (Phase.INACTIVE, Signal.TRUE): Move(Phase.PENDING, restarts=True, report=State.PENDING),
     (Phase.INACTIVE, Signal.BETWEEN): Move(Phase.INACTIVE),
     (Phase.INACTIVE, Signal.CLEAR): Move(Phase.INACTIVE),
-    (Phase.INACTIVE, Signal.EDGE): Move(Phase.PENDING, restarts=True, report=State.PENDING),
     (Phase.PENDING, Signal.TRUE): Move(Phase.PENDING),
     (Phase.PENDING, Signal.BETWEEN): Move(Phase.PENDING),
     (Phase.PENDING, Signal.CLEAR): Move(Phase.INACTIVE, report=State.INACTIVE),
-    (Phase.PENDING, Signal.EDGE): Move(Phase.PENDING),
     (Phase.PENDING, Signal.TIMER): Move(Phase.FIRING, report=State.FIRING),
     (Phase.FIRING, Signal.TRUE): Move(Phase.FIRING),
     (Phase.FIRING, Signal.BETWEEN): Move(Phase.FIRING),
     (Phase.FIRING, Signal.CLEAR): Move(Phase.CLEARING, restarts=True),
-    (Phase.FIRING, Signal.EDGE): Move(Phase.FIRING),
     (Phase.CLEARING, Signal.TRUE): Move(Phase.FIRING),
     (Phase.CLEARING, Signal.BETWEEN): Move(Phase.FIRING),
     (Phase.CLEARING, Signal.CLEAR): Move(Phase.CLEARING),
-    (Phase.CLEARING, Signal.EDGE): Move(Phase.FIRING),
     (Phase.CLEARING, Signal.TIMER): Move(Phase.COOLING, restarts=True, report=State.RESOLVED),
     (Phase.COOLING, Signal.TRUE): Move(Phase.WAITING),
     (Phase.COOLING, Signal.BETWEEN): Move(Phase.COOLING),
     (Phase.COOLING, Signal.CLEAR): Move(Phase.COOLING),
-    (Phase.COOLING, Signal.EDGE): Move(Phase.COOLING),
     (Phase.COOLING, Signal.TIMER): Move(Phase.INACTIVE),
     (Phase.WAITING, Signal.TRUE): Move(Phase.WAITING),
     (Phase.WAITING, Signal.BETWEEN): Move(Phase.WAITING),
     (Phase.WAITING, Signal.CLEAR): Move(Phase.COOLING),
-    (Phase.WAITING, Signal.EDGE): Move(Phase.WAITING),
     (Phase.WAITING, Signal.TIMER): Move(Phase.PENDING, restarts=True, report=State.PENDING),
 }
 """Every phase and every signal that can reach it; the phases without a TIMER row have no end of their own."""

@@ -54,11 +54,10 @@ class Totals(msgspec.Struct, frozen=True, gc=False):
 
 
 class Quote(msgspec.Struct, frozen=True, gc=False):
-    """The last tick with both sides: its exchange_time, the time of its quote, and the newest position of such."""
+    """The last tick with both sides: its exchange_time, and the time of its quote."""
 
     seen: int
     at: int
-    as_of: AsOf
 
 
 class Pane(msgspec.Struct, frozen=True, gc=False):
@@ -151,29 +150,24 @@ def totals_of(run: Sequence[Positioned]) -> Totals:
 
 
 def last_quote(run: Sequence[Positioned]) -> Quote | None:
-    """Return the last quote of records by time, then by offset; its position is that of the last in offset order."""
-    quoted = [item for item in run if has_quote(item.tick)]
-    if not quoted:
+    """Return the last quote of records by time, then by offset."""
+    last = None
+    for item in run:
+        tick = item.tick
+        if has_quote(tick) and (last is None or tick.exchange_time >= last.exchange_time):
+            last = tick
+    if last is None:
         return None
-    tick = max(reversed(quoted), key=_exchange_time).tick
-    return Quote(
-        tick.exchange_time,
-        tick.exchange_time if tick.quote_time is None else tick.quote_time,
-        quoted[-1].as_of,
-    )
+    return Quote(last.exchange_time, last.exchange_time if last.quote_time is None else last.quote_time)
 
 
 def newer_quote(held: Quote | None, arrived: Quote | None) -> Quote | None:
-    """Return what is known after a quote arrived: the later by time (equal: the arrived), at its position."""
+    """Return the later quote by time; equal: the arrived."""
     if held is None or arrived is None:
         return held or arrived
-    return arrived if arrived.seen >= held.seen else Quote(held.seen, held.at, arrived.as_of)
+    return arrived if arrived.seen >= held.seen else held
 
 
 def has_quote(tick: Tick) -> bool:
     """Tell whether both sides of the book are known."""
     return tick.best_bid is not None and tick.best_ask is not None
-
-
-def _exchange_time(item: Positioned) -> int:
-    return item.tick.exchange_time

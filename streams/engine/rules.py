@@ -10,7 +10,6 @@ from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,7 +22,7 @@ from pydantic import (
 )
 
 from pulsestream.core.errors import UsageError
-from schemas.validate import MAX_PRICE
+from schemas.validate import MAX_PRICE, check_names
 
 CONDITION_TYPES: Final = ("price",)
 """The condition types that can be evaluated."""
@@ -36,6 +35,8 @@ EVERY_PRODUCT: Final = "*"
 
 _UNITS: Final = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 _DURATION: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)(us|ms|s|m|h|d)")
+_PREFIX: Final = "Value error, "
+"""Pydantic puts it before the message of a ValueError."""
 _PLAIN: Final = r"^[^\x00-\x1f\x7f]*$"
 
 
@@ -60,22 +61,32 @@ def format_duration(micros: int) -> str:
     return f"{micros // _UNITS[unit]}{unit}"
 
 
-def _check_product(name: str) -> str:
-    if not re.fullmatch(r"[A-Z0-9][A-Z0-9._/-]{0,63}", name):
-        raise ValueError(f"{name[:60]!r} is not a product name such as BTC-USD")
-    return name
+def _check_names(value: object, *, products: bool) -> object:
+    """Refuse what is neither a name nor a list of names, with one message instead of one for each alternative."""
+    names = value if isinstance(value, list) else [value]
+    if not 1 <= len(names) <= MAX_NAMES:
+        raise ValueError(f"a list holds 1 to {MAX_NAMES} names, not {len(names)}")
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"{str(name)[:60]!r} is neither a name nor a list of names")  # noqa: TRY004 (pydantic's)
+        fault = check_names("x", name) if products else check_names(name, "X")
+        if fault:
+            raise ValueError(fault.message)
+    return value
 
 
-def _check_exchange(name: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", name):
-        raise ValueError(f"{name[:60]!r} is not an exchange name such as coinbase")
-    return name
+def _check_products(value: object) -> object:
+    return value if value == EVERY_PRODUCT else _check_names(value, products=True)
+
+
+def _check_exchanges(value: object) -> object:
+    return None if value is None else _check_names(value, products=False)
 
 
 Duration = Annotated[int, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)]
 Price = Annotated[float, Field(strict=True, gt=0, le=MAX_PRICE, allow_inf_nan=False)]
-Product = Annotated[str, AfterValidator(_check_product)]
-Exchange = Annotated[str, AfterValidator(_check_exchange)]
+Products = Annotated[str | list[str], BeforeValidator(_check_products)]
+Exchanges = Annotated[str | list[str] | None, BeforeValidator(_check_exchanges)]
 Label = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]{0,62}$")]
 LabelValue = Annotated[str, Field(max_length=256, pattern=_PLAIN)]
 
@@ -137,8 +148,8 @@ class RuleDefinition(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=_PLAIN)]
-    product: Literal["*"] | Product | Annotated[list[Product], Field(min_length=1, max_length=MAX_NAMES)]
-    exchange: Exchange | Annotated[list[Exchange], Field(min_length=1, max_length=MAX_NAMES)] | None = None
+    product: Products
+    exchange: Exchanges = None
     condition: Condition
     for_: Duration = Field(default=0, alias="for")
     keep_firing_for: Duration = 0
@@ -165,8 +176,8 @@ def parse_rule(definition: str | bytes) -> RuleDefinition:
     try:
         return RuleDefinition.model_validate_json(definition)
     except ValidationError as error:
-        faults = "; ".join(f"{_where(fault['loc'])}{fault['msg']}" for fault in error.errors(include_url=False))
-        raise RuleError(f"the rule cannot be taken: {faults}") from error
+        faults = [f"{_where(fault['loc'])}{fault['msg'].removeprefix(_PREFIX)}" for fault in error.errors()]
+        raise RuleError(f"the rule cannot be taken: {'; '.join(faults)}") from error
 
 
 def applies(rule: ActiveRule, exchange: str, product: str) -> bool:

@@ -98,19 +98,22 @@ class SeriesFold:
         return Series(tuple(self._panes[keep:]), tuple(self._seconds[keep:]), self._first_time, self._closed, emitted)
 
     def _revise(self, second: int, run: Sequence[Positioned]) -> None:
-        records = {"ticks": len(run), "quotes": sum([has_quote(item.tick) for item in run])}
-        for at, index in [line for line in self._emitted if line[0] > second]:
-            self._mark(at, index, records[LINES[index][0]])
+        """Count a revision a record for all that was emitted for a time after it, and give what it newly asks for."""
+        for line in [line for line in self._emitted if line[0] > second]:
+            self._emitted[line] += len(run)
+            self._revised.add(line)
         for index, (basis, window) in enumerate(LINES):
-            for at in (second + 1, second + 1 + window.seconds):
-                new = records[basis] and at <= self._closed and (at, index) not in self._emitted
-                if new and (at == second + 1 or not self._holds(at, index)):
-                    self._emitted[at, index] = -1
-                    self._mark(at, index, records[basis])
+            first = _first_of(basis, run)
+            if first is not None:
+                later = len(run) - 1 - first
+                self._ask(second + 1, index, later)
+                if not self._holds(second + 1 + window.seconds, index):
+                    self._ask(second + 1 + window.seconds, index, later)
 
-    def _mark(self, at: int, index: int, records: int) -> None:
-        if records:
-            self._emitted[at, index] += records
+    def _ask(self, at: int, index: int, revision: int) -> None:
+        """Have a statistic emitted that was not, if its time is closed."""
+        if at <= self._closed and (at, index) not in self._emitted:
+            self._emitted[at, index] = revision
             self._revised.add((at, index))
 
     def _holds(self, at: int, index: int) -> bool:
@@ -128,6 +131,13 @@ class SeriesFold:
         history = History(*self._names, self._panes, self._seconds, self._first_time)
         make = price_stat if basis == "ticks" else quote_stat
         self.stats.append(make(history, window, at, self._emitted[at, index]))
+
+
+def _first_of(basis: str, run: Sequence[Positioned]) -> int | None:
+    """Return the index of the first record of a basis, or None."""
+    if basis == "ticks":
+        return 0
+    return next((index for index, item in enumerate(run) if has_quote(item.tick)), None)
 
 
 def _ends(panes: Sequence[Pane], index: int) -> Iterator[int]:

@@ -12,8 +12,8 @@ from typing import Final
 import msgspec
 
 from pulsestream.core.errors import PulseStreamError
-from schemas.records import AsOf, PricePoint
-from streams.engine.alerts import AlertBook, Machine
+from schemas.records import AsOf
+from streams.engine.alerts import AlertBook, Machine, Sighting
 from streams.engine.duplicates import Identity, Seen
 from streams.engine.fold import KeyState
 from streams.engine.machine import Phase, Standing
@@ -50,7 +50,7 @@ class _Head(msgspec.Struct, array_like=True, frozen=True):
     first_time: int
     closed: int
     emitted: dict[str, list[tuple[int, int]]]
-    last_prices: list[tuple[int, float]]
+    last_seen: list[tuple[int, float, int]]
     ids: list[_Ids]
 
 
@@ -59,7 +59,7 @@ class _Pane(msgspec.Struct, array_like=True, frozen=True):
     candle: tuple[int, float, int, float, float, float]
     totals: list[bytes]
     as_of: _Position
-    quote: tuple[int, int, _Position] | None
+    quote: tuple[int, int] | None
 
 
 class _Rule(msgspec.Struct, array_like=True, frozen=True):
@@ -145,8 +145,8 @@ class _Gathered:
         panes = tuple(sorted(self.panes, key=lambda pane: pane.second))
         emitted = {(at, _LINE_NAMES[name]): revision for name, given in head.emitted.items() for at, revision in given}
         series = Series(panes, tuple(pane.second for pane in panes), head.first_time, head.closed, emitted)
-        prices = tuple(PricePoint(time=time, price=price) for time, price in head.last_prices)
-        book = AlertBook({(rule.rule_id, rule.version): _machine(rule) for rule in self.rules}, prices)
+        seen = tuple(Sighting(*sighting) for sighting in head.last_seen)
+        book = AlertBook({(rule.rule_id, rule.version): _machine(rule) for rule in self.rules}, seen)
         return KeyState(head.exchange, head.product, head.watermark, head.clock_mark, series, _seen(self.ids), book)
 
 
@@ -180,7 +180,7 @@ def _head(state: KeyState, ids: list[_Ids]) -> _Head:
         state.ticks.first_time,
         state.ticks.closed,
         emitted,
-        [(point.time, point.price) for point in state.book.last_prices],
+        [(seen.time, seen.price, seen.appended_at) for seen in state.book.last_seen],
         ids,
     )
 
@@ -224,7 +224,7 @@ def _stored_pane(pane: Pane) -> _Pane:
         (candle.open_time, candle.open, candle.close_time, candle.close, candle.high, candle.low),
         [_packed(total) for total in msgspec.structs.astuple(pane.totals)],
         _position(pane.as_of),
-        None if quote is None else (quote.seen, quote.at, _position(quote.as_of)),
+        None if quote is None else (quote.seen, quote.at),
     )
 
 
@@ -235,7 +235,7 @@ def _pane(stored: _Pane) -> Pane:
         Candle(*stored.candle),
         Totals(*[_unpacked(total) for total in stored.totals]),
         _as_of(stored.as_of),
-        None if quote is None else Quote(quote[0], quote[1], _as_of(quote[2])),
+        None if quote is None else Quote(*quote),
     )
 
 

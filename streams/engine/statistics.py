@@ -53,7 +53,7 @@ def price_stat(history: History, window: Window, at: int, revision: int) -> Stat
     reference = base.candle.close if base else segment[0].candle.open
     opened, high, low, close = _candle(segment)
     change = None if close is None else close - reference
-    covered = min(window.seconds * MICROS_PER_SECOND, at * MICROS_PER_SECOND - history.first_time)
+    covered = _covered(history, window, at)
     volatility, stddev_log_return = _returns(_grid_closes(history, window, at, start, end), reference, covered, window)
     return Stat(
         event_id=_event_id(history, window, at, "ticks"),
@@ -104,7 +104,8 @@ def quote_stat(history: History, window: Window, at: int, revision: int) -> Stat
         spread_mean=mean(newest.totals.spreads - base.spreads, count) if count else None,
         spread_bps=mean(newest.totals.spreads_bps - base.spreads_bps, count) if count else None,
         quote_age=(at * MICROS_PER_SECOND - newest.quote.at) / MICROS_PER_SECOND,
-        as_of=newest.quote.as_of,
+        coverage_seconds=_covered(history, window, at) / MICROS_PER_SECOND,
+        as_of=newest.as_of,
         revision=revision,
     )
 
@@ -117,6 +118,11 @@ def log_return(before: float, after: float) -> float:
 
 def _event_id(history: History, window: Window, at: int, basis: str) -> str:
     return f"{history.exchange}:{history.product}:{window.name}:{at}:{basis}"
+
+
+def _covered(history: History, window: Window, at: int) -> int:
+    """Return how much of the window lies after the key's first record, micros."""
+    return min(window.seconds * MICROS_PER_SECOND, at * MICROS_PER_SECOND - history.first_time)
 
 
 def _bounds(history: History, window: Window, at: int) -> tuple[int, int]:
