@@ -1,0 +1,157 @@
+"""Where the sink goes on: new topics, topics made again, retention, and several sinks in one group."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from pulsestream.core.kafka import Admin, client_config
+from pulsestream.core.metrics import REGISTRY
+from pulsestream.core.settings import Settings
+from tests.support.sinking import Scene, running_sink, tick, wait_until
+
+
+@pytest.fixture
+def scene(service_settings: Callable[..., Settings], database: Any, tenant: str) -> Iterator[Scene]:
+    settings = service_settings("sink", sink_group=f"ps-sink-{tenant}")
+    made = Scene(tenant, service_settings("admin"), settings, database.url())
+    yield made
+    made.delete_topics()
+
+
+def test_a_new_tenants_topic_is_stored_within_seconds(scene: Scene) -> None:
+    with running_sink(scene.settings) as sink:
+        wait_until(lambda: not sink.readiness.problems())
+
+        scene.make("dlq", "ticks")
+        scene.send("ticks", [tick(1)])
+
+        wait_until(lambda: scene.count("ticks") == 1, timeout=4)
+
+
+def test_a_stopped_sink_goes_on_where_it_stopped(scene: Scene) -> None:
+    scene.make("dlq", "ticks")
+    scene.send("ticks", [tick(number) for number in range(10)])
+    with running_sink(scene.settings):
+        scene.wait_stored("ticks", 10)
+    scene.rows("DELETE FROM ticks RETURNING 1")
+
+    scene.send("ticks", [tick(number) for number in range(10, 15)])
+    with running_sink(scene.settings):
+        scene.wait_stored("ticks", 15)
+
+    assert scene.count("ticks") == 5, "records from before the stop were read again"
+
+
+def test_another_group_goes_on_from_the_database_too(
+    scene: Scene, service_settings: Callable[..., Settings], tenant: str
+) -> None:
+    scene.make("dlq", "ticks")
+    scene.send("ticks", [tick(number) for number in range(10)])
+    with running_sink(scene.settings):
+        scene.wait_stored("ticks", 10)
+    scene.rows("DELETE FROM ticks RETURNING 1")
+
+    scene.send("ticks", [tick(number) for number in range(10, 15)])
+    with running_sink(service_settings("sink", sink_group=f"ps-sink-other-{tenant}")):
+        scene.wait_stored("ticks", 15)
+
+    assert scene.count("ticks") == 5
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["under a running sink", "while no sink runs"])
+@pytest.mark.parametrize("records", [5, 40], ids=["shorter than before", "longer than before"])
+def test_a_topic_made_again_starts_at_its_beginning(scene: Scene, *, running: bool, records: int) -> None:
+    scene.make("dlq", "ticks")
+    scene.send("ticks", [tick(number) for number in range(20)], partition=0)
+
+    with ExitStack() as stack:
+        if running:
+            stack.enter_context(running_sink(scene.settings))
+            scene.wait_stored("ticks", 20)
+        else:
+            with running_sink(scene.settings):
+                scene.wait_stored("ticks", 20)
+        _make_again(scene)
+        scene.send("ticks", [tick(1000 + number) for number in range(records)], partition=0)
+        if not running:
+            stack.enter_context(running_sink(scene.settings))
+        wait_until(lambda: scene.count("ticks") == 20 + records, what="rows of both lives")
+
+    lives = scene.rows("SELECT count(DISTINCT topic_id) FROM sink_offsets WHERE topic = %s", scene.topic("ticks"))
+    assert lives == [(2,)]
+    assert scene.rows("SELECT count(*) FROM sink_gaps") == [(0,)]
+
+
+def _make_again(scene: Scene) -> None:
+    admin = Admin(scene.admin)
+    admin.delete([scene.topic("ticks")])
+    wait_until(lambda: scene.topic("ticks") not in admin.topics(), what="topic gone")
+    scene.make("ticks")
+
+
+def test_a_deleted_topic_leaves_the_sink_running_and_ready(scene: Scene) -> None:
+    scene.make("dlq", "ticks", "alerts")
+    scene.send("ticks", [tick(number) for number in range(20)])
+    with running_sink(scene.settings) as sink:
+        scene.wait_stored("ticks", 20)
+
+        Admin(scene.admin).delete([scene.topic("ticks")])
+
+        wait_until(lambda: all(topic != scene.topic("ticks") for topic, _ in sink._source.positions), what="dropped")
+        wait_until(lambda: not sink.readiness.problems(), what="ready again")
+
+
+def test_what_retention_removed_before_it_was_read_is_recorded(scene: Scene) -> None:
+    scene.make("dlq", "ticks")
+    scene.send("ticks", [tick(number) for number in range(10)], partition=1)
+    with running_sink(scene.settings):
+        scene.wait_stored("ticks", 10)
+    scene.send("ticks", [tick(number) for number in range(10, 30)], partition=1)
+    gaps = REGISTRY.get_sample_value("pulsestream_sink_retention_gaps_total") or 0.0
+
+    _remove_before(scene, 25)
+    with running_sink(scene.settings):
+        scene.wait_stored("ticks", 30)
+
+    assert scene.count("ticks") == 15
+    recorded = scene.rows("SELECT topic, partition, from_offset, to_offset, cause FROM sink_gaps")
+    assert recorded == [(scene.topic("ticks"), 1, 10, 25, "retention")]
+    assert REGISTRY.get_sample_value("pulsestream_sink_retention_gaps_total") == gaps + 1
+
+
+def _remove_before(scene: Scene, offset: int) -> None:
+    admin = Admin(scene.admin)  # its futures are never done once it is collected
+    for future in admin.client.delete_records([TopicPartition(scene.topic("ticks"), 1, offset)]).values():
+        future.result(10)
+
+
+def test_the_groups_offsets_show_what_the_database_holds(scene: Scene) -> None:
+    scene.make("dlq", "ticks")
+    scene.send("ticks", [tick(number) for number in range(10)], partition=2)
+    with running_sink(scene.settings):
+        scene.wait_stored("ticks", 10)
+
+    consumer = Consumer(client_config(scene.admin, "test") | {"group.id": scene.settings.sink_group})
+    (committed,) = consumer.committed([TopicPartition(scene.topic("ticks"), 2)], timeout=10)
+    consumer.close()
+    assert committed.offset == 10
+
+
+def test_two_sinks_in_a_group_share_the_partitions_and_double_nothing(scene: Scene) -> None:
+    scene.make("dlq", "ticks")
+    with running_sink(scene.settings) as first:
+        wait_until(lambda: sum(topic == scene.topic("ticks") for topic, _ in first._source.positions) == 3)
+        sender = threading.Thread(
+            target=lambda: [scene.send("ticks", [tick(number)]) for number in range(200)] and None,
+        )
+        sender.start()
+        with running_sink(scene.settings) as second:
+            wait_until(lambda: second._source.positions and first._source.positions, what="both have partitions")
+            sender.join()
+            scene.wait_stored("ticks", 200)
+
+    assert scene.count("ticks") == 200

@@ -1,0 +1,224 @@
+"""What the sink's tests share: records to send, a sink in a thread or in a process, and waiting for a condition."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from confluent_kafka import Consumer, Producer, TopicPartition
+from pydantic import SecretStr
+
+from pulsestream.core.clock import Clock, wall_clock
+from pulsestream.core.kafka import Admin, client_config, producer_config
+from pulsestream.core.layout import tenant_topic_spec
+from pulsestream.core.settings import PREFIX, Settings
+from pulsestream.core.topics import tenant_topic
+from schemas.codec import codec
+from schemas.records import Alert, AsOf, DeadLetter, Event, PricePoint, Record, Stat, Tick
+from sinks.writer import Sink
+
+START = 1_618_677_817_056_746
+"""An event time in 2021, microseconds."""
+Keyed = tuple[str, bytes | None]
+
+
+def tick(number: int, product: str = "BTC-USD", exchange: str = "coinbase", **fields: object) -> Tick:
+    at = START + number * 1000
+    values = {"price": 100.5 + number, "size": 0.25, "side": "buy", "best_bid": 100.25, "best_ask": 101.0}
+    values |= {"sequence": number, "exchange_time": at, "received_time": at + 5}
+    identity = {"event_id": f"{exchange}:{product}:{number}", "exchange": exchange, "product": product}
+    return Tick(**(identity | values | fields))
+
+
+def event(number: int, **fields: object) -> Event:
+    at = START + number * 1000
+    values = {"type": "order.filled", "source": "desk", "product": "BTC-USD", "data": '{"price": 1.5}'}
+    return Event(**({"event_id": f"desk:{number}", "time": at, "received_time": at + 9} | values | fields))
+
+
+def stat(number: int, offset: int, topic_id: str = "source", partition: int = 0, **fields: object) -> Stat:
+    at = START // 1_000_000 * 1_000_000 + number * 1_000_000
+    identity = {"event_id": f"coinbase:BTC-USD:1m:{at // 1_000_000}:ticks", "exchange": "coinbase"}
+    values = {"product": "BTC-USD", "window": "1m", "at": at, "basis": "ticks", "count": offset, "close": 1.5}
+    as_of = AsOf(topic_id=topic_id, partition=partition, offset=offset)
+    return Stat(**(identity | values | {"as_of": as_of, "revision": 0} | fields))
+
+
+def alert(number: int, **fields: object) -> Alert:
+    at = START + number * 1000
+    identity = {"alert_id": f"alert-{number}", "seq": number, "rule_id": "r1", "rule_name": "high", "rule_version": 1}
+    values = {"exchange": "coinbase", "product": "BTC-USD", "state": "firing", "at": at, "reason": "price above 1"}
+    points = [PricePoint(time=at, price=1.25)]
+    more = {"severity": "warning", "labels": {"desk": "spot"}, "last_prices": points, "value": 1.25, "threshold": 1.0}
+    return Alert(**(identity | values | more | fields))
+
+
+def encoded(records: Iterable[Record]) -> list[Keyed]:
+    """Return (key, value) of each record, keyed by its product."""
+    return [(getattr(record, "product", None) or "", codec(type(record)).encode(record)) for record in records]
+
+
+def send(admin: Settings, topic: str, values: Sequence[Keyed], partition: int | None = None) -> list[tuple[int, int]]:
+    """Send and return (partition, offset) of each, in order; fails when the broker did not take one."""
+    placed: list[tuple[int, int]] = [(-1, -1)] * len(values)
+    failed: list[str] = []
+    producer = Producer(producer_config(admin, "test") | {"message.max.bytes": 2_000_000})
+
+    def delivered(index: int) -> Callable[..., None]:
+        def note(error: object, message: object) -> None:
+            if error is not None:
+                failed.append(str(error))
+            placed[index] = (message.partition(), message.offset())  # type: ignore[attr-defined]
+
+        return note
+
+    for index, (key, value) in enumerate(values):
+        to = {} if partition is None else {"partition": partition}
+        while True:
+            try:
+                producer.produce(topic, value, key.encode(), on_delivery=delivered(index), **to)
+                break
+            except BufferError:
+                producer.poll(0.05)
+        producer.poll(0)
+    assert producer.flush(60) == 0
+    assert not failed, failed[:3]
+    return placed
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A tenant with topics, a database of its own, and the settings of a sink whose group is its own."""
+
+    tenant: str
+    admin: Settings
+    settings: Settings
+    url: str
+
+    def topic(self, dataset: str) -> str:
+        return tenant_topic(self.tenant, dataset)
+
+    def make(self, *datasets: str) -> None:
+        specs = [tenant_topic_spec(self.admin, self.tenant, dataset) for dataset in datasets]
+        Admin(self.admin).create(specs)
+
+    def send(self, dataset: str, records: Iterable[Record], partition: int | None = None) -> list[tuple[int, int]]:
+        return send(self.admin, self.topic(dataset), encoded(records), partition)
+
+    def send_bytes(self, dataset: str, *values: bytes | None) -> list[tuple[int, int]]:
+        return send(self.admin, self.topic(dataset), [("BTC-USD", value) for value in values])
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            return connection.execute(query, values).fetchall()
+
+    def count(self, table: str) -> int:
+        return int(self.rows(f"SELECT count(*) FROM {table} WHERE tenant = %s", self.tenant)[0][0])
+
+    def stored(self, dataset: str) -> int:
+        """Return the sum of a topic's next offsets, in all its lives: how many of its records are dealt with."""
+        return self.stored_of(self.topic(dataset))
+
+    def stored_of(self, topic: str) -> int:
+        summed = self.rows("SELECT coalesce(sum(next_offset), 0) FROM sink_offsets WHERE topic = %s", topic)
+        return int(summed[0][0])
+
+    def wait_stored(self, dataset: str, records: int, timeout: float = 30.0) -> None:
+        wait_until(lambda: self.stored(dataset) >= records, timeout, f"{records} of {dataset} dealt with")
+
+    def dead_letters(self, expected: int, timeout: float = 20.0) -> list[DeadLetter]:
+        """Return what the dead-letter topic holds once it has `expected` records, or after `timeout` seconds."""
+        consumer = Consumer(client_config(self.admin, "test") | {"group.id": "unused", "enable.auto.commit": False})
+        try:
+            consumer.assign([TopicPartition(self.topic("dlq"), number, 0) for number in range(self.admin.partitions)])
+            found: list[DeadLetter] = []
+            end = time.monotonic() + timeout
+            while len(found) < expected and time.monotonic() < end:
+                found += [codec(DeadLetter).decode(message.value()) for message in consumer.consume(100, 0.2)]
+            return sorted(found, key=lambda letter: (letter.topic, letter.partition, letter.offset))
+        finally:
+            consumer.close()
+
+    def delete_topics(self) -> None:
+        """Delete the tenant's topics: the broker is shared, and the next test's sink reads every tenant."""
+        names = [name for name in Admin(self.admin).topics() if name.startswith(f"ps.{self.tenant}.")]
+        Admin(self.admin).delete(names)
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 30.0, what: str = "") -> None:
+    """Return once `condition()` is true; fails after `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"not within {timeout} s: {what or condition}"
+        time.sleep(0.05)
+
+
+@contextmanager
+def running_sink(settings: Settings, clock: Clock = wall_clock) -> Iterator[Sink]:
+    """A sink in a thread of this process; what ends it early fails the test."""
+    stop = threading.Event()
+    failures: list[BaseException] = []
+    sink = Sink(settings, clock)
+
+    def work() -> None:
+        try:
+            sink.run(stop.is_set)
+        except Exception as error:  # noqa: BLE001 - handed to the test
+            failures.append(error)
+
+    thread = threading.Thread(target=work, name="sink")
+    thread.start()
+    try:
+        yield sink
+    finally:
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive(), "the sink does not stop"
+        if failures:
+            raise failures[0]
+
+
+class SinkProcess:
+    """`pulsestream sink` as a child process."""
+
+    def __init__(self, settings: Settings, log: Path) -> None:
+        self._log = log.open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pulsestream.cli", "sink"],
+            env=_environment(settings),
+            stderr=self._log,
+        )
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self.process.kill()
+        self.process.wait(10)
+        self._log.close()
+
+    def stop(self, timeout: float = 30.0) -> int:
+        """SIGTERM; return the exit code."""
+        self.process.terminate()
+        try:
+            return self.process.wait(timeout)
+        finally:
+            if self.process.poll() is None:
+                self.kill()
+            self._log.close()
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    for name, value in settings.model_dump(exclude_none=True).items():
+        clean[PREFIX + name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return clean
