@@ -52,7 +52,7 @@ _PRODUCT: Final = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{1,20}")
 _BACKGROUND: Final = 0.01  # trades of unnamed products, relative to named ones
 _UNTRADED_EVERY: Final = 10 * MICROS_PER_SECOND
 _LULL_EVERY, _LULL_AT = 8, 5  # of every eight seconds the sixth is silent
-_LATE_BY: Final = 3 * MICROS_PER_SECOND
+_LATE_BY, _LATEST = 3 * MICROS_PER_SECOND, 9 * MICROS_PER_SECOND
 
 
 def listings(named: Sequence[str], seed: int) -> tuple[Listing, ...]:
@@ -179,20 +179,27 @@ def _published(market: SyntheticMarket, begin: int, duration: int) -> Iterator[t
 
 
 def _with_late_ticker(published: Iterator[tuple[int, FeedFrame]], duration: int) -> Iterator[tuple[int, FeedFrame]]:
-    """Deliver one ticker from the middle late, so that it comes after newer ones of its product."""
-    late_by = min(_LATE_BY, duration // 4)
-    held: tuple[int, FeedFrame] | None = None
-    released = False
+    """Deliver one ticker from the middle late, after a newer one of its product if one comes within nine seconds."""
+    due, latest = min(_LATE_BY, duration // 4), min(_LATEST, duration // 2)
+    held: FeedFrame | None = None
+    held_at, overtaken, released = 0, False, False
     for at, frame in published:
-        if held is None and at >= 2 * duration // 5 and frame.channel == "ticker" and frame.trade_id is not None:
-            held = (at + late_by, frame)
+        if held is None and at >= 2 * duration // 5 and _is_trade(frame):
+            held, held_at = frame, at
             continue
-        if held is not None and not released and at >= held[0]:
-            yield held
+        if held is not None and not released and at >= held_at + (due if overtaken else latest):
+            yield at, held
             released = True
         yield at, frame
+        overtaken = overtaken or (
+            held is not None and at > held_at and _is_trade(frame) and frame.product == held.product
+        )
     if held is not None and not released:
-        yield held
+        yield duration, held
+
+
+def _is_trade(frame: FeedFrame) -> bool:
+    return frame.channel == "ticker" and frame.trade_id is not None
 
 
 def _trade_frames(at: int, prints: Sequence[Print], anchor: int) -> list[FeedFrame]:
