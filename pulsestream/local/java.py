@@ -102,7 +102,7 @@ def _candidates(note: Path) -> list[Path]:
 
 def _fetch_java(found: str) -> Path:
     try:
-        return Path(cjdk.java_home(vendor="zulu-jre", version=str(MINIMUM))) / "bin" / "java"
+        return Path(cjdk.java_home(vendor="zulu", version=str(MINIMUM))) / "bin" / "java"
     except Exception as error:
         raise JavaMissingError(
             f"Kafka needs Java {MINIMUM} or later: {found}, and fetching one failed ({error}). Install it (on Debian: "

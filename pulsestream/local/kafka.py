@@ -239,6 +239,7 @@ def _port(wanted: int, kept: int) -> int:
 
 def _properties(data: Path, ports: tuple[int, int], passwords: dict[str, str]) -> str:
     client, controller = ports
+    # The short session is what a broker waits for after a crash, until its former life counts as over.
     scram = "org.apache.kafka.common.security.scram.ScramLoginModule required"
     plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
     secret = passwords[_CONTROLLER]
@@ -272,6 +273,8 @@ transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=5
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=4194304
 num.network.threads=2

@@ -5,6 +5,7 @@ Order: broker and database, schema and platform topics, local exchange, services
 """
 
 import functools
+import logging
 import signal
 import sys
 import threading
@@ -103,7 +104,7 @@ class Stack:
         self.home.unlock()
 
     def interrupt(self) -> None:
-        """Begin to stop; a running `start` gives up. Safe in a signal handler."""
+        """Make a running `start` give up; `stop` is still to be called. Safe in a signal handler."""
         self._supervisor.interrupt()
 
     @property
@@ -228,6 +229,7 @@ class Stack:
 def up(settings: Settings) -> None:
     """Run the stack on this terminal until SIGINT, SIGTERM or SIGHUP; raises UsageError or OutageError."""
     began = time.time()
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it says each request, and the screen is for people
     screen = Screen(sys.stdout)
     stack = Stack(settings, screen.event)
     stack.check()

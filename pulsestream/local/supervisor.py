@@ -96,6 +96,7 @@ class Supervisor:
     tell: Callable[[Event], None]
     _children: dict[str, _Child] = field(default_factory=dict)
     _order: list[str] = field(default_factory=list)
+    _interrupted: threading.Event = field(default_factory=threading.Event)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _thread: threading.Thread | None = None
@@ -120,15 +121,18 @@ class Supervisor:
             done = self._changed.wait_for(lambda: self._settled(names), timeout)
         if self._failure is not None:
             raise self._failure
-        if self._stopping.is_set():
+        if self._gave_up():
             raise StartError("stopped before everything was ready")
         if not done:
             late = [f"{name} ({self._children[name].problem})" for name in names if not self._is_ready(name)]
             raise StartError(f"not ready after {timeout} s: {', '.join(late)}")
 
     def interrupt(self) -> None:
-        """Begin to stop, without waiting; a `start` in another thread gives up. Safe in a signal handler."""
-        self._stopping.set()
+        """Make `start` and `wait_ready` give up, in whichever thread; `stop` is still to be called.
+
+        Nothing ends by this, so that what the caller does with a ready child can end well. Safe in a signal handler.
+        """
+        self._interrupted.set()
 
     def stop(self) -> None:
         """Stop every child, the last one started first, and return when none is left."""
@@ -159,7 +163,10 @@ class Supervisor:
         return self._failure
 
     def _settled(self, names: Collection[str]) -> bool:
-        return self._failure is not None or self._stopping.is_set() or all(self._is_ready(name) for name in names)
+        return self._failure is not None or self._gave_up() or all(self._is_ready(name) for name in names)
+
+    def _gave_up(self) -> bool:
+        return self._interrupted.is_set() or self._stopping.is_set()
 
     def _is_ready(self, name: str) -> bool:
         return self._children[name].state is State.READY
@@ -169,6 +176,8 @@ class Supervisor:
             while not self._stopping.wait(TICK):
                 for child in list(self._children.values()):
                     self._step(child, time.monotonic())
+                if self._interrupted.is_set():
+                    self._notify()
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits, who raises it
             self._failure = error
         finally:
