@@ -37,6 +37,8 @@ MESSAGE_TIMEOUT_MS: Final = 300_000
 METADATA_REFRESH_MS: Final = 5_000
 SILENT_AFTER: Final = 10.0
 """Seconds without an acknowledgement, while records wait, that count as trouble with the broker."""
+COMPLAIN_EVERY: Final = 10.0
+"""Seconds between two log lines about a broker that is away: the client tries several times a second."""
 STUCK_AFTER: Final = 5
 """Seconds without any acknowledgement, with a quarter of the buffer waiting, after which a topic counts as stuck."""
 
@@ -45,6 +47,7 @@ _TOPIC_CAUSES: Final = {
     KafkaError._UNKNOWN_TOPIC: "topic_missing",  # noqa: SLF001 - confluent-kafka's own name
     KafkaError._UNKNOWN_PARTITION: "topic_missing",  # noqa: SLF001 - likewise
     KafkaError.UNKNOWN_TOPIC_OR_PART: "topic_missing",
+    KafkaError.UNKNOWN_TOPIC_ID: "topic_missing",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "topic_refused",
     KafkaError.TOPIC_EXCEPTION: "topic_refused",
     KafkaError.POLICY_VIOLATION: "topic_refused",
@@ -158,6 +161,7 @@ class Publisher:
         self._lanes: dict[str, _Lane] = {}
         self._routes: dict[str, tuple[_Lane, ...]] = {}
         self._overflowing = False
+        self._complain_at = monotonic()
         self._acknowledged_before = 0
         self._answered_at = monotonic()
         self._fatal: KafkaError | None = None
@@ -432,7 +436,10 @@ class Publisher:
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             self._fatal = error
-        _log.warning("broker trouble", reason=error.str(), code=error.name())
+        now = self._monotonic()
+        if now >= self._complain_at:
+            _log.warning("broker trouble", reason=error.str(), code=error.name())
+            self._complain_at = now + COMPLAIN_EVERY
 
 
 def _config(settings: Settings, limits: Limits) -> dict[str, object]:
@@ -440,6 +447,7 @@ def _config(settings: Settings, limits: Limits) -> dict[str, object]:
         **producer_config(settings, "ps-producer"),
         "queue.buffering.max.messages": limits.records + CONTROL_ROOM,
         "queue.buffering.max.kbytes": QUEUE_KILOBYTES,
+        "log_level": 2,  # everything less comes to the error callback, or again in delivery reports
         "message.timeout.ms": MESSAGE_TIMEOUT_MS,
         "topic.metadata.refresh.interval.ms": METADATA_REFRESH_MS,
         "topic.metadata.propagation.max.ms": int(limits.topic_patience * 1000),

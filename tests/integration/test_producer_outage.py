@@ -1,0 +1,192 @@
+"""The publisher while its broker goes away and comes back: nothing is missing uncounted."""
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from producers.ledger import BUFFER, Ledger
+from producers.publisher import Limits, Publisher
+from pulsestream.core.clock import wall_clock
+from pulsestream.core.kafka import Admin
+from pulsestream.core.layout import platform_topic_specs, tenant_topic_spec
+from pulsestream.local.kafka import EmbeddedKafka
+from schemas.records import Gap
+from tests.support.producing import make_tick, producer_settings, read_ticks, until
+
+PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
+
+
+@pytest.fixture(scope="module")
+def own_broker() -> Iterator[EmbeddedKafka]:
+    """A broker that a test may kill. It is started from the main thread, because it ends with the thread that did."""
+    home = Path(tempfile.mkdtemp(prefix="pulsestream-outage-"))
+    kafka = EmbeddedKafka(home)
+    try:
+        kafka.start()
+        Admin(kafka.settings()).create(platform_topic_specs(kafka.settings()))
+        yield kafka
+    finally:
+        kafka.stop()
+        shutil.rmtree(home)
+
+
+class Load:
+    """A publisher under load; `published` holds what was offered, with its received_time."""
+
+    def __init__(self, broker: EmbeddedKafka, tenant: str, limits: Limits) -> None:
+        settings = broker.settings()
+        Admin(settings).create([tenant_topic_spec(settings, tenant, "ticks")])
+        self.ledger = Ledger("coinbase", wall_clock, {})
+        self.publisher = Publisher(producer_settings(broker), self.ledger, limits)
+        self.publisher.route({product: [tenant] for product in PRODUCTS})
+        self.published: dict[str, int] = {}
+
+    async def publish(self, count: int = 1) -> None:
+        for _ in range(count):
+            sequence = len(self.published) + 1
+            tick = make_tick(PRODUCTS[sequence % 3], sequence, wall_clock())
+            self.published[tick.event_id] = tick.received_time
+            await self.publisher.publish(tick)
+
+    async def flow(self, until: Callable[[], bool], pause: float = 0.002) -> None:
+        deadline = time.monotonic() + 60
+        while not until():
+            assert time.monotonic() < deadline
+            await self.publish()
+            await asyncio.sleep(pause)  # the pace of this feed
+
+    async def settled(self) -> None:
+        def is_settled() -> bool:
+            self.publisher.poll()
+            return self.publisher.account.pending == 0
+
+        await until(is_settled)
+
+    def gaps(self) -> list[Gap]:
+        return [feed.gap for _, feed in self.ledger.unsent() if feed.gap is not None]
+
+
+def test_a_broker_killed_and_restarted_under_load_costs_nothing(own_broker: EmbeddedKafka, tenant: str) -> None:
+    async def scenario() -> Load:
+        load = Load(own_broker, tenant, Limits())
+        await load.flow(lambda: load.publisher.account.acknowledged > 300)
+        own_broker.kill()
+        before = len(load.published)
+        await load.flow(lambda: len(load.published) > before + 300)
+        assert load.publisher.account.pending >= 300
+        own_broker.start()
+        await load.publish(100)
+        await load.settled()
+        return load
+
+    load = asyncio.run(scenario())
+
+    account = load.publisher.account
+    assert account.produced == len(load.published) == account.acknowledged + account.failed.total()
+    assert account.failed == {}
+    assert load.gaps() == []
+    stored = [tick.event_id for tick in read_ticks(own_broker, tenant)]
+    assert sorted(stored) == sorted(load.published)
+
+
+def test_ticks_beyond_a_full_buffer_are_counted_and_written_down(own_broker: EmbeddedKafka, tenant: str) -> None:
+    async def scenario() -> Load:
+        load = Load(own_broker, tenant, Limits(records=100, block=0.5))
+        await load.publish(10)
+        await load.settled()
+        own_broker.kill()
+        await load.publish(100)
+        begun = time.monotonic()
+        await load.publish(1)
+        assert time.monotonic() - begun >= 0.5
+        begun = time.monotonic()
+        await load.publish(50)
+        assert time.monotonic() - begun < 0.5
+        assert load.publisher.account.failed == {"buffer_full": 51}
+        own_broker.start()
+        await load.settled()
+        await load.publish(10)
+        await load.settled()
+        return load
+
+    load = asyncio.run(scenario())
+
+    account = load.publisher.account
+    assert account.produced == len(load.published) == account.acknowledged + account.failed.total()
+    stored = {tick.event_id for tick in read_ticks(own_broker, tenant)}
+    lost = load.published.keys() - stored
+    assert len(lost) == 51
+    [gap] = load.gaps()
+    assert gap.cause == "buffer_full"
+    assert gap.closed is not None
+    assert all(gap.opened < load.published[name] < gap.closed for name in lost)
+
+
+def test_a_tick_whose_wait_is_cancelled_is_counted(own_broker: EmbeddedKafka, tenant: str) -> None:
+    async def scenario() -> Load:
+        load = Load(own_broker, tenant, Limits(records=100, block=60.0))
+        own_broker.kill()
+        await load.publish(100)
+        waiting = asyncio.create_task(load.publish(1))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        own_broker.start()
+        await load.settled()
+        return load
+
+    load = asyncio.run(scenario())
+
+    account = load.publisher.account
+    assert (account.produced, account.acknowledged, account.failed) == (101, 100, {"buffer_full": 1})
+    assert load.ledger.open_scopes() == [BUFFER]
+
+
+def test_what_cannot_be_flushed_within_the_bound_is_counted_and_written_down(
+    own_broker: EmbeddedKafka, tenant: str
+) -> None:
+    async def scenario() -> Load:
+        load = Load(own_broker, tenant, Limits())
+        await load.publish(10)
+        await load.settled()
+        own_broker.kill()
+        await load.publish(30)
+        begun = time.monotonic()
+        assert not await load.publisher.drain(0.5)
+        assert time.monotonic() - begun < 3.0
+        own_broker.start()
+        return load
+
+    load = asyncio.run(scenario())
+
+    account = load.publisher.account
+    assert (account.produced, account.acknowledged, account.failed.total(), account.pending) == (40, 10, 30, 0)
+    assert {gap.cause for gap in load.gaps()} == {f"stopped:{tenant}"}
+    opened = {feed.product: feed.gap.opened for _, feed in load.ledger.unsent() if feed.gap is not None}
+    lost = list(load.published.items())[10:]
+    assert all(opened[name.split(":")[1]] < received_time for name, received_time in lost)
+
+
+def test_a_stuck_broker_is_named(own_broker: EmbeddedKafka, tenant: str) -> None:
+    now = 100.0
+
+    async def scenario() -> Publisher:
+        load = Load(own_broker, tenant, Limits())
+        publisher = Publisher(producer_settings(own_broker), load.ledger, Limits(), monotonic=lambda: now)
+        publisher.route({"BTC-USD": [tenant]})
+        assert publisher.problem() is None
+        own_broker.kill()
+        await publisher.publish(make_tick("BTC-USD", 1, wall_clock()))
+        return publisher
+
+    publisher = asyncio.run(scenario())
+    now = 111.0
+    publisher.tend()
+
+    assert publisher.problem() == "the broker has acknowledged nothing for 11 s while 1 records wait"
+    own_broker.start()
