@@ -139,6 +139,24 @@ def too_large(detail: str) -> Problem:
     return Problem(413, "too-large", "Request too large", detail)
 
 
+def body_too_large(limit: int, *, close: bool) -> Problem:
+    """413: more bytes than the route takes; `close` ends the connection of a client that is still sending."""
+    problem = too_large(f"The body has more than {limit} bytes: send less at once.")
+    problem.headers = {"Connection": "close"} if close else {}
+    return problem
+
+
+def body_timeout(seconds: float) -> Problem:
+    """408: the body did not arrive in time."""
+    return Problem(
+        408,
+        "body-timeout",
+        "Body did not arrive",
+        f"The body was not complete within {seconds:.0f} s: send it again, faster.",
+        headers={"Connection": "close"},
+    )
+
+
 def unsupported_media_type(content_type: str) -> Problem:
     """415: the body says that it is not JSON."""
     return Problem(

@@ -1,5 +1,6 @@
 """Bodies, bounded before anything parses them: bytes while they arrive, nesting before the parser recurses."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from itertools import accumulate
@@ -9,6 +10,10 @@ from api import errors
 
 MAX_NESTING: Final = 32
 """Objects and arrays inside each other."""
+
+ARRIVE_WITHIN: Final = 30.0
+"""Seconds in which a body has to arrive."""
+DRAIN: Final = 2 * 1024 * 1024
 
 Scope = MutableMapping[str, Any]
 AsgiMessage = MutableMapping[str, Any]
@@ -25,25 +30,54 @@ class ClientGoneError(Exception):
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """Return a request's whole body; raises Problem 413 beyond `limit` bytes, 415 when it says it is not JSON."""
-    declared = header(scope, b"content-length")
-    if declared is not None and declared.isdigit() and int(declared) > limit:
-        raise _body_too_large(limit)
-    _check_type(scope)
+    """Return a request's whole body.
+
+    Raises Problem 413 beyond `limit` bytes, 415 when it says it is not JSON, 408 when it takes too long to arrive, and
+    ClientGoneError.
+    """
+    try:
+        async with asyncio.timeout(ARRIVE_WITHIN):
+            declared = header(scope, b"content-length")
+            if declared is not None and declared.isdigit() and int(declared) > limit:
+                raise await _too_large(scope, receive, limit)
+            _check_type(scope)
+            return await _collected(scope, receive, limit)
+    except TimeoutError:
+        raise errors.body_timeout(ARRIVE_WITHIN) from None
+
+
+async def _collected(scope: Scope, receive: Receive, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     more = True
     while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        chunk = message.get("body", b"")
+        chunk, more = await _next_chunk(receive)
         size += len(chunk)
         if size > limit:
-            raise _body_too_large(limit)
+            raise await _too_large(scope, receive, limit, more=more)
         chunks.append(chunk)
-        more = message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _next_chunk(receive: Receive) -> tuple[bytes, bool]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError
+    return message.get("body", b""), message.get("more_body", False)
+
+
+async def _too_large(scope: Scope, receive: Receive, limit: int, *, more: bool = True) -> errors.Problem:
+    """Return the problem, once the client has had the time to send a little more than it should have.
+
+    Closing on a client that still writes would lose the answer; reading whatever it sends would be endless. So up to
+    DRAIN bytes are thrown away, and the connection of whoever goes on is closed.
+    """
+    drained = 0
+    if header(scope, b"expect") is None:
+        while more and drained <= DRAIN:
+            chunk, more = await _next_chunk(receive)
+            drained += len(chunk)
+    return errors.body_too_large(limit, close=more)
 
 
 def check_nesting(body: bytes) -> None:
@@ -74,7 +108,3 @@ def _check_type(scope: Scope) -> None:
 
 def _depths(brackets: bytes) -> Iterable[int]:
     return accumulate(map(_STEPS.__getitem__, brackets))
-
-
-def _body_too_large(limit: int) -> errors.Problem:
-    return errors.too_large(f"The body has more than {limit} bytes: send less at once.")

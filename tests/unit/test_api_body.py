@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.errors import Problem
-from api.ingestion.body import MAX_NESTING, ClientGoneError, check_nesting, read_body
+from api.ingestion.body import DRAIN, MAX_NESTING, ClientGoneError, check_nesting, read_body
 
 JSON = st.recursive(
     st.none() | st.integers() | st.text(alphabet='ab"\\[]{}é\n'),
@@ -98,12 +98,46 @@ def test_reading_stops_at_the_bound_and_not_at_the_end() -> None:
 
     with pytest.raises(Problem, match="more than 25 bytes"):
         asyncio.run(read_body({"headers": []}, receive, 25))
-    assert arrived == 3
+    assert arrived * 10 < DRAIN + 100
 
 
-def test_a_body_that_announces_too_much_is_not_read_at_all() -> None:
+def refusal(chunks: Sequence[bytes], limit: int, headers: Sequence[tuple[bytes, bytes]] = ()) -> Problem:
+    with pytest.raises(Problem) as raised:
+        read(chunks, limit, headers)
+    return raised.value
+
+
+def test_a_body_slightly_too_large_is_thrown_away_so_that_the_client_can_read_the_answer() -> None:
+    problem = refusal([b"x" * 26, b"x" * 1000], 25)
+
+    assert (problem.status, dict(problem.headers)) == (413, {})
+
+
+def test_a_body_far_too_large_ends_the_connection() -> None:
+    problem = refusal([b"x" * 1_000_000] * 10, 25, [(b"content-length", b"10000000")])
+
+    assert (problem.status, dict(problem.headers)) == (413, {"Connection": "close"})
+
+
+def test_a_client_that_waits_for_the_go_ahead_is_refused_before_it_sends() -> None:
+    async def receive() -> dict[str, Any]:
+        raise AssertionError("this would have told the client to go on")
+
+    headers = [(b"content-length", b"26"), (b"expect", b"100-continue")]
     with pytest.raises(Problem, match="more than 25 bytes"):
-        read([b"x" * 26], 25, [(b"content-length", b"26")])
+        asyncio.run(read_body({"headers": headers}, receive, 25))
+
+
+def test_a_body_that_does_not_arrive_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.ingestion.body.ARRIVE_WITHIN", 0.01)
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    with pytest.raises(Problem) as raised:
+        asyncio.run(read_body({"headers": []}, receive, 25))
+    assert raised.value.status == 408
 
 
 def test_a_client_that_goes_away_is_noticed() -> None:
