@@ -41,6 +41,7 @@ STREAM_CHECKPOINT_SECONDS = _histogram("stream_checkpoint_seconds", "Duration of
 STREAM_PARTITIONS = _gauge("stream_partitions", "State partitions that this worker owns")
 STREAM_RULES = _gauge("stream_rules", "Rules that this worker evaluates")
 STREAM_KEYS = _gauge("stream_keys", "Keys (tenant, exchange, product) held in memory")
+STREAM_PARKED = _gauge("stream_parked_tenants", "Tenants held back because an output topic refuses records")
 STREAM_REFUSED_TOPICS = _gauge("stream_refused_topics", "Tick topics refused for their partition count")
 
 # sinks
