@@ -1,0 +1,68 @@
+"""What a shard has changed since its last checkpoint, by tenant, so that one tenant's part can be taken back. Pure.
+
+States are immutable, so taking back is putting the former objects back; nothing is copied.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from streams.engine import snapshot
+from streams.engine.fold import KeyState
+from streams.entries import PendingAlert, Position, alert_entry, position_entry
+
+
+@dataclass(slots=True)
+class TenantChanges:
+    """One tenant's states and positions as they were at the last checkpoint, and its alerts pending since."""
+
+    states: dict[str, KeyState | None] = field(default_factory=dict)
+    positions: dict[str, Position | None] = field(default_factory=dict)
+    alerts: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Changes:
+    """All tenants' changes, and entries that belong to no tenant's records (rules, alerts acknowledged)."""
+
+    tenants: dict[str, TenantChanges] = field(default_factory=dict)
+    entries: dict[str, bytes | None] = field(default_factory=dict)
+
+    def of(self, tenant: str) -> TenantChanges:
+        """Return a tenant's changes, to be added to."""
+        return self.tenants.setdefault(tenant, TenantChanges())
+
+    def __bool__(self) -> bool:
+        return bool(self.tenants or self.entries)
+
+
+@dataclass(slots=True)
+class TenantCut:
+    """One tenant's part of a checkpoint: from what each state came to what it is, positions, pending alerts."""
+
+    former: TenantChanges
+    states: Mapping[str, KeyState]
+    positions: Mapping[str, Position]
+    alerts: Mapping[int, PendingAlert]
+
+
+@dataclass(slots=True)
+class Cut:
+    """A checkpoint to write: a consistent state between two batches."""
+
+    tenants: dict[str, TenantCut]
+    loose: dict[str, bytes | None]
+
+    def entries(self) -> dict[str, bytes | None]:
+        """Return the state entries to write, by name; a None value removes one."""
+        written: dict[str, bytes | None] = dict(self.loose)
+        for cut in self.tenants.values():
+            for key, state in cut.states.items():
+                written |= snapshot.entries(key, cut.former.states[key], state)
+            written |= dict(position_entry(topic, position) for topic, position in cut.positions.items())
+            written |= dict(alert_entry(number, alert) for number, alert in cut.alerts.items())
+        return written
+
+    @property
+    def alerts(self) -> list[int]:
+        """The numbers of the alerts that may be sent once this is written."""
+        return [number for cut in self.tenants.values() for number in cut.alerts]

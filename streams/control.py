@@ -1,0 +1,81 @@
+"""Follows the control topics that the streams need: rules, feeds and subscriptions, in a thread of its own.
+
+`load` returns when all three were read to their ends; then changes reach the event loop as they come, within a
+fraction of a second. A broker error is reported once, and ends the worker.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pulsestream.core.errors import PulseStreamError
+from pulsestream.core.settings import Settings
+from pulsestream.core.topics import FEEDS, RULES, SUBSCRIPTIONS
+from schemas.control import Change, ControlTable
+from schemas.records import Feed, Rule, Subscription
+
+POLL_WAIT: Final = 0.1
+"""Seconds that the thread waits for rule changes; the other topics are looked at in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who is told, on the event loop."""
+
+    rules: Callable[[list[Change[Rule]]], None]
+    feeds: Callable[[Mapping[str, Feed]], None]
+    subscriptions: Callable[[], None]
+    failed: Callable[[Exception], None]
+
+
+class Control:
+    """The control tables of the streams."""
+
+    def __init__(self, settings: Settings, listeners: Listeners) -> None:
+        name = f"{settings.stream_app}-control"
+        self._rules = ControlTable(settings, RULES, Rule, name)
+        self._feeds = ControlTable(settings, FEEDS, Feed, name)
+        self._subscriptions = ControlTable(settings, SUBSCRIPTIONS, Subscription, name)
+        self._listeners = listeners
+        self._loop = asyncio.get_running_loop()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="control", daemon=True)
+
+    async def load(self) -> None:
+        """Read the tables to their ends, tell the listeners, and follow them; raises BrokerError."""
+        rules = await self._loop.run_in_executor(None, self._load)
+        self._listeners.rules(rules)
+        self._listeners.feeds(dict(self._feeds.records))
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop following. Blocks for a moment."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        for table in (self._rules, self._feeds, self._subscriptions):
+            table.close()
+
+    def _load(self) -> list[Change[Rule]]:
+        rules = self._rules.load()
+        self._feeds.load()
+        self._subscriptions.load()
+        return rules
+
+    def _follow(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._look()
+        except PulseStreamError as error:
+            self._loop.call_soon_threadsafe(self._listeners.failed, error)
+
+    def _look(self) -> None:
+        rules = self._rules.refresh(POLL_WAIT)
+        if rules:
+            self._loop.call_soon_threadsafe(self._listeners.rules, rules)
+        if self._feeds.refresh():
+            self._loop.call_soon_threadsafe(self._listeners.feeds, dict(self._feeds.records))
+        if self._subscriptions.refresh():
+            self._loop.call_soon_threadsafe(self._listeners.subscriptions)

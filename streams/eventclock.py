@@ -1,0 +1,101 @@
+"""Event clocks: what time it is for a key between its records, and which keys have something to do by then. Pure.
+
+A key's clock runs on from its last record's time for as long as the exchange's feed has been connected since
+(`FeedStates.running`), so that an outage lets no timer act, and a replay of old data behaves like a live feed.
+"""
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from schemas.records import Feed
+
+_CONNECTED = "connected"
+
+
+class FeedStates:
+    """Which exchanges are connected, and for how long each has been, by a monotonic clock in microseconds."""
+
+    def __init__(self) -> None:
+        self._connected: dict[str, bool] = {}
+        #: For an exchange that is or was disconnected: time spent connected up to the last change, and when that was.
+        self._spent: dict[str, tuple[int, int]] = {}
+
+    def update(self, feeds: Mapping[str, Feed], now: int) -> None:
+        """Take the feeds table (keys `conn:{exchange}:{shard}`); an exchange is connected when all its shards are."""
+        states: dict[str, bool] = {}
+        for key, feed in feeds.items():
+            if key.startswith("conn:"):
+                states[feed.exchange] = states.get(feed.exchange, True) and feed.state == _CONNECTED
+        for exchange in states.keys() | self._connected.keys():
+            connected = states.get(exchange, True)
+            if connected is not self.connected(exchange):
+                self._spent[exchange] = (self.running(exchange, now), now)
+                self._connected[exchange] = connected
+
+    def connected(self, exchange: str) -> bool:
+        """Return whether the exchange's feed is connected; one that nobody reports on counts as connected."""
+        return self._connected.get(exchange, True)
+
+    def running(self, exchange: str, now: int) -> int:
+        """Return a time in microseconds that stands still while the exchange is disconnected."""
+        spent, since = self._spent.get(exchange, (0, 0))
+        return spent + (now - since if self.connected(exchange) else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Anchor:
+    """A key's event time at a moment of its exchange's running time."""
+
+    event_time: int
+    running: int
+
+
+class EventClocks:
+    """The clocks of one shard's keys, and a queue of what is due for each (source topic, exchange)."""
+
+    def __init__(self) -> None:
+        self._anchors: dict[str, _Anchor] = {}
+        self._due: dict[str, int] = {}
+        self._queues: dict[tuple[str, str], list[tuple[int, str]]] = {}
+
+    @property
+    def queues(self) -> list[tuple[str, str]]:
+        """The (source topic, exchange) pairs in which something may fall due."""
+        return [pair for pair, queue in self._queues.items() if queue]
+
+    def heard(self, key: str, event_time: int, running: int) -> None:
+        """Set a key's clock: it is `event_time` there now, at the exchange's running time `running`."""
+        self._anchors[key] = _Anchor(event_time, running)
+
+    def wait_for(self, pair: tuple[str, str], key: str, deadline: int | None) -> None:
+        """Queue a key for when its clock reaches `deadline`; None: for nothing."""
+        anchor = self._anchors.get(key)
+        if deadline is None or anchor is None:
+            self._due.pop(key, None)
+            return
+        due = anchor.running + deadline - anchor.event_time
+        if self._due.get(key) != due:
+            self._due[key] = due
+            heapq.heappush(self._queues.setdefault(pair, []), (due, key))
+
+    def is_due(self, pair: tuple[str, str], running: int) -> bool:
+        """Return whether a key of this pair may be due."""
+        queue = self._queues.get(pair)
+        return bool(queue) and queue[0][0] <= running  # type: ignore[index] # bool(queue) says it is there
+
+    def take_due(self, pair: tuple[str, str], running: int) -> list[tuple[str, int]]:
+        """Return the keys that are due with their event clocks, and take them off the queue."""
+        queue, taken = self._queues.get(pair, []), []
+        while queue and queue[0][0] <= running:
+            due, key = heapq.heappop(queue)
+            if self._due.get(key) == due:
+                del self._due[key]
+                anchor = self._anchors[key]
+                taken.append((key, anchor.event_time + running - anchor.running))
+        return taken
+
+    def forget(self, key: str) -> None:
+        """Drop a key's clock."""
+        self._anchors.pop(key, None)
+        self._due.pop(key, None)

@@ -1,0 +1,104 @@
+"""From the records of a fetch to inputs of the engine: decode, validate, group by key. Pure.
+
+A record that cannot be taken is left out and counted by reason; it never stops the ones beside it. The sink, which
+reads the same records through the same validator, keeps it as a dead letter.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from pulsestream.core.topics import tenant_topic
+from schemas.codec import codec
+from schemas.errors import DecodeError
+from schemas.records import AsOf, Tick
+from schemas.validate import OWN_PREFIX, check
+from streams.engine.fold import Input
+
+BACKFILL_HEADER: Final = "ps-backfill"
+"""Marks records of the past: they go to storage and bars, not into live statistics and alerts."""
+DATASETS: Final = ("ticks", "own-ticks")
+"""What is folded."""
+_TICK: Final = codec(Tick)
+
+
+class RawRecord(Protocol):
+    """What is read of a consumer's record; `timestamp` is the broker's append time in milliseconds."""
+
+    @property
+    def offset(self) -> int:
+        """The record's offset."""
+
+    @property
+    def timestamp(self) -> int:
+        """The append time, milliseconds since 1970."""
+
+    @property
+    def value(self) -> bytes | None:
+        """The framed record."""
+
+    @property
+    def headers(self) -> Iterable[tuple[str, bytes | None]]:
+        """The headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One partition of a tenant's input topic."""
+
+    tenant: str
+    dataset: str
+    topic: str
+    partition: int
+    topic_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """The inputs of a batch by key, each in offset order, and the records left out by reason."""
+
+    inputs: dict[str, list[Input]] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def take_in(source: Source, records: Iterable[RawRecord]) -> Intake:
+    """Decode and validate the records of one batch and group them by key."""
+    intake = Intake()
+    for record in records:
+        taken = _tick(source, record)
+        if isinstance(taken, str):
+            intake.skipped[taken] += 1
+            continue
+        as_of = AsOf(topic_id=source.topic_id, partition=source.partition, offset=record.offset)
+        key = key_of(source.tenant, taken.exchange, taken.product)
+        intake.inputs.setdefault(key, []).append(Input(taken, as_of, record.timestamp * 1000))
+    return intake
+
+
+def key_of(tenant: str, exchange: str, product: str) -> str:
+    """Return the name of a key's state. A product may hold slashes, a tenant and an exchange cannot."""
+    return f"{tenant}/{exchange}/{product}"
+
+
+def parts_of(key: str) -> tuple[str, str, str]:
+    """Return the tenant, exchange and product of a key."""
+    tenant, exchange, product = key.split("/", 2)
+    return tenant, exchange, product
+
+
+def source_topic(key: str) -> str:
+    """Return the topic that a key's records come from."""
+    tenant, exchange, _ = parts_of(key)
+    return tenant_topic(tenant, "own-ticks" if exchange.startswith(OWN_PREFIX) else "ticks")
+
+
+def _tick(source: Source, record: RawRecord) -> Tick | str:
+    if any(name == BACKFILL_HEADER for name, _ in record.headers):
+        return "backfill"
+    try:
+        tick = _TICK.decode(record.value)
+    except DecodeError as error:
+        return error.code
+    fault = check(tick, source.dataset)
+    return tick if fault is None else fault.code

@@ -1,0 +1,293 @@
+"""One owned state partition at work: folds batches, sends what comes out, writes checkpoints, lets the clock act.
+
+The lane drives a `Shard` (pure) with a `StatePartition` and the `Outputs`. Order is all it guards: outputs are
+acknowledged before the checkpoint that contains them, clock decisions are in a checkpoint before they are sent, and
+what a rule change or a pause puts in doubt is settled by a checkpoint before the next record is folded.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from pulsestream.core.log import logger
+from pulsestream.core.metrics import STREAM_CHECKPOINT_SECONDS, STREAM_RECORDS, STREAM_SKIPPED
+from streams.changes import Cut
+from streams.checkpoint import StatePartition
+from streams.entries import OWNER
+from streams.intake import RawRecord, Source
+from streams.outputs import Outputs, Receipt
+from streams.pipeline import Folding, Output, Shard
+from streams.rulebook import RuleChange
+
+UNCONFIRMED_LIMIT: Final = 4.0
+"""Seconds that a checkpoint may wait before no more is folded: less than the group's session, so that a worker cut
+off from the broker stops before its successor starts."""
+
+_log = logger(__name__)
+
+
+class Tools(Protocol):
+    """What a lane needs of the worker."""
+
+    outputs: Outputs
+    pool: Executor
+    interval: float
+
+    def pauses(self) -> int:
+        """Return how often this process has stood still."""
+
+    def at_end(self, topic: str, partition: int, next_offset: int, since: float) -> bool:
+        """Return whether `next_offset` is a partition's end, by a fetch of just now and after `since` (seconds)."""
+
+    def fail(self, error: Exception) -> None:
+        """End the process."""
+
+
+Ack = Callable[[], object]
+"""Tells Faust that a batch is done."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """What a checkpoint has to wait for, and whom to tell."""
+
+    receipts: list[Receipt] = field(default_factory=list)
+    acks: list[tuple[str, Ack]] = field(default_factory=list)
+
+
+class Lane:
+    """A shard with its state partition. On the event loop; `close` ends it for good."""
+
+    def __init__(self, partition: int, shard: Shard, store: StatePartition, tools: Tools) -> None:
+        self.partition = partition
+        self.shard = shard
+        self._closed = False
+        self._ending = asyncio.Event()
+        self._store = store
+        self._tools = tools
+        self._open = _Work()
+        self._pending: list[Receipt] = []
+        #: The checkpoint that waits for its outputs, what it waits for, and since when (monotonic seconds).
+        self._waiting: tuple[Cut, _Work, float] | None = None
+        self._writing = asyncio.Lock()
+        self._folding = asyncio.Lock()
+        #: How many doubts (a rule change, a pause) were raised; certain: a checkpoint has settled the last one.
+        self._doubts = 0
+        self._certain = asyncio.Event()
+        self._certain.set()
+        self._pauses = tools.pauses()
+        self._learned_at = 0.0
+        self._kept: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    def start(self) -> None:
+        """Send what was pending at the last checkpoint and begin to write checkpoints."""
+        self._send_pending()
+        self._keep(self._checkpoints())
+
+    async def take(self, source: Source, records: Sequence[RawRecord], ack: Ack, wanted: Callable[[], bool]) -> None:
+        """Fold a batch and send what comes out; `ack` is called when a checkpoint contains it.
+
+        Drops the batch when, by the time its turn has come, it is not `wanted` any more.
+        """
+        async with self._folding:
+            await self._safe_to_fold()
+            if not wanted() or self.is_closed() or source.tenant in self.shard.parked:
+                return
+            folding = self.shard.fold(source, records)
+            receipt = self._receipt(source.tenant)
+            self._open.acks.append((source.tenant, ack))
+            _count(source, folding)
+            await self._send(folding.outputs, receipt)
+
+    async def tick(self, connected: Callable[[str], bool]) -> None:
+        """Let the event clocks and the ends of rules act; not while a batch is folded or anything is in doubt."""
+        if self._folding.locked() or not self._certain.is_set():
+            return
+        async with self._folding:
+            await self._safe_to_fold()
+            if self.is_closed():
+                return
+            outputs = self.shard.tick(connected, self._at_end)
+            self.shard.end_rules(self._at_end)
+            by_tenant: dict[str, list[Output]] = {}
+            for output in outputs:
+                by_tenant.setdefault(output.tenant, []).append(output)
+            for tenant, theirs in by_tenant.items():
+                await self._send(theirs, self._receipt(tenant))
+
+    async def learn(self, changes: Collection[RuleChange]) -> None:
+        """Take rule changes in and write the checkpoint that puts them in force."""
+        if not self.is_closed() and self.shard.learn(changes):
+            self._learned_at = time.time()
+            self._doubt()
+            await self.checkpoint()
+
+    async def checkpoint(self) -> None:
+        """Write everything folded so far once its outputs are acknowledged. Any failure ends the process.
+
+        Cancelling the caller does not cancel the write: its thread could not be stopped.
+        """
+        await asyncio.shield(self._keep(self._checkpoint_in_turn()))
+
+    def park(self, tenant: str) -> None:
+        """Take a tenant's unfinished part back to its last checkpoint, and fold no more of it."""
+        if self.is_closed() or tenant in self.shard.parked:
+            return
+        unwritten = self._waiting[0] if self._waiting else None
+        self.shard.park(tenant, unwritten)
+        works = [self._open, self._waiting[1]] if self._waiting else [self._open]
+        for work in works:
+            work.acks = [(owner, ack) for owner, ack in work.acks if owner != tenant]
+        for receipt in [receipt for work in works for receipt in work.receipts] + self._pending:
+            if receipt.tenant == tenant:
+                receipt.give_up()
+
+    def unpark(self, tenant: str) -> None:
+        """Fold a tenant's records again, and send what it had pending."""
+        self.shard.unpark(tenant)
+        self._send_pending()
+
+    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - it has to leave work behind, not cancel it
+        """Stop folding, write a last checkpoint within `timeout` seconds or drop it, and forget the state."""
+        self._ending.set()
+        last = self._keep(self.checkpoint())
+        await asyncio.wait({last}, timeout=timeout)
+        if not last.done():
+            _log.warning("last checkpoint dropped: it took too long", partition=self.partition, seconds=timeout)
+        self._closed = True
+        self._certain.set()
+        receipts = [*self._open.receipts, *self._pending, *(self._waiting[1].receipts if self._waiting else ())]
+        for receipt in receipts:
+            receipt.give_up()
+        self._keep(self._close_store())
+
+    async def _close_store(self) -> None:
+        async with self._writing:
+            await self._loop.run_in_executor(self._tools.pool, self._store.close)
+
+    def is_closed(self) -> bool:
+        """Return whether the partition was given up."""
+        return self._closed
+
+    # ---- before folding ----
+
+    async def _safe_to_fold(self) -> None:
+        """Wait until a rule change is in force, a pause is settled and no checkpoint is too long on its way."""
+        while not self.is_closed():
+            if self._paused():
+                await self._prove()
+            elif not self._certain.is_set():
+                await self._certain.wait()
+            elif self._waiting and time.monotonic() - self._waiting[2] > UNCONFIRMED_LIMIT:
+                await self.checkpoint()
+            else:
+                return
+
+    def _paused(self) -> bool:
+        return self._tools.pauses() != self._pauses
+
+    async def _prove(self) -> None:
+        """Write to the state partition: that fails when another worker has taken it over."""
+        self._pauses = self._tools.pauses()
+        _log.warning("this process stood still: asking whether the partition is still ours", partition=self.partition)
+        self._doubt()
+        await self.checkpoint()
+
+    def _doubt(self) -> None:
+        self._doubts += 1
+        self._certain.clear()
+
+    def _at_end(self, topic: str) -> bool:
+        position = self.shard.positions.get(topic)
+        return position is not None and self._tools.at_end(
+            topic, self.partition, position.next_offset, self._learned_at
+        )
+
+    # ---- sending ----
+
+    def _receipt(self, tenant: str) -> Receipt:
+        receipt = Receipt(tenant, self._loop)
+        self._open.receipts.append(receipt)
+        return receipt
+
+    async def _send(self, outputs: Iterable[Output], receipt: Receipt) -> None:
+        await self._tools.outputs.send(outputs, receipt, lambda: not self.is_closed() and not receipt.abandoned)
+        receipt.seal()
+
+    def _send_pending(self) -> None:
+        by_tenant: dict[str, list[Output]] = {}
+        for output in self.shard.pending():
+            by_tenant.setdefault(output.tenant, []).append(output)
+        for tenant, outputs in by_tenant.items():
+            receipt = Receipt(tenant, self._loop)
+            self._pending.append(receipt)
+            self._keep(self._deliver(outputs, receipt))
+
+    async def _deliver(self, outputs: list[Output], receipt: Receipt) -> None:
+        await self._send(outputs, receipt)
+        await receipt.done.wait()
+        self._pending.remove(receipt)
+        if not receipt.abandoned:
+            for output in outputs:
+                self.shard.acknowledged(output.alert or 0)
+
+    # ---- checkpoints ----
+
+    async def _checkpoints(self) -> None:
+        while not self._ending.is_set():
+            await asyncio.sleep(self._tools.interval)
+            if self.shard.dirty and not self._ending.is_set():
+                await self.checkpoint()
+
+    async def _checkpoint_in_turn(self) -> None:
+        async with self._writing:
+            await self._checkpoint()
+
+    async def _checkpoint(self) -> None:
+        if self.is_closed():
+            return
+        doubts, cut, work, self._open = self._doubts, self.shard.cut(), self._open, _Work()
+        self._waiting = (cut, work, time.monotonic())
+        for receipt in work.receipts:
+            await receipt.done.wait()
+        self._waiting = None
+        if self.is_closed():
+            return
+        with STREAM_CHECKPOINT_SECONDS.time():
+            await self._loop.run_in_executor(self._tools.pool, self._write, cut)
+        if not self.is_closed():
+            self._written(cut, work, doubts)
+
+    def _write(self, cut: Cut) -> None:
+        self._store.commit(cut.entries() or {OWNER: b"\x01"})
+
+    def _written(self, cut: Cut, work: _Work, doubts: int) -> None:
+        self.shard.written(cut)
+        for _, ack in work.acks:
+            ack()
+        self._send_pending()
+        if doubts == self._doubts:
+            self._certain.set()
+
+    def _keep(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run beside, held until done (the event loop itself keeps no task alive); a failure ends the process."""
+        task = self._loop.create_task(work)
+        self._kept.add(task)
+        task.add_done_callback(self._kept_done)
+        return task
+
+    def _kept_done(self, task: asyncio.Task[None]) -> None:
+        self._kept.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception) and not self.is_closed():  # state and outputs are in doubt: start again
+            self._tools.fail(error)
+
+
+def _count(source: Source, folding: Folding) -> None:
+    STREAM_RECORDS.labels(source.dataset).inc(folding.folded)
+    for reason, count in folding.skipped.items():
+        STREAM_SKIPPED.labels(reason).inc(count)

@@ -1,0 +1,297 @@
+"""The state partitions that this worker owns: taken over at an assignment, worked, given up at a revocation.
+
+Every rebalance gives everything up and takes over what comes next, the same partitions too: one path, used often.
+A tenant whose output topic refuses records is parked: its batches are read again from its last checkpoint once its
+topics are back; the other tenants of its partitions go on.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Executor
+from typing import Final, TypeVar
+
+from confluent_kafka import KafkaError
+from faust.types import TP
+
+from pulsestream.core.kafka import Admin, TopicInfo
+from pulsestream.core.log import logger
+from pulsestream.core.metrics import STREAM_KEYS, STREAM_PARKED, STREAM_PARTITIONS, STREAM_RULES, STREAM_SKIPPED
+from pulsestream.core.settings import Settings
+from pulsestream.core.topics import parse_tenant_topic, tenant_topic
+from schemas.control import Change
+from schemas.records import Feed, Rule
+from streams.checkpoint import StatePartition
+from streams.entries import Restored, sort
+from streams.errors import StreamError
+from streams.eventclock import FeedStates
+from streams.intake import Source, source_topic
+from streams.lane import Ack, Lane
+from streams.outputs import Outputs
+from streams.parking import Parking
+from streams.pipeline import Shard
+from streams.rulebook import RuleBook
+from streams.transport import Batch, BatchConsumer, Bounds
+from streams.vigil import Vigil
+
+REVOKE_TIMEOUT: Final = 1.8
+"""Seconds for the last checkpoint before partitions go to another worker."""
+FRESH: Final = 1.0
+"""Seconds that a fetch counts as just now: older ones do not say that a partition is read to its end."""
+SETTLE: Final = 2.0
+"""Seconds after which a position that does not reach the end, with nothing fetched, stands before transaction marks."""
+OUTPUT_DATASETS: Final = ("stats", "alerts")
+
+_log = logger(__name__)
+_T = TypeVar("_T")
+
+
+def micros() -> int:
+    """Return the monotonic time in microseconds."""
+    return time.monotonic_ns() // 1000
+
+
+class Ownership:
+    """All lanes of this worker. Everything on the event loop."""
+
+    def __init__(self, settings: Settings, pool: Executor, fail: Callable[[Exception], None]) -> None:
+        self.interval = settings.checkpoint_interval
+        self.pool = pool
+        self.fail = fail
+        self.outputs = Outputs(settings, self.refused, fail)
+        self.feeds = FeedStates()
+        self.rules = RuleBook()
+        self.parking = Parking()
+        self.lanes: dict[int, Lane] = {}
+        self.restored = False
+        self._settings = settings
+        self._admin = Admin(settings, f"{settings.stream_app}-admin")
+        self._loop = asyncio.get_running_loop()
+        self._consumer: BatchConsumer | None = None
+        self._assignments = 0
+        self._restoring: asyncio.Task[Mapping[TP, int] | None] | None = None
+        self._sources: dict[TP, Source] = {}
+        self._starts: dict[TP, int] = {}
+        self._vigil = Vigil(micros())
+        self._short: dict[TP, tuple[int, float]] = {}
+
+    def read_by(self, consumer: BatchConsumer) -> None:
+        """Name the consumer; before the first assignment."""
+        self._consumer = consumer
+
+    # ---- what the transport calls ----
+
+    async def revoked(self) -> None:
+        """Give every partition up, each with a last checkpoint or without."""
+        await self.give_up(REVOKE_TIMEOUT)
+
+    async def restore(self, assigned: Mapping[TP, Bounds]) -> Mapping[TP, int] | None:
+        """Take partitions over and return where to read each source; None when they were revoked meanwhile.
+
+        Cancelling the caller leaves the work running, since its threads cannot be stopped; the next call waits for it.
+        """
+        self._restoring = self._loop.create_task(self._restore(assigned, self._assignments, self._restoring))
+        return await asyncio.shield(self._restoring)
+
+    def failed(self, error: Exception) -> None:
+        """End the process."""
+        self.fail(error)
+
+    # ---- what the worker calls ----
+
+    async def take(self, batch: Batch, ack: Ack) -> None:
+        """Fold a batch; one that was read before the last seek or of a partition given up is dropped."""
+        consumer, lane = self._reader(), self.lanes.get(batch.partition)
+        source = self._sources.get(TP(batch.topic, batch.partition))
+        if lane is not None and source is not None and consumer.is_current(batch):
+            await lane.take(source, batch.records, ack, lambda: consumer.is_current(batch))
+
+    async def tick(self) -> None:
+        """Let the event clocks act."""
+        for lane in list(self.lanes.values()):
+            await lane.tick(self.feeds.connected)
+        STREAM_KEYS.set(sum(len(lane.shard.states) for lane in self.lanes.values()))
+
+    async def learn(self, changes: Iterable[Change[Rule]]) -> None:
+        """Take rule changes in, and put them in force in every partition."""
+        taken = [self.rules.take(change) for change in changes]
+        STREAM_RULES.set(self.rules.in_force)
+        await asyncio.gather(*(lane.learn(taken) for lane in self.lanes.values()))
+
+    def hear(self, feeds: Mapping[str, Feed]) -> None:
+        """Take what the feeds topic says of the exchanges' connections."""
+        self.feeds.update(feeds, micros())
+
+    async def give_up(self, timeout: float) -> None:  # noqa: ASYNC109 - see Lane.close
+        """Close every lane within `timeout` seconds."""
+        self._assignments += 1
+        self.restored = False
+        lanes, self.lanes = self.lanes, {}
+        await asyncio.gather(*(lane.close(timeout) for lane in lanes.values()))
+        STREAM_PARTITIONS.set(0)
+
+    # ---- what the lanes call ----
+
+    def pauses(self) -> int:
+        """Return how often this process has stood still."""
+        return self._vigil.pauses(micros())
+
+    def at_end(self, topic: str, partition: int, next_offset: int, since: float) -> bool:
+        """Return whether `next_offset` is a partition's end, by a fetch of just now and after `since` (seconds)."""
+        tp = TP(topic, partition)
+        fetched, now = self._reader().fetched(tp), time.time()
+        if fetched is None or fetched[2] < since or now - fetched[2] > FRESH:
+            return False
+        position, end, _ = fetched
+        if next_offset >= end:
+            return True
+        stood, first = self._short.get(tp, (-1, now))
+        if position < end or stood != next_offset:
+            self._short[tp] = (next_offset, now)
+            return False
+        return now - first > SETTLE
+
+    # ---- tenants with broken output topics ----
+
+    def refused(self, tenant: str, error: KafkaError) -> None:
+        """Park a tenant: one of its output topics does not take records."""
+        if tenant not in self.parking:
+            self._park(tenant, error.str())
+
+    async def try_parked(self) -> None:
+        """Go on with parked tenants whose output topics are there again."""
+        for tenant in self.parking.due(time.monotonic()):
+            wanted = {tenant_topic(tenant, dataset) for dataset in OUTPUT_DATASETS}
+            found = await self._in_pool(self._admin.describe, wanted)
+            if wanted <= found.keys():
+                await self._unpark(tenant)
+            else:
+                self.parking.later(tenant, time.monotonic())
+
+    def _park(self, tenant: str, why: str) -> None:
+        _log.error("tenant parked: an output topic refuses records", tenant=tenant, reason=why)
+        self.parking.park(tenant, why, time.monotonic())
+        STREAM_PARKED.set(len(self.parking))
+        for lane in self.lanes.values():
+            lane.park(tenant)
+        self._reader().pause_partitions(self._partitions_of(tenant))
+
+    async def _unpark(self, tenant: str) -> None:
+        _log.info("tenant goes on", tenant=tenant)
+        self.parking.release(tenant)
+        STREAM_PARKED.set(len(self.parking))
+        positions: dict[TP, int] = {}
+        for tp in self._partitions_of(tenant):
+            lane = self.lanes[tp.partition]
+            lane.unpark(tenant)
+            position = lane.shard.positions.get(tp.topic)
+            positions[tp] = position.next_offset if position else self._starts[tp]
+        await self._reader().rewind(positions)
+
+    def _partitions_of(self, tenant: str) -> list[TP]:
+        return [tp for tp, source in self._sources.items() if source.tenant == tenant and tp.partition in self.lanes]
+
+    # ---- taking over ----
+
+    async def _restore(
+        self, assigned: Mapping[TP, Bounds], assignment: int, before: asyncio.Task[Mapping[TP, int] | None] | None
+    ) -> Mapping[TP, int] | None:
+        if before is not None:
+            await asyncio.wait({before})
+        if assignment != self._assignments:
+            return None
+        partitions = sorted({tp.partition for tp in assigned})
+        try:
+            topics, existing, taken = await asyncio.gather(
+                self._in_pool(self._admin.describe, {tp.topic for tp in assigned}),
+                self._in_pool(self._admin.topics),
+                asyncio.gather(*(self._take_over(partition) for partition in partitions)),
+            )
+        except Exception as error:  # state or broker: nothing can be folded
+            self.fail(error)
+            raise
+        if assignment != self._assignments:
+            await asyncio.gather(*(self._in_pool(store.close) for _, store, _ in taken))
+            return None
+        return await self._begin(_sources(assigned, topics), assigned, existing.keys(), taken)
+
+    async def _take_over(self, partition: int) -> tuple[int, StatePartition, Restored]:
+        store = StatePartition(self._settings, partition)
+        return partition, store, sort(await self._in_pool(store.take_over))
+
+    async def _begin(
+        self,
+        sources: dict[TP, Source],
+        assigned: Mapping[TP, Bounds],
+        existing: Collection[str],
+        taken: Iterable[tuple[int, StatePartition, Restored]],
+    ) -> Mapping[TP, int] | None:
+        assignment, self._sources = self._assignments, sources
+        self.lanes = {}
+        for partition, store, restored in taken:
+            shard = Shard(restored, lambda exchange: self.feeds.running(exchange, micros()))
+            _forget_remade(shard, restored, [source for source in sources.values() if source.partition == partition])
+            self.lanes[partition] = Lane(partition, shard, store, self)
+        self._starts = {tp: self._start(tp, assigned[tp]) for tp in sources}
+        self._park_again(existing)
+        await asyncio.gather(*(lane.learn(self.rules.changes) for lane in self.lanes.values()))
+        if assignment != self._assignments:
+            return None
+        for lane in self.lanes.values():
+            lane.start()
+        STREAM_PARTITIONS.set(len(self.lanes))
+        self.restored = True
+        _log.info("partitions taken over", partitions=sorted(self.lanes), sources=len(sources))
+        return self._starts
+
+    def _start(self, tp: TP, bounds: Bounds) -> int:
+        """Return where to read a source: the checkpoint's position, as far as the topic still holds it."""
+        position = self.lanes[tp.partition].shard.positions.get(tp.topic)
+        wanted = position.next_offset if position else bounds.start
+        if wanted < bounds.start:
+            STREAM_SKIPPED.labels("retention").inc(bounds.start - wanted)
+            _log.error(
+                "records lost: retention overtook the streams", topic=tp.topic, **_span(tp, wanted, bounds.start)
+            )
+        elif wanted > bounds.end:
+            _log.error("the topic has lost records that were folded", topic=tp.topic, **_span(tp, bounds.end, wanted))
+        return min(max(wanted, bounds.start), bounds.end)
+
+    def _park_again(self, existing: Collection[str]) -> None:
+        tenants = {source.tenant for source in self._sources.values()}
+        self.parking.keep_only(tenants)
+        for tenant in tenants:
+            missing = [t for d in OUTPUT_DATASETS if (t := tenant_topic(tenant, d)) not in existing]
+            if missing or tenant in self.parking:
+                self._park(tenant, f"{missing[0]} does not exist" if missing else "parked before the rebalance")
+
+    async def _in_pool(self, call: Callable[..., _T], *arguments: object) -> _T:
+        return await self._loop.run_in_executor(self.pool, call, *arguments)
+
+    def _reader(self) -> BatchConsumer:
+        if self._consumer is None:
+            raise StreamError("partitions were assigned before the consumer was made")
+        return self._consumer
+
+
+def _sources(assigned: Iterable[TP], topics: Mapping[str, TopicInfo]) -> dict[TP, Source]:
+    found = {}
+    for tp in assigned:
+        name, info = parse_tenant_topic(tp.topic), topics.get(tp.topic)
+        if name is not None and info is not None:
+            found[tp] = Source(name.tenant, name.dataset, tp.topic, tp.partition, info.topic_id)
+    return found
+
+
+def _forget_remade(shard: Shard, restored: Restored, sources: Iterable[Source]) -> None:
+    """Drop what a shard knows from topics that were deleted and made again under the same name."""
+    for source in sources:
+        position = shard.positions.get(source.topic)
+        if position is not None and position.topic_id != source.topic_id:
+            _log.warning("topic was made anew: its keys begin anew", topic=source.topic)
+            keys = {key for key in shard.states if source_topic(key) == source.topic}
+            shard.forget(source.topic, [name for name in restored.engine if name.split("|")[0] in keys])
+
+
+def _span(tp: TP, first: int, next_offset: int) -> dict[str, int]:
+    return {"partition": tp.partition, "first": first, "next_offset": next_offset}

@@ -1,0 +1,404 @@
+"""Batch transport for Faust: one message per (partition, fetch) on the tick topics, whose value is a `Batch`.
+
+Topics are found by pattern, so that a new tenant's topic joins while the worker runs. Where reading starts is not the
+group's committed offset but what the `Owner` says (the checkpoint's positions); the committed offsets follow the
+acknowledged batches for lag tools only. Overrides name the method of faust-streaming 0.15.3 (file:line) that they
+replace and why; `tests/unit/test_transport_internals.py` fails when one of them changes.
+"""
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import faust
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka.errors import KafkaError
+from faust.transport import conductor
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage, Message
+
+from pulsestream.core.log import logger
+from streams.assignor import CoPartitionAssignor
+from streams.errors import PositionError
+
+FETCH_WAIT_MS: Final = 5
+"""How long the broker may hold a fetch while nothing arrives: one that waits for idle partitions delays busy ones."""
+COMMIT_TIMEOUT: Final = 1.0
+"""Seconds that the group's offsets may take to commit before a rebalance."""
+QUEUED_BATCHES: Final = 2
+"""Batches between the consumer and the agent: enough to fold without a pause, few to forget at a rebalance."""
+
+_log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The records of one fetch of one partition, in offset order, undecoded; never empty.
+
+    `epoch` counts the seeks of the partition: a batch of an earlier epoch was read before the last one.
+    """
+
+    topic: str
+    partition: int
+    epoch: int
+    records: list[ConsumerRecord[bytes, bytes]]
+
+    @property
+    def next_offset(self) -> int:
+        """The offset after the last record."""
+        return int(self.records[-1].offset) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The offsets that a partition holds: `start` is the first, `end` the one after the last committed record."""
+
+    start: int
+    end: int
+
+
+class Owner(Protocol):
+    """Who folds the partitions. Every call comes on Faust's event loop."""
+
+    async def revoked(self) -> None:
+        """Give every partition up. Returns within 2 seconds, with the last checkpoint written or dropped."""
+
+    async def restore(self, assigned: Mapping[TP, Bounds]) -> Mapping[TP, int] | None:
+        """Take these partitions over; return the offset from which to read each of them.
+
+        None when they were revoked meanwhile: another assignment follows.
+        """
+
+    def failed(self, error: Exception) -> None:
+        """End the process: the partitions cannot be read as promised."""
+
+
+class BatchSchema(faust.Schema[None, None]):
+    """Marks a topic as a batch topic: its events carry the `Batch` itself."""
+
+    def compile(self, app: Any, **_: Any) -> Any:  # Faust's own types are no stricter
+        """Hand the value on as it is (replaces serializers/schemas.py:136).
+
+        The message that is kept for its commit must not hold the records.
+        """
+
+        async def decode(message: Message, *, propagate: bool = False) -> Any:  # noqa: ARG001 - Faust's signature
+            batch, message.value = message.value, None
+            return app.create_event(None, batch, message.headers, message)
+
+        return decode
+
+
+def batch_topic(app: faust.App, pattern: str) -> Any:
+    """Return the channel of all topics that match `pattern` whole, delivered in batches.
+
+    `app.topic(maxsize=)` is dropped on the way (app/base.py:826), and 4,096 batches would queue.
+    """
+    channel = app.topic(pattern=pattern, schema=BatchSchema())
+    channel.maxsize = QUEUED_BATCHES
+    return channel
+
+
+class BatchConductor(conductor.Conductor):
+    """Delivers partitions of topics that were found through a pattern."""
+
+    def _update_tp_index(self, assigned: set[TP]) -> None:
+        """Fill Topic.topics from the assignment first (conductor.py:402 knows only names, a pattern has none)."""
+        for channel in self._topics:
+            if channel.pattern:
+                channel.topics = sorted({tp.topic for tp in assigned if channel.pattern.fullmatch(tp.topic)})
+                self._acking_topics.update(channel.topics)
+        super()._update_tp_index(assigned)
+
+
+class BatchConsumerThread(driver.AIOKafkaConsumerThread):
+    """The thread that speaks to the broker; the methods below that begin with `_` run on its own event loop."""
+
+    consumer: "BatchConsumer"
+    transport: "BatchTransport"
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
+        """Set what drivers/aiokafka.py:597 hard-codes.
+
+        That is a fetch wait of 1.5 s, an assignor that deals topic by topic, and isolation `read_uncommitted` (a
+        tenant's aborted transaction would count).
+        """
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001 - not among Faust's settings
+        consumer._partition_assignment_strategy = [self.transport.assignor]  # noqa: SLF001 - likewise
+        consumer._isolation_level = "read_committed"  # noqa: SLF001 - likewise
+        return consumer
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Subscribe to the patterns as one expression (drivers/aiokafka.py:777 passes names only)."""
+        patterns = [f"(?:{c.pattern.pattern})" for c in self.app.topics if c.pattern]
+        patterns += [re.escape(topic) for topic in topics]
+        whole = re.compile(rf"(?:{'|'.join(patterns)})\Z")
+        await self.call_thread(self._ensure_consumer().subscribe, pattern=whole, listener=self._rebalance_listener)
+
+    async def commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit for lag tools (drivers/aiokafka.py:790 crashes the app when a commit meets a rebalance)."""
+        return bool(await self.call_thread(self._commit_for_tools, offsets))
+
+    async def bounds(self, partitions: Iterable[TP]) -> dict[TP, Bounds]:
+        """Return what the partitions hold now."""
+        found: dict[TP, Bounds] = await self.call_thread(self._bounds, list(partitions))
+        return found
+
+    async def seek_all(self, positions: Mapping[TP, int]) -> None:
+        """Go on reading at these offsets; a partition that is no longer assigned is left out."""
+        await self.call_thread(self._seek_all, dict(positions))
+
+    async def refresh_metadata(self) -> None:
+        """Ask the broker for its topics now; a change of those that match starts a rebalance."""
+        await self.call_thread(self._refresh_metadata)
+
+    def partition_counts(self) -> dict[str, int]:
+        """Return the partitions of each topic that matches, as last heard from the broker."""
+        consumer = self._ensure_consumer()
+        cluster = consumer._client.cluster  # noqa: SLF001 - there is no other way to it
+        return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in consumer.subscription()}
+
+    def fetched(self, tp: TP) -> tuple[int, int, float] | None:
+        """Return position, end (last stable offset) and the time in seconds since 1970 of a partition's last fetch."""
+        subscription = self._ensure_consumer()._subscription.subscription  # noqa: SLF001 - highwater() has no time
+        assignment = subscription.assignment if subscription else None
+        state = assignment.state_value(tp) if assignment else None
+        if state is None or state.lso is None or not state.has_valid_position:
+            return None
+        return state.position, state.lso, state.timestamp / 1000
+
+    async def _commit_for_tools(self, offsets: Mapping[TP, int]) -> bool:
+        consumer = self._ensure_consumer()
+        assigned = consumer.assignment()
+        held = {tp: offset for tp, offset in offsets.items() if tp in assigned}
+        if not held:
+            return False
+        try:
+            await consumer.commit(held)
+        except KafkaError as error:  # the checkpoint is what counts, and its own errors end the process
+            _log.info("offsets not committed to the group", reason=repr(error))
+            return False
+        return True
+
+    async def _bounds(self, partitions: list[TP]) -> dict[TP, Bounds]:
+        consumer = self._ensure_consumer()
+        starts, ends = await asyncio.gather(consumer.beginning_offsets(partitions), consumer.end_offsets(partitions))
+        return {tp: Bounds(starts[tp], ends[tp]) for tp in partitions}
+
+    async def _seek_all(self, positions: Mapping[TP, int]) -> None:
+        consumer = self._ensure_consumer()
+        for tp in consumer.assignment() & positions.keys():
+            consumer.seek(tp, positions[tp])
+
+    async def _refresh_metadata(self) -> None:
+        await self._ensure_consumer()._client.force_metadata_update()  # noqa: SLF001 - there is no public way
+
+
+class BatchConsumer(driver.Consumer):
+    """Faust's consumer, which hands whole fetches on and reads from where the owner says."""
+
+    _thread: BatchConsumerThread
+    transport: "BatchTransport"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        #: Batches delivered and not yet committed, oldest first. A message's offset is that of its LAST record.
+        self._lanes: dict[TP, deque[Message]] = {}
+        #: The offset that the next batch of a partition begins with, or lies beyond where offsets were left out.
+        self._next: dict[TP, int] = {}
+        #: The number of seeks so far, and what it was at each partition's last one.
+        self._seeks = 0
+        self._epochs: dict[TP, int] = {}
+        #: Partitions that were sought and have not delivered since; True: a second time, for the same offset.
+        self._sought: dict[TP, bool] = {}
+        self._restoring = asyncio.Lock()
+        self._must_restore = False
+        super().__init__(*args, **kwargs)
+
+    # ---- what the worker asks for ----
+
+    def is_current(self, batch: Batch) -> bool:
+        """Return whether no seek came between the fetch of this batch and now."""
+        return self._epochs.get(TP(batch.topic, batch.partition)) == batch.epoch
+
+    async def rewind(self, positions: Mapping[TP, int]) -> None:
+        """Read these partitions again from an offset, forgetting what was delivered beyond; resumes paused ones."""
+        self._expect(positions)
+        await self._thread.seek_all(positions)
+        self.resume_partitions(positions.keys())
+
+    async def refresh_metadata(self) -> None:
+        """Ask the broker for its topics now."""
+        await self._thread.refresh_metadata()
+
+    def partition_counts(self) -> dict[str, int]:
+        """Return the partitions of each topic that matches the subscription."""
+        return self._thread.partition_counts()
+
+    def fetched(self, tp: TP) -> tuple[int, int, float] | None:
+        """Return position, end and time of a partition's last fetch; None before the first one."""
+        return self._thread.fetched(tp)
+
+    # ---- assignment ----
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Stop the flow and let the owner finish before the library goes on (consumer.py:643).
+
+        The library alone neither waits for a checkpoint nor stops the flow when a new topic began the rebalance:
+        aiokafka's assignment is empty by then (app/base.py:1806).
+        """
+        self.stop_flow()
+        self.app.flow_control.suspend()
+        self._epochs.clear()
+        await self.transport.owner.revoked()
+        await self._commit_within(COMMIT_TIMEOUT)
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Forget what was in flight: it was not finished, and is read again (consumer.py:667)."""
+        self._lanes.clear()
+        self._must_restore = True
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def perform_seek(self) -> None:
+        """Let the owner restore its state and read from its positions (consumer.py:575 takes the committed offsets).
+
+        Called when the flow resumes after an assignment (tables/recovery.py:268), and by a fetch that found the flow
+        stopped (consumer.py:775), which has nothing to seek then: the resumption will.
+        """
+        async with self._restoring:
+            if not self._must_restore:
+                return
+            positions = await self.transport.owner.restore(await self._thread.bounds(self.assignment()))
+            if positions is None:
+                return
+            self._next.clear()
+            self._expect(positions)
+            await self._thread.seek_all(positions)
+            self._must_restore = False
+
+    async def _commit_within(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self.commit(), seconds)
+        except TimeoutError:  # the checkpoint is what counts
+            _log.info("offsets not committed to the group before the rebalance")
+
+    def _expect(self, positions: Mapping[TP, int]) -> None:
+        self._seeks += 1
+        for tp, offset in positions.items():
+            self._next[tp] = offset
+            self._epochs[tp] = self._seeks
+            self._sought[tp] = False
+            self._read_offset[tp] = None
+            self._lanes.pop(tp, None)
+
+    # ---- delivery ----
+
+    def _new_consumer_thread(self) -> BatchConsumerThread:
+        """Return our own thread (drivers/aiokafka.py:237)."""
+        return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """Keep fetching: a full queue blocks the drain anyway.
+
+        consumer.py:547 stops, and with every partition stopped consumer.py:808 sleeps a whole second.
+        """
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Say nothing: readiness tells whether work goes on.
+
+        drivers/aiokafka.py:824 calls a parked tenant's partition hanging, and compares wall with monotonic time.
+        """
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Mapping[TP, Any]:  # noqa: ASYNC109 - Faust's signature
+        """Hand the records of a partition on as one (consumer.py:1432).
+
+        A fetch that spans a rebalance returns records from before or after the seek, nobody knows: forget them and
+        seek again (the library's own guard, consumer.py:787, is never cleared).
+        """
+        generation = self.app.consumer_generation_id
+        fetched = await super()._getmany(active_partitions, timeout)
+        if not fetched:
+            return {}
+        if self._must_restore:
+            return {}
+        if generation != self.app.consumer_generation_id:
+            await self._thread.seek_all(self._next)
+            return {}
+        sound = {tp: records for tp, records in fetched.items() if self._continues(tp, records)}
+        again = {tp: self._next[tp] for tp in fetched.keys() - sound.keys() if tp in self._next}
+        if again:
+            await self._thread.seek_all(again)
+        return {tp: [records] for tp, records in sound.items()}
+
+    def _continues(self, tp: TP, records: list[Any]) -> bool:
+        """Return whether a fetch goes on where the partition's last one ended, or may be taken all the same.
+
+        Offsets are left out for good where transactions end, records were deleted, or retention overtook us. So a
+        first fetch after a seek that begins elsewhere is asked for once more, and then taken. One that goes back
+        breaks what the state stands on.
+        """
+        expected = self._next.get(tp)
+        if expected is None:
+            return False
+        first, sought = records[0].offset, self._sought.pop(tp, None)
+        if first == expected or (first > expected and sought is not False):
+            return True
+        if sought is True:
+            where = f"{tp.topic}[{tp.partition}]"
+            self.transport.owner.failed(PositionError(f"{where} went back from offset {expected} to {first}"))
+        self._sought[tp] = True
+        return False
+
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        """Make one message of a list of records (drivers/aiokafka.py:272)."""
+        last = record[-1]
+        batch = Batch(tp.topic, tp.partition, self._epochs[tp], record)
+        message = ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            last.offset,
+            last.timestamp / 1000,
+            last.timestamp_type,
+            [],
+            None,
+            batch,  # type: ignore[arg-type] # Faust hands a value on as it is; BatchSchema decodes this one
+            None,
+            0,
+            len(record),
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+        self._next[tp] = batch.next_offset
+        self._lanes.setdefault(tp, deque()).append(message)
+        # None switches off the gap and "DROPPED MESSAGE" logic of _drain_messages (consumer.py:1205), which counts
+        # offsets one by one, takes the received offset itself for a gap and treats offset 0 as none.
+        self._read_offset[tp] = None
+        return message
+
+    def _new_offset(self, tp: TP) -> int | None:
+        """Return last + 1 of the newest batch with no unfinished one before it (consumer.py:1097 counts one by one)."""
+        lane, offset = self._lanes.get(tp), None
+        while lane and lane[0].acked:
+            offset = lane.popleft().offset + 1
+        self._acked[tp].clear()
+        self._acked_index[tp].clear()
+        return offset
+
+
+class BatchTransport(driver.Transport):
+    """Faust's Kafka transport with our consumer and conductor; carries the owner and the assignor to them.
+
+    It reads batch topics only: every topic of the app has to be made with `batch_topic`.
+    """
+
+    Consumer = BatchConsumer
+    Conductor = BatchConductor
+
+    def __init__(self, app: faust.App, owner: Owner, partitions: int) -> None:
+        super().__init__(app.conf.broker_consumer, app)
+        self.owner = owner
+        self.assignor = CoPartitionAssignor(partitions)

@@ -1,0 +1,175 @@
+"""The streams worker, `pulsestream stream`: ticks of all tenants in, rolling statistics and alerts out.
+
+One process owns some of the state partitions; start more to share them. It ends cleanly, with a last checkpoint, on
+SIGTERM and SIGINT; any trouble with the broker or the state ends it at once, and a restart goes on from the last
+checkpoint.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, cast
+
+import faust
+
+from pulsestream.core.errors import UsageError
+from pulsestream.core.health import OpsServer, Readiness
+from pulsestream.core.kafka import Admin
+from pulsestream.core.log import logger
+from pulsestream.core.metrics import STREAM_REFUSED_TOPICS
+from pulsestream.core.settings import Settings
+from pulsestream.core.topics import state_topic
+from schemas.control import Change
+from schemas.records import Rule
+from streams import discovery
+from streams.app import build
+from streams.control import Control, Listeners
+from streams.ending import end_process
+from streams.errors import StreamError
+from streams.ownership import Ownership
+from streams.transport import BatchConsumer
+
+TICK: Final = 0.1
+"""Seconds between two looks at the event clocks."""
+PARKED_LOOK: Final = 1.0
+DRAIN_TIMEOUT: Final = 5.0
+STOP_TIMEOUT: Final = 10.0
+"""Seconds that leaving the group may take."""
+_THREADS: Final = 32
+_QUIET: Final = ("faust", "aiokafka", "mode")
+
+_log = logger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT; raises UsageError when the topics do not fit the settings."""
+    for name in _QUIET:  # theirs is written for a terminal; what matters of it is in our own log
+        logging.getLogger(name).setLevel(logging.WARNING)
+    check_topics(settings)
+    readiness = Readiness()
+    ops = OpsServer(settings.ops_port, readiness) if settings.ops_port else None
+    if ops is not None:
+        ops.start()
+    asyncio.run(_Worker.run(settings, readiness))
+    if ops is not None:
+        ops.stop()
+
+
+def check_topics(settings: Settings) -> None:
+    """Raise UsageError unless the state topic exists and has the partitions that the settings say."""
+    topic = state_topic(settings.stream_app)
+    info = Admin(settings, f"{settings.stream_app}-admin").describe([topic]).get(topic)
+    if info is None:
+        raise UsageError(f"topic {topic} does not exist: create the platform's topics first (pulsestream up does)")
+    if info.partitions != settings.partitions:
+        raise UsageError(
+            f"topic {topic} has {info.partitions} partitions, PULSESTREAM_PARTITIONS says {settings.partitions}: "
+            "set it to the topic's number"
+        )
+
+
+class _Worker:
+    """The parts of one worker and what runs beside them."""
+
+    def __init__(self, settings: Settings, readiness: Readiness, pool: ThreadPoolExecutor) -> None:
+        self._settings = settings
+        self._ownership = Ownership(settings, pool, end_process)
+        self._app: faust.App = build(settings, self._ownership, end_process)
+        self._consumer = cast(BatchConsumer, self._app.consumer)
+        self._ownership.read_by(self._consumer)
+        listeners = Listeners(self._on_rules, self._ownership.hear, self._on_subscriptions, end_process)
+        self._control = Control(settings, listeners)
+        self._rules_loaded = False
+        self._refused: dict[str, int] = {}
+        self._subscribed_at = 0.0
+        self._beside: set[asyncio.Task[None]] = set()
+        readiness.add("partitions", lambda: None if self._ownership.restored else "partitions are not taken over yet")
+        readiness.add("rules", lambda: None if self._rules_loaded else "the rules are not read yet")
+        readiness.add("parked", self._ownership.parking.problem)
+        readiness.add("topics", lambda: discovery.problem(self._refused, settings.partitions))
+
+    @classmethod
+    async def run(cls, settings: Settings, readiness: Readiness) -> None:
+        """Work until a signal comes."""
+        with ThreadPoolExecutor(min(settings.partitions + 4, _THREADS), "state") as pool:
+            worker = cls(settings, readiness, pool)
+            stop = asyncio.Event()
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+            await worker.start()
+            await worker.until(stop)
+            await worker.end()
+
+    async def start(self) -> None:
+        """Read the control topics, then join the group."""
+        self._ownership.outputs.start()
+        await self._control.load()
+        self._rules_loaded = True
+        await self._app.start()
+        self._run_beside(self._every(TICK, self._ownership.tick))
+        self._run_beside(self._every(PARKED_LOOK, self._ownership.try_parked))
+        self._run_beside(self._discover())
+        _log.info("worker started", app=self._settings.stream_app)
+
+    async def until(self, stop: asyncio.Event) -> None:
+        """Wait for the signal; a crash of Faust ends the process."""
+        if await self._app.wait_for_stopped(stop.wait()) and not stop.is_set():
+            end_process(StreamError(f"Faust ended: {self._app.crash_reason!r}"))
+
+    async def end(self) -> None:
+        """Write the last checkpoint and leave the group."""
+        _log.info("worker stops")
+        for task in list(self._beside):
+            task.cancel()
+        await self._ownership.give_up(DRAIN_TIMEOUT)
+        try:
+            await asyncio.wait_for(self._app.stop(), STOP_TIMEOUT)
+        except TimeoutError:  # everything is on the broker; the group finds out by the session timeout
+            _log.warning("the group was not left in time", seconds=STOP_TIMEOUT)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._ownership.outputs.close, DRAIN_TIMEOUT)
+        await loop.run_in_executor(None, self._control.close)
+        _log.info("worker stopped")
+
+    # ---- beside ----
+
+    def _on_rules(self, changes: list[Change[Rule]]) -> None:
+        self._run_beside(self._ownership.learn(changes))
+
+    def _on_subscriptions(self) -> None:
+        self._subscribed_at = time.monotonic()
+
+    async def _discover(self) -> None:
+        """Look for new topics, and for those that cannot be read."""
+        topics = 0
+        while True:
+            await asyncio.sleep(discovery.pause(topics, time.monotonic() - self._subscribed_at))
+            await self._consumer.refresh_metadata()
+            counts = self._consumer.partition_counts()
+            self._note_refused(discovery.refused(counts, self._settings.partitions))
+            topics = len(counts)
+
+    def _note_refused(self, refused: dict[str, int]) -> None:
+        for topic in refused.keys() - self._refused.keys():
+            _log.error("topic refused", topic=topic, partitions=refused[topic], needed=self._settings.partitions)
+        self._refused = refused
+        STREAM_REFUSED_TOPICS.set(len(refused))
+
+    async def _every(self, seconds: float, act: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await act()
+
+    def _run_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._beside.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            end_process(error)
