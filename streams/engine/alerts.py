@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from schemas.records import Alert, PricePoint, Tick
 from streams.engine import machine
 from streams.engine.conditions import NEITHER, in_words, possible, read, threshold_of
-from streams.engine.machine import IDLE, STABLE, Holds, Signal, Standing, State
+from streams.engine.machine import IDLE, STABLE, Holds, Phase, Signal, Standing, State
 from streams.engine.rules import ActiveRule
 
 LAST_PRICES: Final = 5
@@ -72,14 +72,9 @@ class AlertBook:
 
 
 def deadline(book: AlertBook, rules: Sequence[ActiveRule]) -> int | None:
-    """Return the event time, micros, at which the first timer acts, or None."""
-    times = [
-        time
-        for rule in rules
-        if (held := book.machines.get((rule.rule_id, rule.version)))
-        and (time := machine.due(held.standing, holds_of(rule))) is not None
-    ]
-    return min(times, default=None)
+    """Return the event time, micros, at which the first timer acts that has something to report, or None."""
+    held = [_Watch(rule, found) for rule in rules if (found := book.machines.get((rule.rule_id, rule.version)))]
+    return min([watch.due for watch in held if watch.due is not None and not watch.silent], default=None)
 
 
 def holds_of(rule: ActiveRule) -> Holds:
@@ -101,7 +96,13 @@ class _Watch:
         self.held = held
         self.due = machine.due(held.standing, self.holds)
 
+    @property
+    def silent(self) -> bool:
+        """Whether the timer reports nothing: then only records let it act, and the clock decides nothing by it."""
+        return self.held.standing.phase is Phase.COOLING
+
     def take(self, after: Machine) -> None:
+        """Go on from another machine."""
         self.held = after
         self.due = machine.due(after.standing, self.holds)
 
@@ -112,7 +113,7 @@ class AlertFold:
     def __init__(self, book: AlertBook, exchange: str, product: str) -> None:
         self.alerts: list[Alert] = []
         self.acted_at = 0
-        """Event time of the last timer that acted; 0 if none did."""
+        """Event time of the last timer that the clock let act; 0 if none."""
         self._names = exchange, product
         self._book = book
         self._machines = dict(book.machines)
@@ -128,7 +129,8 @@ class AlertFold:
         for index, record in enumerate(records if watches else ()):
             self._read = index
             self._retire_ended(watches, record.appended_at)
-            self.timers(watches, record.tick.exchange_time)
+            while ready := _ready(watches, record.tick.exchange_time):
+                self._timer(min(ready, key=_due))
             self._read = index + 1
             for watch in watches:
                 if watch.rule.effective_at <= record.appended_at:
@@ -138,14 +140,9 @@ class AlertFold:
     def clock(self, until: int, rules: Sequence[ActiveRule]) -> None:
         """Let the timers act that end at or before event time `until`."""
         held = [(rule, self._machines.get((rule.rule_id, rule.version))) for rule in rules]
-        self.timers([_Watch(rule, found) for rule, found in held if found], until)
-
-    def timers(self, watches: Sequence[_Watch], until: int) -> None:
-        """Let timers act in order of their times, up to and including `until`."""
-        while ready := [watch for watch in watches if watch.due is not None and watch.due <= until]:
-            watch = min(ready, key=_due)
-            self.acted_at = _due(watch)
-            self._react(watch, Signal.TIMER, self.acted_at)
+        watches = [_Watch(rule, found) for rule, found in held if found]
+        while ready := [watch for watch in _ready(watches, until) if not watch.silent]:
+            self.acted_at = self._timer(min(ready, key=_due))
 
     def retire(self, rule: ActiveRule, at: int) -> None:
         """Close what a version has open, and forget the version."""
@@ -163,21 +160,29 @@ class AlertFold:
         """Return the rules that these records may change: for all others the extreme prices prove that none does."""
         prices = [record.tick.price for record in self._records]
         low, high = min(prices), max(prices)
-        first, last = self._records[0], self._records[-1]
         watches = []
         for rule in rules:
             held = self._machines.get((rule.rule_id, rule.version))
-            if rule.ended_at is not None and (first.appended_at if held is None else 0) >= rule.ended_at:
-                continue
-            if held is None and last.appended_at < rule.effective_at:
-                continue
-            watch = _Watch(rule, held or UNTOUCHED)
-            ended = rule.ended_at is not None and last.appended_at >= rule.ended_at
-            signals = possible(watch.condition, low, high, watch.held.side)
-            timed = watch.due is not None and watch.due <= last.tick.exchange_time
-            if ended or timed or signals & ~STABLE[watch.held.standing.phase]:
-                watches.append(watch)
+            if self._changes(rule, held or UNTOUCHED, low, high) and self._concerns(rule, held):
+                watches.append(_Watch(rule, held or UNTOUCHED))
         return watches
+
+    def _changes(self, rule: ActiveRule, held: Machine, low: float, high: float) -> bool:
+        """Tell whether prices within [low, high], a timer or the end of the rule may change its machine."""
+        if possible(rule.definition.condition, low, high, held.side) & ~STABLE[held.standing.phase]:
+            return True
+        last = self._records[-1]
+        if rule.ended_at is not None and last.appended_at >= rule.ended_at:
+            return True
+        due = machine.due(held.standing, holds_of(rule)) if held is not UNTOUCHED else None
+        return due is not None and due <= last.tick.exchange_time
+
+    def _concerns(self, rule: ActiveRule, held: Machine | None) -> bool:
+        """Tell whether some of the records lie within the rule's time, or its machine is there to be ended."""
+        if held is not None:
+            return True
+        begun = self._records[-1].appended_at >= rule.effective_at
+        return begun and (rule.ended_at is None or self._records[0].appended_at < rule.ended_at)
 
     def _retire_ended(self, watches: list[_Watch], appended_at: int) -> None:
         for watch in [watch for watch in watches if watch.rule.ended_at is not None]:
@@ -185,6 +190,11 @@ class AlertFold:
             if ended_at is not None and appended_at >= ended_at:
                 self.retire(watch.rule, ended_at)
                 watches.remove(watch)
+
+    def _timer(self, watch: _Watch) -> int:
+        at = _due(watch)
+        self._react(watch, Signal.TIMER, at)
+        return at
 
     def _price(self, watch: _Watch, tick: Tick) -> None:
         signal, side = read(watch.condition, tick.price, watch.held.side)
@@ -249,6 +259,10 @@ def _alert_id(watch: _Watch, names: tuple[str, str], state: State, at: int) -> s
     """Return the id; a state that comes again at the same event time (equal record times) gets a number."""
     suffix = f":{watch.held.again}" if watch.held.again else ""
     return f"{watch.rule.rule_id}:{watch.rule.version}:{names[0]}:{names[1]}:{state.value}:{at}{suffix}"
+
+
+def _ready(watches: Sequence[_Watch], until: int) -> list[_Watch]:
+    return [watch for watch in watches if watch.due is not None and watch.due <= until]
 
 
 def _due(watch: _Watch) -> int:
