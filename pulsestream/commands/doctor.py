@@ -12,7 +12,7 @@ import psycopg
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 
 from pulsestream.core.errors import PulseStreamError
-from pulsestream.core.kafka import ADMIN_TIMEOUT, Admin, BrokerError, client_config, reason
+from pulsestream.core.kafka import ADMIN_TIMEOUT, QUIET, Admin, BrokerError, client_config, reason
 from pulsestream.core.layout import platform_topic_specs
 from pulsestream.core.settings import Settings
 from pulsestream.core.topics import parse_tenant_topic
@@ -195,7 +195,9 @@ def _stream_lag(settings: Settings) -> list[Finding]:
 
 
 def _lag(subject: str, settings: Settings, positions: list[_Position], advice: str) -> Finding:
-    consumer = Consumer(client_config(settings, "doctor") | {"group.id": "doctor-unused", "enable.auto.commit": False})
+    consumer = Consumer(
+        client_config(settings, "doctor") | QUIET | {"group.id": "doctor-unused", "enable.auto.commit": False}
+    )
     try:
         lags = {(p.topic, p.partition): _behind(consumer, p) for p in positions}
     finally:

@@ -7,7 +7,7 @@ from typing import TextIO
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
 
 from pulsestream.core.errors import UsageError
-from pulsestream.core.kafka import ADMIN_TIMEOUT, BrokerError, client_config, reason
+from pulsestream.core.kafka import ADMIN_TIMEOUT, QUIET, BrokerError, client_config, reason
 from pulsestream.core.settings import Settings
 from pulsestream.core.topics import tenant_topic
 from schemas.codec import decode_any

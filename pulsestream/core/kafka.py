@@ -30,6 +30,9 @@ ADMIN_TIMEOUT: Final = 15.0
 
 Config = dict[str, str | int | float | bool]
 
+QUIET: Final[Config] = {"log_level": 2}
+"""Keeps librdkafka from writing to stderr beside a command that reports errors itself."""
+
 
 class BrokerError(OutageError):
     """Kafka is away, refuses a request, or answered with an error."""
