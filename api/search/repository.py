@@ -16,12 +16,16 @@ _TIMES: Final = ("exchange_time", "received_time", "quote_time", "time", "at")
 
 async def run(connection: Connection, plan: Plan, tenant: str, limit: int) -> list[tuple[int, Row]]:
     """Return at most `limit` rows with their event times in microseconds, in the walk's order."""
+    parameters = {**plan.parameters, "tenant": tenant, "limit": limit}
+    cursor = await connection.execute(statement(plan), parameters, prepare=False)
+    return [(to_micros(row[plan.dataset.time]), _shown(row, plan.dataset.name)) for row in await cursor.fetchall()]
+
+
+def statement(plan: Plan) -> sql.Composed:
+    """Return the statement of a plan; it binds the plan's parameters, `tenant` and `limit`."""
     names = _names(plan)
     filters = sql.SQL(" ").join(query(name).format(**_needed(name, names)) for name in plan.filters)
-    statement = query(f"search_{plan.dataset.name}").format(filters=filters, direction=names["direction"])
-    parameters = {**plan.parameters, "tenant": tenant, "limit": limit}
-    cursor = await connection.execute(statement, parameters, prepare=False)
-    return [(to_micros(row[plan.dataset.time]), _shown(row, plan.dataset.name)) for row in await cursor.fetchall()]
+    return query(f"search_{plan.dataset.name}").format(filters=filters, direction=names["direction"])
 
 
 def _names(plan: Plan) -> Mapping[str, sql.Composable]:

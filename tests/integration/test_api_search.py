@@ -1,0 +1,374 @@
+"""Search over stored rows, as role ps_api with row level security, on a real database."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg import sql
+
+from api.cursor import CursorSeal
+from api.database import Database
+from api.errors import Problem
+from api.search import plan as planning
+from api.search.plan import SearchRequest
+from api.search.repository import statement
+from api.search.service import Page, Search
+from pulsestream.core.clock import to_micros
+from pulsestream.core.settings import Settings
+from tests.support.e2e import _Database, _execute
+
+START = datetime(2021, 4, 17, 23, 59, 59, 999_990, tzinfo=UTC)
+"""Ten microseconds before a chunk of a hypertable ends."""
+SEAL = CursorSeal({1: b"pepper of the tests"})
+
+
+@dataclass
+class Store:
+    """A database with rows, and searches in it, in one event loop."""
+
+    admin: psycopg.Connection[Any]
+    runner: asyncio.Runner
+    database: Database
+    search: Search
+
+    def page(self, tenant: str, request: SearchRequest, cursor: str | None = None) -> Page:
+        return self.runner.run(self.search.page(tenant, request, cursor))
+
+    def insert(self, table: str, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+                sql.Identifier(table),
+                sql.SQL(", ").join(map(sql.Identifier, row)),
+                sql.SQL(", ").join(map(sql.Placeholder, row)),
+            )
+            self.admin.execute(statement, row)
+
+
+@pytest.fixture(scope="module")
+def store(database_server: str, migrated_template: str) -> Iterator[Store]:
+    name = f"ps_search_{secrets.token_hex(6)}"
+    _execute(database_server, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+    urls = _Database(database_server, name)
+    with asyncio.Runner() as runner, psycopg.connect(urls.url(), autocommit=True) as admin:
+
+        async def opened() -> Database:
+            database = Database(Settings(database_url=urls.url("ps_api")))  # type: ignore[arg-type] # made secret
+            await database.open()
+            return database
+
+        database = runner.run(opened())
+        yield Store(admin, runner, database, Search(database, SEAL))
+        runner.run(database.close())
+    _execute(database_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def moment(step: int) -> datetime:
+    return START + timedelta(microseconds=step)
+
+
+def tick(tenant: str, event_id: str, step: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "tenant": tenant,
+        "event_id": event_id,
+        "exchange": "coinbase",
+        "product": "BTC-USD",
+        "price": 61902.5,
+        "exchange_time": moment(step),
+        "received_time": moment(step),
+        "appended_at": moment(step),
+    } | changes
+
+
+def event(tenant: str, event_id: str, step: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "tenant": tenant,
+        "event_id": event_id,
+        "type": "order.filled",
+        "source": "/desk/1",
+        "product": "BTC-USD",
+        "time": moment(step),
+        "received_time": moment(step),
+        "data": json.dumps({"size": 0.25}),
+        "appended_at": moment(step),
+    } | changes
+
+
+def stat(tenant: str, event_id: str, step: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "tenant": tenant,
+        "event_id": event_id,
+        "exchange": "coinbase",
+        "product": "BTC-USD",
+        "window": "1m",
+        "at": moment(step),
+        "basis": "ticks",
+        "count": 3,
+        "as_of_topic": "id",
+        "as_of_partition": 0,
+        "as_of_offset": 7,
+        "revision": 0,
+        "appended_at": moment(step),
+    } | changes
+
+
+def alert(tenant: str, alert_id: str, step: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "tenant": tenant,
+        "alert_id": alert_id,
+        "seq": 1,
+        "rule_id": "r",
+        "rule_name": "low",
+        "rule_version": 1,
+        "exchange": "coinbase",
+        "product": "BTC-USD",
+        "state": "firing",
+        "at": moment(step),
+        "reason": "price 1 below 2",
+        "severity": "warning",
+        "labels": json.dumps({"desk": "spot"}),
+        "last_prices": json.dumps([]),
+        "appended_at": moment(step),
+    } | changes
+
+
+TABLES = {"ticks": tick, "events": event, "stats": stat, "alerts": alert}
+
+
+def slug() -> str:
+    return f"t{secrets.token_hex(6)}"
+
+
+def fill(store: Store, tenant: str, *rows: tuple[str, str, int]) -> None:
+    for dataset, identifier, step in rows:
+        store.insert(dataset, [TABLES[dataset](tenant, identifier, step)])
+
+
+def ids(page: Page) -> list[str]:
+    return [row["event_id"] for row in page.rows]
+
+
+# ---- the walk ----
+
+ROW = st.tuples(st.sampled_from(["ticks", "events"]), st.sampled_from("aAbBéz-_1"), st.integers(0, 20))
+ROWS = st.lists(ROW, max_size=14, unique_by=lambda row: (row[0], row[1], row[2]))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(before=ROWS, during=ROWS, limit=st.integers(1, 5), up=st.booleans(), single=st.booleans())
+def test_no_row_visible_when_a_walk_began_is_skipped_or_repeated(
+    store: Store, before: list[Any], during: list[Any], limit: int, *, up: bool, single: bool
+) -> None:
+    tenant, other = slug(), slug()
+    fill(store, tenant, *before)
+    fill(store, other, *before)
+    arriving = [row for row in during if row not in before]
+    request = SearchRequest("ticks" if single else None, ascending=up, limit=limit)
+
+    rows: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while True:
+        page = store.page(tenant, request, cursor)
+        rows += page.rows
+        if page.next_cursor is None:
+            break
+        assert len(page.rows) == limit
+        cursor = page.next_cursor
+        fill(store, tenant, *[arriving.pop() for _ in arriving[:2]])
+
+    places = [(row["dataset"], row["event_id"], row.get("exchange_time") or row["time"]) for row in rows]
+    assert len(set(places)) == len(places)
+    wanted = [row for row in before if row[0] == "ticks" or not single]
+    assert set(places) >= {(dataset, name, _shown(step)) for dataset, name, step in wanted}
+    times = [time for _, _, time in places]
+    assert times == sorted(times, reverse=not up)
+
+
+def _shown(step: int) -> str:
+    return moment(step).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def test_a_walk_backwards_is_the_walk_forwards_reversed(store: Store) -> None:
+    tenant = slug()
+    fill(
+        store, tenant, *[(dataset, name, step) for dataset in ("ticks", "events") for name in "bAa" for step in (1, 2)]
+    )
+
+    up = store.page(tenant, SearchRequest(ascending=True))
+    down = store.page(tenant, SearchRequest())
+
+    assert [(row["dataset"], row["event_id"]) for row in up.rows] == [
+        (row["dataset"], row["event_id"]) for row in down.rows[::-1]
+    ]
+    assert len(up.rows) == 12
+
+
+def test_a_page_that_ends_with_the_last_row_has_no_next(store: Store) -> None:
+    tenant = slug()
+    fill(store, tenant, ("ticks", "a", 1), ("events", "b", 2))
+
+    assert store.page(tenant, SearchRequest(limit=2)).next_cursor is None
+    assert store.page(tenant, SearchRequest(limit=1)).next_cursor is not None
+
+
+# ---- rows and filters ----
+
+
+@pytest.mark.parametrize("dataset", ["ticks", "events", "stats", "alerts"])
+def test_every_dataset_is_searchable_and_names_itself_and_its_ids(store: Store, dataset: str) -> None:
+    tenant = slug()
+    fill(store, tenant, (dataset, "one", 1))
+
+    row = store.page(tenant, SearchRequest(dataset)).rows[0]
+
+    assert (row["dataset"], row["event_id"]) == (dataset, "one")
+    assert row.get("alert_id") == ("one" if dataset == "alerts" else None)
+    assert "tenant" not in row
+    json.loads(msgspec.json.encode(row))
+
+
+def test_a_row_holds_what_the_record_held(store: Store) -> None:
+    tenant = slug()
+    data = '{"price": 1.10, "big": 12345678901234567890123, "text": "é\\n"}'
+    store.insert("events", [event(tenant, "a", 10, data=data)])
+
+    row = json.loads(msgspec.json.encode(store.page(tenant, SearchRequest("events")).rows[0]))
+
+    assert row == {
+        "dataset": "events",
+        "event_id": "a",
+        "type": "order.filled",
+        "source": "/desk/1",
+        "product": "BTC-USD",
+        "time": "2021-04-18T00:00:00.000000Z",
+        "received_time": "2021-04-18T00:00:00.000000Z",
+        "data": {"price": 1.10, "big": 12345678901234567890123, "text": "é\n"},
+    }
+
+
+def test_the_default_is_ticks_and_events_newest_first(store: Store) -> None:
+    tenant = slug()
+    fill(store, tenant, ("ticks", "a", 1), ("events", "b", 2), ("ticks", "c", 3), ("stats", "d", 4), ("alerts", "e", 5))
+
+    assert ids(store.page(tenant, SearchRequest())) == ["c", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "found"),
+    [
+        (SearchRequest(fields={"product": "ETH-USD"}), ["4", "2"]),
+        (SearchRequest(fields={"exchange": "simulator"}), ["1"]),
+        (SearchRequest(fields={"type": "note"}), ["4"]),
+        (SearchRequest(fields={"source": "/desk/2"}), ["3"]),
+        (SearchRequest("ticks", {"product": "ETH-USD"}), ["2"]),
+        (SearchRequest("events", {"type": "note", "product": "ETH-USD"}), ["4"]),
+        (SearchRequest("events", {"type": "note", "product": "BTC-USD"}), []),
+        (SearchRequest(from_time=to_micros(moment(2)), to_time=to_micros(moment(4))), ["3", "2"]),
+        (SearchRequest(from_time=to_micros(moment(4))), ["4"]),
+        (SearchRequest(to_time=to_micros(moment(1))), []),
+    ],
+)
+def test_filters_keep_what_they_say(store: Store, request_: SearchRequest, found: list[str]) -> None:
+    tenant = slug()
+    store.insert("ticks", [tick(tenant, "1", 1, exchange="simulator"), tick(tenant, "2", 2, product="ETH-USD")])
+    store.insert(
+        "events", [event(tenant, "3", 3, source="/desk/2"), event(tenant, "4", 4, type="note", product="ETH-USD")]
+    )
+
+    assert ids(store.page(tenant, request_)) == found
+
+
+# ---- tenants and cursors ----
+
+
+def test_another_tenants_rows_are_never_found(store: Store) -> None:
+    mine, theirs = slug(), slug()
+    fill(store, theirs, *[(dataset, "x", 1) for dataset in TABLES])
+
+    for dataset in (None, *TABLES):
+        assert store.page(mine, SearchRequest(dataset)).rows == []
+
+
+def test_without_a_tenant_the_apis_role_sees_nothing(store: Store) -> None:
+    tenant = slug()
+    fill(store, tenant, *[(dataset, "x", 1) for dataset in TABLES])
+    url = store.admin.info
+    with psycopg.connect(host=url.host, port=url.port, dbname=url.dbname, user="ps_api", autocommit=True) as connection:
+        for table in (*TABLES, "tenants", "api_keys", "subscriptions", "rules", "tenant_topics"):
+            count = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table))).fetchone()
+            assert count == (0,), table
+
+
+def test_another_tenants_cursor_is_refused(store: Store) -> None:
+    mine, theirs = slug(), slug()
+    for tenant in (mine, theirs):
+        fill(store, tenant, ("ticks", "a", 1), ("ticks", "b", 2))
+    cursor = store.page(theirs, SearchRequest(limit=1)).next_cursor
+
+    with pytest.raises(Problem, match="this tenant"):
+        store.page(mine, SearchRequest(limit=1), cursor)
+
+
+def test_a_cursor_belongs_to_its_filters_and_order_and_not_to_the_pages_size(store: Store) -> None:
+    tenant = slug()
+    fill(store, tenant, *[("ticks", name, 1) for name in "abcd"])
+    cursor = store.page(tenant, SearchRequest("ticks", limit=1)).next_cursor
+
+    assert len(store.page(tenant, SearchRequest("ticks", limit=3), cursor).rows) == 3
+    for other in (
+        SearchRequest(),
+        SearchRequest("ticks", {"product": "BTC-USD"}),
+        SearchRequest("ticks", ascending=True),
+    ):
+        with pytest.raises(Problem, match="other filters"):
+            store.page(tenant, other, cursor)
+
+
+# ---- indexes ----
+
+
+@pytest.mark.parametrize(
+    ("dataset", "request_"),
+    [
+        ("ticks", SearchRequest("ticks")),
+        ("ticks", SearchRequest("ticks", {"product": "BTC-USD"})),
+        ("events", SearchRequest("events")),
+        ("events", SearchRequest("events", {"type": "order.filled"})),
+        ("stats", SearchRequest("stats")),
+        ("alerts", SearchRequest("alerts")),
+    ],
+)
+def test_a_page_is_read_from_an_index_in_order_under_row_level_security(
+    store: Store, dataset: str, request_: SearchRequest
+) -> None:
+    tenant = slug()
+    rows = [(dataset, f"{number:04}", number) for number in range(300)]
+    fill(store, tenant, *rows)
+    store.admin.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(dataset)))
+    cursor = store.page(tenant, request_).next_cursor
+
+    plan = _explained(store, tenant, request_, cursor)
+
+    assert "Sort" not in plan, plan
+    assert "Seq Scan" not in plan, plan
+    assert "Rows Removed" not in plan, plan
+
+
+def _explained(store: Store, tenant: str, request: SearchRequest, cursor: str | None) -> str:
+    part = planning.plan(request, SEAL.open(cursor or "", tenant, request.identity()))[0]
+    parameters = {**part.parameters, "tenant": tenant, "limit": 100}
+
+    async def explain() -> str:
+        async with store.database.tenant(tenant) as connection:
+            found = await connection.execute(sql.SQL("EXPLAIN (ANALYZE, TIMING OFF) ") + statement(part), parameters)
+            return "\n".join(str(*row.values()) for row in await found.fetchall())
+
+    return store.runner.run(explain())
