@@ -249,8 +249,8 @@ def installed(folder: Path, server_url: str, template: str) -> Iterator[Installa
         _execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
         path = Installation(folder, kafka, _Database(server_url, name))
         try:
+            yield path
             with logs_shown(path):
-                yield path
                 codes = path.stop()
                 assert set(codes.values()) <= {0}, f"not every process ended cleanly: {codes}"
         finally:

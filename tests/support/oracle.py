@@ -135,9 +135,8 @@ def _well_formed(records: Iterable[Sourced]) -> Iterator[Sourced]:
             yield record
 
 
-def _event_order(record: Sourced) -> tuple[int, int, int]:
-    tick = record.tick
-    return (tick.exchange_time, -1 if tick.sequence is None else tick.sequence, record.as_of.offset)
+def _event_order(record: Sourced) -> tuple[int, int]:
+    return (record.tick.exchange_time, record.as_of.offset)
 
 
 # ---- statistics ----
@@ -189,7 +188,7 @@ def _all_stats(records: Iterable[Sourced], windows: Sequence[str], until: int | 
 
 @dataclass(frozen=True, slots=True)
 class _Series:
-    """Records in event order: by exchange_time, at an equal time by sequence."""
+    """Records in event order: by exchange_time, at an equal time by offset."""
 
     records: list[Sourced]
     times: list[int]

@@ -158,8 +158,8 @@ def test_a_record_more_than_ten_seconds_behind_the_watermark_is_dropped() -> Non
     assert found[stat_id("1m", 1)].close == 98
 
 
-def test_records_of_one_microsecond_are_ordered_by_sequence() -> None:
-    found = stats(tick(0.5, 101, sequence=2), tick(0.5, 100, sequence=1))[stat_id("1m", 1)]
+def test_records_of_one_microsecond_are_ordered_by_offset() -> None:
+    found = stats(tick(0.5, 100, sequence=1), tick(0.5, 101, sequence=2))[stat_id("1m", 1)]
 
     assert (found.open, found.close) == (100, 101)
 
