@@ -24,6 +24,7 @@ def tail(settings: Settings, tenant: str, dataset: str, *, limit: int, beginning
     topic = tenant_topic(tenant, dataset)
     consumer = Consumer(
         client_config(settings, "tail")
+        | QUIET
         | {"group.id": "tail-unused", "enable.auto.commit": False, "fetch.wait.max.ms": 50}
     )
     try:
