@@ -107,14 +107,14 @@ class Database:
         """Return the next offset of each place, 0 where nothing was read yet; raises DatabaseAwayError."""
         named = {(place.topic_id, place.partition): place for place in places}
         bound = _columns_of([*places]) | {"topics": [place.topic for place in places]}
-        with _sorted_errors(), self._connection.transaction():
+        with self._holding(places):
             self._connection.execute(_query("begin_positions"), bound)
             held = self._connection.execute(_query("read_positions"), bound).fetchall()
         return {named[topic_id, partition]: next_offset for topic_id, partition, next_offset in held}
 
     def cross(self, gap: Gap, position: Move) -> None:
         """Record a gap and move the position over it; raises DatabaseAwayError, and FencedError as `store` does."""
-        with _sorted_errors(), self._connection.transaction():
+        with self._holding([gap.place]):
             self._move([position])
             bound = {"topic_id": gap.place.topic_id, "partition": gap.place.partition, "topic": gap.place.topic}
             bound |= {"from_offset": gap.from_offset, "to_offset": gap.to_offset, "cause": gap.cause}
@@ -126,12 +126,29 @@ class Database:
         Raises FencedError when a position is not where the batch expects it, DatabaseAwayError when it should be tried
         again, DatabaseError when that would not help, and what `settle` raises.
         """
+        with self._holding([move.place for move in batch.moves]):
+            self._move(batch.moves)
+            written = {table: self._bisect(self._writers[table], rows) for table, rows in self._ordered(batch)}
+            refused = [*batch.refused, *(refusal for done in written.values() for refusal in done.refused)]
+            if refused:
+                settle(refused)
+        return Stored(
+            {table: done.stored for table, done in written.items()},
+            {table: len(batch.rows[table]) - done.stored - len(done.refused) for table, done in written.items()},
+        )
+
+    @contextmanager
+    def _holding(self, places: Collection[Place]) -> Iterator[None]:
+        """Open a transaction over these places; end the session that keeps one of them locked for too long.
+
+        That session can only be a sink that lost the partition: its owner is here.
+        """
         with _sorted_errors():
             try:
                 with self._connection.transaction():
-                    return self._store(batch, settle)
+                    yield
             except psycopg.errors.LockNotAvailable:
-                self._connection.execute(_query("evict_holders"), _columns_of([move.place for move in batch.moves]))
+                self._connection.execute(_query("evict_holders"), _columns_of([*places]))
                 raise
 
     @property
@@ -146,17 +163,6 @@ class Database:
         moved = self._connection.execute(_query("move_positions"), bound).rowcount
         if moved != len(moves):
             raise FencedError(f"{len(moves) - moved} of {len(moves)} positions were moved by another sink")
-
-    def _store(self, batch: Batch, settle: Settle) -> Stored:
-        self._move(batch.moves)
-        written = {table: self._bisect(self._writers[table], rows) for table, rows in self._ordered(batch)}
-        refused = [*batch.refused, *(refusal for done in written.values() for refusal in done.refused)]
-        if refused:
-            settle(refused)
-        return Stored(
-            {table: done.stored for table, done in written.items()},
-            {table: len(batch.rows[table]) - done.stored - len(done.refused) for table, done in written.items()},
-        )
 
     def _ordered(self, batch: Batch) -> Iterator[tuple[str, Sequence[Row]]]:
         for table, rows in batch.rows.items():

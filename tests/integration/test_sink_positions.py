@@ -1,6 +1,5 @@
 """Where the sink goes on: new topics, topics made again, retention, and several sinks in one group."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,7 +10,9 @@ from confluent_kafka import Consumer, TopicPartition
 from pulsestream.core.kafka import Admin, client_config
 from pulsestream.core.metrics import REGISTRY
 from pulsestream.core.settings import Settings
-from tests.support.sinking import Scene, running_sink, tick, wait_until
+from schemas.codec import codec
+from schemas.records import Tick
+from tests.support.sinking import Load, Scene, running_sink, tick, wait_until
 
 
 @pytest.fixture
@@ -142,16 +143,16 @@ def test_the_groups_offsets_show_what_the_database_holds(scene: Scene) -> None:
 
 
 def test_two_sinks_in_a_group_share_the_partitions_and_double_nothing(scene: Scene) -> None:
+    def make(number: int) -> list[tuple[str, str, bytes | None]]:
+        return [("ticks", str(number), codec(Tick).encode(tick(number)))]
+
     scene.make("dlq", "ticks")
-    with running_sink(scene.settings) as first:
+    with running_sink(scene.settings) as first, Load(scene, make, rate=200) as load:
         wait_until(lambda: sum(topic == scene.topic("ticks") for topic, _ in first._source.positions) == 3)
-        sender = threading.Thread(
-            target=lambda: [scene.send("ticks", [tick(number)]) for number in range(200)] and None,
-        )
-        sender.start()
         with running_sink(scene.settings) as second:
             wait_until(lambda: second._source.positions and first._source.positions, what="both have partitions")
-            sender.join()
-            scene.wait_stored("ticks", 200)
+        wait_until(lambda: sum(topic == scene.topic("ticks") for topic, _ in first._source.positions) == 3)
+    with running_sink(scene.settings):
+        scene.wait_stored("ticks", load.numbers)
 
-    assert scene.count("ticks") == 200
+    assert scene.count("ticks") == load.numbers

@@ -6,14 +6,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 from pydantic import SecretStr
 
 from pulsestream.core.clock import Clock, wall_clock
@@ -184,6 +185,55 @@ def running_sink(settings: Settings, clock: Clock = wall_clock) -> Iterator[Sink
         assert not thread.is_alive(), "the sink does not stop"
         if failures:
             raise failures[0]
+
+
+class Load:
+    """Sends what `make(number)` gives for 0, 1, 2 … at a steady rate, from `with` to the end of its block.
+
+    `make` returns (dataset, key, value) triples. After the block, `numbers` have been made and all of it was
+    acknowledged by the broker; `sent` counts the records by dataset.
+    """
+
+    def __init__(self, scene: Scene, make: Callable[[int], Sequence[tuple[str, str, bytes | None]]], rate: int) -> None:
+        self.numbers = 0
+        self.sent: Counter[str] = Counter()
+        self._scene = scene
+        self._make = make
+        self._rate = rate
+        self._stop = threading.Event()
+        self._failures: list[str] = []
+        self._thread = threading.Thread(target=self._work, name="load")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(60)
+        assert not self._failures, self._failures[:3]
+
+    def _work(self) -> None:
+        producer = Producer(producer_config(self._scene.admin, "test-load"))
+        began = time.monotonic()
+        while not self._stop.is_set():
+            due = int((time.monotonic() - began) * self._rate)
+            while self.numbers < due:
+                for dataset, key, value in self._make(self.numbers):
+                    self._send(producer, dataset, key, value)
+                self.numbers += 1
+            producer.poll(0.01)
+        if producer.flush(60):
+            self._failures.append("not everything was acknowledged")
+
+    def _send(self, producer: Producer, dataset: str, key: str, value: bytes | None) -> None:
+        def delivered(error: KafkaError | None, _: Message) -> None:
+            if error is not None:
+                self._failures.append(error.str())
+
+        producer.produce(self._scene.topic(dataset), value, key.encode(), on_delivery=delivered)
+        producer.poll(0)
+        self.sent[dataset] += 1
 
 
 class SinkProcess:
