@@ -16,7 +16,18 @@ from pulsestream.core.kafka import Admin
 from pulsestream.core.layout import platform_topic_specs, tenant_topic_spec
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.records import Gap
-from tests.support.producing import make_tick, producer_settings, read_ticks, until
+from tests.support.e2e import eventually
+from tests.support.producing import (
+    make_tick,
+    producer_settings,
+    read_feeds,
+    read_ticks,
+    sent_ticks,
+    start_exchange,
+    start_producer,
+    subscribe,
+    until,
+)
 
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 
@@ -190,3 +201,31 @@ def test_a_stuck_broker_is_named(own_broker: EmbeddedKafka, tenant: str) -> None
 
     assert publisher.problem() == "the broker has acknowledged nothing for 11 s while 1 records wait"
     own_broker.start()
+
+
+def test_a_producer_process_outlives_its_broker(own_broker: EmbeddedKafka, tenant: str, tmp_path: Path) -> None:
+    exchange = f"sim-{tenant}"
+    Admin(own_broker.settings()).create([tenant_topic_spec(own_broker.settings(), tenant, "ticks")])
+    subscribe(own_broker, tenant, exchange, PRODUCTS)
+    market, url = start_exchange(tmp_path, "--synthetic", "3", "--rate", "20")
+    producer = start_producer(own_broker, tmp_path, url, exchange)
+    try:
+        producer.wait_ready()
+        own_broker.kill()
+        eventually(lambda: _assert_at_least(producer.metric("pulsestream_publish_pending"), 100))
+        own_broker.start()
+        eventually(lambda: _assert_at_least(producer.metric("pulsestream_published_total"), 200))
+        assert producer.stop() == 0
+    finally:
+        producer.stop()
+        market.stop()
+
+    stored = [tick.event_id for tick in read_ticks(own_broker, tenant)]
+    [sent] = sent_ticks(tmp_path, exchange)
+    last = max(index for index, tick in enumerate(sent) if tick.event_id in set(stored))
+    assert sorted(stored) == sorted(tick.event_id for tick in sent[: last + 1])
+    assert [feed.gap.cause for feed in read_feeds(own_broker, exchange).values() if feed.gap] == ["stopped"]
+
+
+def _assert_at_least(value: float, wanted: float) -> None:
+    assert value >= wanted

@@ -1,17 +1,27 @@
 """What the producer's tests share: settings, ticks, and topics read back whole."""
 
 import asyncio
+import os
+import secrets
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
 
+from producers.coinbase import CoinbaseProtocol
+from producers.frames import read_frames
+from producers.protocol import TickFrame
 from pulsestream.core import topics
+from pulsestream.core.clock import wall_clock
 from pulsestream.core.kafka import CompactedReader, client_config
-from pulsestream.core.settings import Settings
+from pulsestream.core.settings import PREFIX, Settings, environment
+from pulsestream.local import process
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
-from schemas.records import Feed, Tick, tick_id
+from schemas.records import Feed, Subscription, Tick, tick_id
+from tests.support.e2e import Service
 
 BOUND = 60.0
 
@@ -74,3 +84,64 @@ async def until(condition: Callable[[], bool], seconds: float = BOUND) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in other threads and processes
             await asyncio.sleep(0.01)
+
+
+# ---- the producer and the exchange simulator as processes ----
+
+
+def start_exchange(folder: Path, *arguments: str, port: int | None = None) -> tuple[Service, str]:
+    """Start `pulsestream exchange`, all frames sent noted in `folder`; returns it and its URL."""
+    chosen = port or process.free_port()
+    sent = folder / f"sent-{secrets.token_hex(4)}-{{session}}.frames"
+    command = [sys.executable, "-m", "pulsestream.cli", "exchange", *arguments, "--port", str(chosen)]
+    service = Service("exchange", [*command, "--sent", str(sent)], _inherited(), folder / "exchange.log")
+    service.start()
+    deadline = time.monotonic() + BOUND
+    while process.port_is_free(chosen):
+        service.assert_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return service, f"ws://127.0.0.1:{chosen}"
+
+
+def start_producer(broker: EmbeddedKafka, folder: Path, url: str, exchange: str, **settings: object) -> Service:
+    """Start `pulsestream producer`; it is not ready yet."""
+    port = process.free_port()
+    values: dict[str, object] = {
+        "kafka_bootstrap": broker.bootstrap,
+        "kafka_username": "ps-producer",
+        "kafka_password": broker.password("ps-producer"),
+        "exchange": exchange,
+        "exchange_url": url,
+        "ops_port": port,
+    }
+    command = [sys.executable, "-m", "pulsestream.cli", "producer"]
+    service = Service("producer", command, _inherited() | environment(values | settings), folder / "producer.log", port)
+    service.start()
+    return service
+
+
+def subscribe(broker: EmbeddedKafka, tenant: str, exchange: str, products: Iterable[str], *, end: bool = False) -> None:
+    """Write subscriptions as the relay does; `end` removes them."""
+    producer = Producer(client_config(broker.settings(), "test-relay"))
+    for product in products:
+        record = Subscription(
+            tenant=tenant, exchange=exchange, product=product, datasets=["ticks"], since=wall_clock(), version=1
+        )
+        value = None if end else codec(Subscription).encode(record)
+        producer.produce(topics.SUBSCRIPTIONS, value, f"{tenant}:{exchange}:{product}")
+    assert producer.flush(30) == 0
+
+
+def sent_ticks(folder: Path, exchange: str) -> list[list[Tick]]:
+    """The ticks that the simulator sent, session by session; received_time is the moment of sending."""
+    protocol = CoinbaseProtocol(exchange)
+    sessions = []
+    for path in sorted(folder.glob("sent-*.frames"), key=lambda path: path.stat().st_mtime):
+        outcomes = (protocol.receive(frame.text, frame.received) for frame in read_frames(path))
+        sessions.append([outcome.tick for outcome in outcomes if isinstance(outcome, TickFrame)])
+    return sessions
+
+
+def _inherited() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

@@ -1,0 +1,221 @@
+"""`pulsestream producer` as a process, against the exchange simulator and a real broker: start, change, stop, kill."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pulsestream.core.clock import wall_clock
+from pulsestream.local.kafka import EmbeddedKafka
+from schemas.records import Feed, Tick
+from tests.support.e2e import Service, eventually
+from tests.support.producing import read_feeds, read_ticks, sent_ticks, start_exchange, start_producer, subscribe
+
+PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
+MARKET = ("--synthetic", "7", "--rate", "20")
+
+
+class World:
+    """A tenant, an exchange of its own name, and the processes of one test."""
+
+    def __init__(self, broker: EmbeddedKafka, tenant: str, folder: Path) -> None:
+        self.broker = broker
+        self.tenant = tenant
+        self.folder = folder
+        self.exchange = f"sim-{secrets.token_hex(4)}"
+        self.services: list[Service] = []
+        self.market: Service
+        self.url = ""
+
+    def open_market(self) -> None:
+        port = int(self.url.rpartition(":")[2]) if self.url else None
+        self.market, self.url = start_exchange(self.folder, *MARKET, port=port)
+        self.services.append(self.market)
+
+    def produce(self, **settings: object) -> Service:
+        service = start_producer(self.broker, self.folder, self.url, self.exchange, **settings)
+        self.services.append(service)
+        return service
+
+    def subscribe(self, *products: str, end: bool = False) -> None:
+        subscribe(self.broker, self.tenant, self.exchange, products, end=end)
+
+    def ticks(self) -> list[Tick]:
+        return read_ticks(self.broker, self.tenant)
+
+    def gaps(self) -> list[Feed]:
+        feeds = read_feeds(self.broker, self.exchange).values()
+        return sorted((feed for feed in feeds if feed.gap is not None), key=lambda feed: feed.at)
+
+    def connection(self) -> Feed:
+        return read_feeds(self.broker, self.exchange)[f"conn:{self.exchange}:0"]
+
+    def wait_for(self, more: int, service: Service) -> None:
+        """Wait until `more` ticks have been acknowledged."""
+        wanted = service.metric("pulsestream_published_total") + more
+
+        def published() -> None:
+            service.assert_alive()
+            assert service.metric("pulsestream_published_total") >= wanted
+
+        eventually(published)
+
+
+@pytest.fixture
+def world(broker: EmbeddedKafka, tenant: str, make_topics: Callable[..., list[str]], tmp_path: Path) -> Iterator[World]:
+    make_topics(tenant, "ticks")
+    made = World(broker, tenant, tmp_path)
+    made.open_market()
+    yield made
+    for service in made.services:
+        service.stop()
+
+
+def assert_only_recorded_ticks_are_missing(world: World) -> None:
+    """Every tick sent is on the topic, but for those that came within an interval of the ledger. All is stopped."""
+    stored = {tick.event_id: tick for tick in world.ticks()}
+    gaps = [feed.gap for feed in world.gaps() if feed.gap is not None]
+    for session in sent_ticks(world.folder, world.exchange):
+        complete = 0
+        for tick in session:
+            if tick.event_id in stored:
+                complete = stored[tick.event_id].received_time
+            else:
+                earliest = max(tick.received_time, complete)
+                covered = [gap for gap in gaps if gap.opened <= earliest <= (gap.closed or wall_clock())]
+                assert covered, f"{tick.event_id} is missing outside of {gaps}"
+
+
+def test_every_frame_of_the_exchange_is_on_the_topic_until_a_clean_stop(world: World) -> None:
+    world.subscribe(*PRODUCTS)
+    producer = world.produce()
+    producer.wait_ready()
+    world.wait_for(100, producer)
+
+    assert producer.stop() == 0
+
+    stored = [tick.event_id for tick in world.ticks()]
+    [sent] = sent_ticks(world.folder, world.exchange)
+    last = max(index for index, tick in enumerate(sent) if tick.event_id in set(stored))
+    assert sorted(stored) == sorted(tick.event_id for tick in sent[: last + 1])
+    assert world.connection().state == "disconnected"
+    assert [(feed.gap.cause, feed.gap.closed) for feed in world.gaps() if feed.gap] == [("stopped", None)]
+
+
+def test_a_subscription_starts_and_ends_a_product_within_five_seconds_on_the_same_connection(world: World) -> None:
+    world.subscribe("BTC-USD")
+    producer = world.produce()
+    producer.wait_ready()
+
+    world.subscribe("ETH-USD")
+    eventually(lambda: _has(world, "ETH-USD"), timeout=5.0)
+    world.subscribe("BTC-USD", end=True)
+
+    def ended() -> None:
+        newest = {
+            product: max(t.sequence or 0 for t in world.ticks() if t.product == product) for product in PRODUCTS[:2]
+        }
+        later = [
+            tick for tick in world.ticks() if tick.product == "BTC-USD" and (tick.sequence or 0) > newest["BTC-USD"]
+        ]
+        assert later == []
+        assert any((t.sequence or 0) > newest["ETH-USD"] + 5 for t in world.ticks())
+
+    eventually(ended)
+    assert producer.metric("pulsestream_feed_connects_total", exchange=world.exchange) == 1
+
+
+def _has(world: World, product: str) -> None:
+    assert any(tick.product == product for tick in world.ticks())
+
+
+def test_a_killed_producer_leaves_an_interval_that_its_successor_writes_down(world: World) -> None:
+    world.subscribe(*PRODUCTS)
+    killed = world.produce()
+    killed.wait_ready()
+    world.wait_for(150, killed)
+    killed.kill()
+    before = world.ticks()
+    assert world.connection().state == "connected"
+
+    successor = world.produce()
+    successor.wait_ready()
+    world.wait_for(50, successor)
+    assert successor.stop() == 0
+
+    gap = next(feed.gap for feed in world.gaps() if feed.gap is not None and feed.gap.cause == "killed")
+    newest = max(tick.received_time for tick in before)
+    next_tick = min(tick.received_time for tick in world.ticks() if tick.received_time > newest)
+    assert gap.closed is not None
+    assert newest - 3_000_000 < gap.opened <= newest
+    assert gap.closed >= next_tick
+    assert_only_recorded_ticks_are_missing(world)
+    assert len({tick.event_id for tick in world.ticks()}) == len(world.ticks())
+
+
+def test_an_exchange_that_goes_away_leaves_an_interval_that_its_return_closes(world: World) -> None:
+    world.subscribe(*PRODUCTS)
+    producer = world.produce()
+    producer.wait_ready()
+    world.wait_for(50, producer)
+
+    world.market.kill()
+    eventually(lambda: _assert_state(world, "disconnected"))
+    assert [(feed.gap.cause, feed.gap.closed) for feed in world.gaps() if feed.gap] == [("disconnected", None)]
+    world.open_market()
+    world.wait_for(50, producer)
+
+    [gap] = [feed.gap for feed in world.gaps() if feed.gap]
+    assert gap.closed is not None
+    assert gap.opened < gap.closed
+    assert world.connection().state == "connected"
+    assert producer.stop() == 0
+    assert_only_recorded_ticks_are_missing(world)
+
+
+def _assert_state(world: World, state: str) -> None:
+    assert world.connection().state == state
+
+
+def test_the_interval_of_a_clean_stop_is_closed_by_the_next_start(world: World) -> None:
+    world.subscribe(*PRODUCTS)
+    first = world.produce()
+    first.wait_ready()
+    world.wait_for(20, first)
+    assert first.stop() == 0
+
+    second = world.produce()
+    second.wait_ready()
+    world.wait_for(20, second)
+
+    [gap] = [feed.gap for feed in world.gaps() if feed.gap]
+    assert (gap.cause, gap.closed is not None) == ("stopped", True)
+    assert second.stop() == 0
+    assert_only_recorded_ticks_are_missing(world)
+
+
+def test_a_product_that_the_exchange_does_not_have_shows_in_readiness_and_harms_nobody(world: World) -> None:
+    world.subscribe("BTC-USD", "NO-SUCH")
+    producer = world.produce()
+
+    def named() -> None:
+        producer.assert_alive()
+        answer = httpx.get(f"http://127.0.0.1:{producer.ops_port}/readyz", timeout=5, trust_env=False)
+        assert "NO-SUCH is not a valid product" in answer.json()["problems"].get("products", "")
+
+    eventually(lambda: _has(world, "BTC-USD"))
+    eventually(named)
+
+
+def test_a_url_without_an_exchange_ends_with_one_clear_line_and_code_1(world: World) -> None:
+    world.subscribe("BTC-USD")
+    producer = start_producer(world.broker, world.folder, "https://127.0.0.1:1/", world.exchange)
+    assert producer.running is not None
+
+    assert producer.running.wait(60) == 1
+
+    last = producer.log.read_text("utf-8").splitlines()[-1]
+    assert "check PULSESTREAM_EXCHANGE_URL" in last
+    assert "Traceback" not in producer.log.read_text("utf-8")
