@@ -84,9 +84,10 @@ class _Worker:
         self._control = Control(settings, listeners)
         self._rules_loaded = False
         self._refused: dict[str, int] = {}
+        self._topics: int | None = None
         self._subscribed_at = 0.0
         self._beside: set[asyncio.Task[None]] = set()
-        readiness.add("partitions", lambda: None if self._ownership.restored else "partitions are not taken over yet")
+        readiness.add("partitions", self._not_taken_over)
         readiness.add("rules", lambda: None if self._rules_loaded else "the rules are not read yet")
         readiness.add("parked", self._ownership.parking.problem)
         readiness.add("topics", lambda: discovery.problem(self._refused, settings.partitions))
@@ -142,15 +143,18 @@ class _Worker:
     def _on_subscriptions(self) -> None:
         self._subscribed_at = time.monotonic()
 
+    def _not_taken_over(self) -> str | None:
+        """Return what is missing; before the first tenant's topic there is nothing to take over, and no rebalance."""
+        return None if self._ownership.restored or self._topics == 0 else "partitions are not taken over yet"
+
     async def _discover(self) -> None:
         """Look for new topics, and for those that cannot be read."""
-        topics = 0
         while True:
-            await asyncio.sleep(discovery.pause(topics, time.monotonic() - self._subscribed_at))
             await self._consumer.refresh_metadata()
             counts = self._consumer.partition_counts()
             self._note_refused(discovery.refused(counts, self._settings.partitions))
-            topics = len(counts)
+            self._topics = len(counts)
+            await asyncio.sleep(discovery.pause(self._topics, time.monotonic() - self._subscribed_at))
 
     def _note_refused(self, refused: dict[str, int]) -> None:
         for topic in refused.keys() - self._refused.keys():
