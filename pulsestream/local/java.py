@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import cjdk
-import jgo
-
 from pulsestream.local.errors import JavaMissingError, StartError
 from pulsestream.local.private import write_private
 
@@ -101,6 +98,8 @@ def _candidates(note: Path) -> list[Path]:
 
 
 def _fetch_java(found: str) -> Path:
+    import cjdk  # noqa: PLC0415 - half a second of every start, needed once
+
     try:
         return Path(cjdk.java_home(vendor="zulu", version=str(MINIMUM))) / "bin" / "java"
     except Exception as error:
@@ -112,6 +111,8 @@ def _fetch_java(found: str) -> Path:
 
 
 def _resolve() -> list[Path]:
+    import jgo  # noqa: PLC0415 - as above
+
     # Two resolutions: together with anything else jgo picks a kafka-clients of another version.
     try:
         jars = list(jgo.build(_KAFKA).all_jars)

@@ -37,6 +37,7 @@ class Up:
     """`pulsestream up` as a process; its output is read line by line."""
 
     def __init__(self, home: Path, **settings: object) -> None:
+        self.home = home
         given = environment({"home": home, "feed": "simulator"} | settings)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         self.lines: list[str] = []
