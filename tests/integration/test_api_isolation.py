@@ -1,0 +1,174 @@
+"""For every route: another tenant's key finds nothing and changes nothing. A route without a case fails."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from pulsestream.local.kafka import EmbeddedKafka
+from tests.support.api import EVENT, RULE, installation, problem
+from tests.support.e2e import Installation, Tenant, read_topic
+
+PRODUCT = {"exchange": "coinbase", "product": "BTC-USD"}
+SUBSCRIPTIONS = "/api/v1/subscriptions"
+RULES = "/api/v1/rules"
+SEARCH = "/api/v1/ingestion/events/search"
+
+
+@dataclass
+class Pair:
+    """A tenant that has everything, and an intruder with a valid key of another tenant."""
+
+    running: Installation
+    victim: Tenant
+    intruder: Tenant
+    rule_id: str
+
+    def intrude(self, method: str, path: str, **request: Any) -> httpx.Response:
+        return self.intruder.http.request(method, path, headers={"X-API-Key": self.intruder.key}, **request)
+
+    def assert_hidden(self, answer: httpx.Response) -> None:
+        for secret in (self.victim.slug, self.victim.key, self.rule_id, "victims-own"):
+            assert secret not in answer.text, answer.text
+
+
+@pytest.fixture(scope="module")
+def pair(
+    tmp_path_factory: pytest.TempPathFactory, broker: EmbeddedKafka, database_server: str, migrated_template: str
+) -> Iterator[Pair]:
+    folder = tmp_path_factory.mktemp("isolation")
+    with installation(folder, broker, database_server, migrated_template, "relay", "api") as running:
+        victim, intruder = running.register("victim"), running.register("victim")
+        victim.subscribe("coinbase", ["BTC-USD"])
+        victim.call("POST", "/api/v1/ingestion/events", json=EVENT | {"id": "victims-own"})
+        rule_id = victim.create_rule(RULE | {"name": "victims-own"})["rule_id"]
+        _store_rows(running, victim.slug)
+        yield Pair(running, victim, intruder, rule_id)
+
+
+def _store_rows(running: Installation, tenant: str) -> None:
+    with psycopg.connect(running.database.url()) as connection:
+        connection.execute(
+            """INSERT INTO ticks (tenant, event_id, exchange, product, price, exchange_time, received_time, appended_at)
+            VALUES (%s, 'victims-own', 'coinbase', 'BTC-USD', 1, now(), now(), now())""",
+            (tenant,),
+        )
+        connection.execute(
+            """INSERT INTO events (tenant, event_id, type, source, time, received_time, data, appended_at)
+            VALUES (%s, 'victims-own', 'a', 'b', now(), now(), '1', now())""",
+            (tenant,),
+        )
+        connection.execute(
+            """INSERT INTO alerts (tenant, alert_id, seq, rule_id, rule_name, rule_version, exchange, product, state,
+            at, reason, severity, labels, last_prices, appended_at)
+            VALUES (%s, 'victims-own', 1, 'r', 'n', 1, 'coinbase', 'BTC-USD', 'firing', now(), 'x', 'info', '{}', '[]',
+            now())""",
+            (tenant,),
+        )
+        connection.execute(
+            """INSERT INTO stats (tenant, event_id, exchange, product, "window", at, basis, count, as_of_topic,
+            as_of_partition, as_of_offset, revision, appended_at)
+            VALUES (%s, 'victims-own', 'coinbase', 'BTC-USD', '1m', now(), 'ticks', 1, 't', 0, 0, 0, now())""",
+            (tenant,),
+        )
+
+
+def registering_again_gives_no_key(pair: Pair) -> None:
+    answer = pair.intruder.http.post("/api/v1/auth/register/tenant", json={"tenant": pair.victim.slug})
+    problem(answer, 409, "tenant-exists")
+    assert "api_key" not in answer.text
+
+
+def listing_subscriptions_shows_ones_own(pair: Pair) -> None:
+    answer = pair.intrude("GET", SUBSCRIPTIONS)
+    assert answer.json()["subscriptions"] == []
+    pair.assert_hidden(answer)
+
+
+def setting_subscriptions_leaves_the_others_alone(pair: Pair) -> None:
+    pair.assert_hidden(pair.intrude("PUT", SUBSCRIPTIONS, json={"subscriptions": [PRODUCT]}))
+    pair.assert_hidden(pair.intrude("PUT", SUBSCRIPTIONS, json={"subscriptions": []}))
+    assert len(pair.victim.call("GET", SUBSCRIPTIONS)["subscriptions"]) == 1
+
+
+def making_a_rule_meets_no_namesake(pair: Pair) -> None:
+    answer = pair.intrude("POST", RULES, json=RULE | {"name": "victims-own"})
+    assert answer.status_code == 201
+    assert pair.intrude("DELETE", f"{RULES}/{answer.json()['rule_id']}").status_code == 204
+
+
+def listing_rules_shows_ones_own(pair: Pair) -> None:
+    pair.assert_hidden(pair.intrude("GET", RULES))
+
+
+def another_tenants_rule_does_not_exist(pair: Pair) -> None:
+    there = problem(pair.intrude("GET", f"{RULES}/{pair.rule_id}"), 404, "not-found")
+    nowhere = problem(pair.intrude("GET", f"{RULES}/{pair.rule_id[::-1]}"), 404, "not-found")
+    assert str(there["detail"]).replace(pair.rule_id, "") == str(nowhere["detail"]).replace(pair.rule_id[::-1], "")
+
+
+def another_tenants_rule_cannot_be_deleted(pair: Pair) -> None:
+    problem(pair.intrude("DELETE", f"{RULES}/{pair.rule_id}"), 404, "not-found")
+    assert pair.victim.call("GET", f"{RULES}/{pair.rule_id}")["version"] == 1
+
+
+def searching_finds_ones_own(pair: Pair) -> None:
+    for dataset in ("", "?dataset=ticks", "?dataset=events", "?dataset=stats", "?dataset=alerts", "?product=BTC-USD"):
+        assert pair.intrude("GET", SEARCH + dataset).json()["rows"] == [], dataset
+        assert "victims-own" in pair.victim.http.get(SEARCH + dataset, headers={"X-API-Key": pair.victim.key}).text or (
+            dataset == "?product=BTC-USD"
+        )
+
+
+def an_event_goes_to_ones_own_topic(pair: Pair) -> None:
+    _stays_out(pair, lambda event: pair.intrude("POST", "/api/v1/ingestion/events", json=event))
+
+
+def a_batch_goes_to_ones_own_topic(pair: Pair) -> None:
+    _stays_out(pair, lambda event: pair.intrude("POST", "/api/v1/ingestion/events/batch", json={"events": [event]}))
+
+
+def _stays_out(pair: Pair, send: Callable[[dict[str, Any]], httpx.Response]) -> None:
+    mark = secrets.token_hex(8)
+    assert send(EVENT | {"id": "victims-own", "data": mark}).status_code == 202
+    topics = [f"ps.{tenant.slug}.events.v1" for tenant in (pair.victim, pair.intruder)]
+    theirs, own = (read_topic(pair.running.admin, topic) for topic in topics)
+    assert not any(mark.encode() in (record.value or b"") for record in theirs)
+    assert any(mark.encode() in (record.value or b"") for record in own)
+
+
+def shows_no_tenant(path: str) -> Callable[[Pair], None]:
+    return lambda pair: pair.assert_hidden(pair.intrude("GET", path))
+
+
+CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
+    ("get", "/health"): shows_no_tenant("/health"),
+    ("get", "/livez"): shows_no_tenant("/livez"),
+    ("get", "/readyz"): shows_no_tenant("/readyz"),
+    ("get", "/metrics"): shows_no_tenant("/metrics"),
+    ("post", "/api/v1/auth/register/tenant"): registering_again_gives_no_key,
+    ("get", SUBSCRIPTIONS): listing_subscriptions_shows_ones_own,
+    ("put", SUBSCRIPTIONS): setting_subscriptions_leaves_the_others_alone,
+    ("post", RULES): making_a_rule_meets_no_namesake,
+    ("get", RULES): listing_rules_shows_ones_own,
+    ("get", RULES + "/{rule_id}"): another_tenants_rule_does_not_exist,
+    ("delete", RULES + "/{rule_id}"): another_tenants_rule_cannot_be_deleted,
+    ("get", SEARCH): searching_finds_ones_own,
+    ("post", "/api/v1/ingestion/events"): an_event_goes_to_ones_own_topic,
+    ("post", "/api/v1/ingestion/events/batch"): a_batch_goes_to_ones_own_topic,
+}
+
+
+def test_every_route_of_the_document_has_a_case(pair: Pair) -> None:
+    paths = pair.intruder.http.get("/openapi.json").json()["paths"]
+
+    assert {(method, path) for path, methods in paths.items() for method in methods} == set(CASES)
+
+
+@pytest.mark.parametrize("route", CASES, ids=lambda route: f"{route[0].upper()} {route[1]}")
+def test_another_tenants_key_finds_and_changes_nothing(pair: Pair, route: tuple[str, str]) -> None:
+    CASES[route](pair)
