@@ -106,7 +106,6 @@ class Feed:
         monotonic: Callable[[], float] = time.monotonic,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        self.last_received: int | None = None
         self._config = config
         self._protocol = protocol
         self._listener = listener
@@ -268,7 +267,7 @@ class Feed:
             _log.info("feed delivers", exchange=self._config.exchange, url=self._config.url)
             FEED_CONNECTED.labels(self._config.exchange).set(1)
             self._listener.delivering(received_time)
-        connection.last_good = self.last_received = received_time
+        connection.last_good = received_time
         if not connection.is_complete and connection.plan.settled:
             connection.is_complete = True
             self._listener.complete(received_time)

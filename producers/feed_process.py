@@ -128,10 +128,10 @@ class FeedProcess:
         await asyncio.wait([work[1]])
         flushed = await self._publisher.drain(FLUSH_WITHIN)
         self._write_ledger()
-        recorded = await self._publisher.drain(LEDGER_FLUSH_WITHIN)
+        await self._publisher.drain(LEDGER_FLUSH_WITHIN)
         account = self._publisher.account
-        _log.log(
-            20 if flushed and recorded else 40,
+        say = _log.info if flushed and not self._ledger.outbox else _log.error
+        say(
             "producer ends",
             produced=account.produced,
             acknowledged=account.acknowledged,

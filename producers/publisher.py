@@ -153,6 +153,7 @@ class Publisher:
         self.delivered: dict[str, Delivered] = {}
         self._exchange = settings.exchange
         self._source = f"/{settings.exchange}"
+        self._published = PUBLISHED.labels(settings.exchange)
         self._gaps = gaps
         self._limits = limits
         self._clock = clock
@@ -356,7 +357,7 @@ class Publisher:
     def _acknowledged(self, copy: _Copy) -> None:
         lane, tick = copy.lane, copy.tick
         self.account.acknowledged += 1
-        PUBLISHED.labels(self._exchange).inc()
+        self._published.inc()
         lane.acked += 1
         held = self.delivered.get(tick.product)
         if held is None or held.received_time <= tick.received_time:

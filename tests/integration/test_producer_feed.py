@@ -269,6 +269,28 @@ def test_frames_without_market_data_are_no_sign_of_life() -> None:
     asyncio.run(_babble_is_stale())
 
 
+async def _beats(made: Exchange, socket: ServerConnection) -> None:
+    products = await made.subscription(socket)
+    await confirm(socket, products)
+    beat = {"type": "heartbeat", "sequence": 1, "product_id": "BTC-USD", "time": "2021-04-17T16:43:30.244075Z"}
+    while True:
+        await socket.send(json.dumps(beat))
+        made.messages.append(beat)
+        await asyncio.sleep(0.05)  # the exchange's rhythm
+
+
+async def _heartbeats_are_life() -> None:
+    listener = Listening()
+    async with exchange(_beats) as made, feeding(made.url, listener, "BTC-USD", stale_after=0.3) as (feed, _):
+        await until(lambda: len(made.messages) > 20)
+        assert feed.problem() is None
+        assert (made.connections, listener.words) == (1, ["delivering", "complete"])
+
+
+def test_a_quiet_market_with_heartbeats_is_not_stale() -> None:
+    asyncio.run(_heartbeats_are_life())
+
+
 async def _sends_too_much_once(made: Exchange, socket: ServerConnection) -> None:
     products = await made.subscription(socket)
     await confirm(socket, products)

@@ -36,6 +36,7 @@ class Bench:
         self.ledger = Ledger("coinbase", wall_clock, {})
         self.publisher = Publisher(producer_settings(broker), self.ledger, limits or Limits(probe_every=0.2))
         self.sequence = 0
+        self.newest = 0
         self.published: list[str] = []
 
     async def publish(self, count: int = 1, product: str | None = None) -> None:
@@ -43,7 +44,8 @@ class Bench:
             self.sequence += 1
             name = product or PRODUCTS[self.sequence % len(PRODUCTS)]
             self.published.append(f"coinbase:{name}:{self.sequence}")
-            await self.publisher.publish(make_tick(name, self.sequence, wall_clock()))
+            self.newest = wall_clock()
+            await self.publisher.publish(make_tick(name, self.sequence, self.newest))
 
     async def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         def served() -> bool:
@@ -51,6 +53,10 @@ class Bench:
             return condition()
 
         await until(served, seconds)
+
+    async def newest_delivered(self) -> None:
+        """Wait until some tenant has the newest tick."""
+        await self.until(lambda: any(d.received_time >= self.newest for d in self.publisher.delivered.values()))
 
     async def settled(self) -> None:
         await self.until(lambda: self.publisher.account.pending == 0)
@@ -290,6 +296,43 @@ def test_a_refused_topic_parks_its_tenant_alone(broker: EmbeddedKafka, two_tenan
 
     assert [tick.event_id for tick in read_ticks(broker, healthy)] == bench.published
     assert bench.gaps()[f"topic_refused:{refused}"].closed is not None
+
+
+def test_a_stuck_topic_does_not_fill_the_buffer_of_the_others(
+    broker: EmbeddedKafka, two_tenants: tuple[str, str], make_topics: MakeTopics
+) -> None:
+    healthy, _ = two_tenants
+    stuck = f"{healthy}-x"
+
+    async def scenario() -> Bench:
+        bench = Bench(broker, Limits(records=400, block=0.0, topic_patience=120.0))
+        bench.publisher.route({"BTC-USD": [healthy, stuck]})
+        await bench.publish(120, "BTC-USD")
+        while not bench.publisher.parked():
+            await bench.publish(1, "BTC-USD")
+            await bench.newest_delivered()
+            bench.publisher.tend()
+        assert bench.publisher.parked() == {stuck: "buffer_full"}
+        for _ in range(10):
+            await bench.publish(50, "BTC-USD")
+            await bench.newest_delivered()
+        make_topics(stuck, "ticks")
+        await bench.settled()
+        bench.publisher.tend()
+        bench.publisher.tend()
+        assert bench.publisher.parked() == {}
+        await bench.publish(5, "BTC-USD")
+        await bench.settled()
+        return bench
+
+    bench = asyncio.run(scenario())
+
+    assert [tick.event_id for tick in read_ticks(broker, healthy)] == bench.published
+    received = [tick.event_id for tick in read_ticks(broker, stuck)]
+    assert set(bench.published) - set(received) == set(bench.published[-505:-5])
+    assert bench.publisher.account.failed == {"buffer_full": 500}
+    gap = bench.gaps()[f"buffer_full:{stuck}"]
+    assert gap.closed is not None
 
 
 def test_an_unsubscribed_tenant_ends_its_own_interval(broker: EmbeddedKafka, two_tenants: tuple[str, str]) -> None:
