@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Final
 
+import psutil
 import psycopg
 from pydantic import SecretStr
 
@@ -228,7 +229,7 @@ class Stack:
 
 def up(settings: Settings) -> None:
     """Run the stack on this terminal until SIGINT, SIGTERM or SIGHUP; raises UsageError or OutageError."""
-    began = time.time()
+    began = psutil.Process().create_time()  # what the person waits for includes the interpreter's own start
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it says each request, and the screen is for people
     screen = Screen(sys.stdout)
     stack = Stack(settings, screen.event)

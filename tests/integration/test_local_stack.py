@@ -13,8 +13,11 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
+from pulsestream.local.kafka import EmbeddedKafka
+from tests.support.e2e import DatabaseUrl
 from tests.support.stack import Up
 
 PARTS = ("kafka", "database", "exchange", "producer", "relay", "stream", "sink", "api")
@@ -147,6 +150,31 @@ def test_nothing_outlives_a_killed_stack_and_the_next_start_recovers(up: Callabl
     again = up()
     again.wait_for("First tick stored after")
     assert again.interrupt() == 0
+
+
+def test_a_broker_and_a_database_that_were_given_are_used(tmp_path: Path, database: DatabaseUrl) -> None:
+    kafka = EmbeddedKafka(tmp_path / "kafka")
+    kafka.start()
+    given = kafka.settings()
+    command = Up(
+        tmp_path / "home",
+        api_port=_free_port(),
+        kafka_bootstrap=given.kafka_bootstrap,
+        kafka_username=given.kafka_username,
+        kafka_password=kafka.password("admin"),
+        database_url=database.url(),
+    )
+    try:
+        command.wait_for("First tick stored after")
+        with psycopg.connect(database.url()) as connection:
+            stored = connection.execute("SELECT count(*) > 0 FROM ticks WHERE tenant = 'demo'").fetchone()
+        code = command.interrupt()
+    finally:
+        command.close()
+        kafka.stop()
+
+    assert (code, stored) == (0, (True,))
+    assert sorted({line.split()[0] for line in command.lines if " ready after " in line}) == sorted(PARTS[2:])
 
 
 def test_a_busy_port_is_one_clear_message(up: Callable[..., Up]) -> None:
