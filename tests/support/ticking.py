@@ -1,5 +1,6 @@
 """Ticks of one key for tests of the engine, and ways to fold them: whole, in parts, with the event clock between."""
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -158,4 +159,4 @@ def splits(draw: st.DrawFn, records: Sequence[Input]) -> list[list[Input]]:
     """Draw a way to cut records into batches."""
     cuts = sorted(draw(st.sets(st.integers(1, max(len(records) - 1, 1)), max_size=len(records))))
     edges = [0, *cuts, len(records)]
-    return [list(records[start:end]) for start, end in zip(edges, edges[1:], strict=False) if end > start]
+    return [list(records[start:end]) for start, end in itertools.pairwise(edges) if end > start]
