@@ -87,7 +87,7 @@ def assert_statistics_right(installation: Installation, watched: Watched, record
     expected: dict[str, Stat] = {}
     allowed: dict[str, Stat] = {}
     for key in by_key(records).values():
-        until = max(record.tick.exchange_time for record in key) + _FAR
+        until = _latest(key) + _FAR
         expected |= final_stats(key)
         allowed |= passing_stats(key, until=until) | final_stats(key, until=until)
 
@@ -103,7 +103,10 @@ def assert_statistics_right(installation: Installation, watched: Watched, record
 
 
 def assert_alerts_right(installation: Installation, watched: Watched, records: Sequence[Sourced]) -> list[Alert]:
-    """Wait until the tenant's alerts, on the topic and in the database, are those of the oracle; return these."""
+    """Wait until the tenant's alerts, on the topic and in the database, are those of the oracle; return these.
+
+    Timers after the last record act while the feed stays connected, so they have to be short.
+    """
     expected = [alert for definition, shown in watched.rules for alert in _alerts(definition, shown, records)]
 
     def equal() -> None:
@@ -117,12 +120,18 @@ def assert_alerts_right(installation: Installation, watched: Watched, records: S
     return expected
 
 
+def _latest(key: Sequence[Sourced]) -> int:
+    return max(record.tick.exchange_time for record in key)
+
+
 def _alerts(definition: Mapping[str, Any], shown: Mapping[str, Any], records: Sequence[Sourced]) -> list[Alert]:
     return [
         alert
         for (exchange, product), key in by_key(records).items()
         if applies(definition, exchange, product)
-        for alert in transitions(definition, key, rule_id=shown["rule_id"], version=shown["version"])
+        for alert in transitions(
+            definition, key, rule_id=shown["rule_id"], version=shown["version"], until=_latest(key) + _FAR
+        )
     ]
 
 
