@@ -26,7 +26,8 @@ def connect(settings: Settings, name: str) -> Iterator[Connection]:
         ) as connection:
             yield connection
     except psycopg.OperationalError as error:
-        raise OutageError(f"the relay lost the database, and ends to be started again: {error}") from error
+        reason = " ".join(str(error).split())
+        raise OutageError(f"the relay lost the database, and ends to be started again: {reason}") from error
 
 
 def fetch_all(connection: Connection, name: str, **parameters: Any) -> list[DictRow]:
