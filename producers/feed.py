@@ -201,6 +201,9 @@ class Feed:
                 self._connection = _Connection(socket, SubscriptionPlan(self._wanted), watchdog)
                 try:
                     yield self._connection
+                except asyncio.CancelledError:
+                    await socket.close()  # left by an exception, the library would say "internal error"
+                    raise
                 except StaleFeedError:
                     cause = "stale"
                     socket.transport.abort()

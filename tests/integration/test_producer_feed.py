@@ -81,6 +81,7 @@ class Exchange:
     def __init__(self, behave: Callable[["Exchange", ServerConnection], Awaitable[None]]) -> None:
         self.behave = behave
         self.connections = 0
+        self.close_codes: list[int | None] = []
         self.messages: list[dict[str, object]] = []
         self.url = ""
 
@@ -88,6 +89,7 @@ class Exchange:
         self.connections += 1
         with suppress(ConnectionClosed):  # the client hanging up is part of many scenarios
             await self.behave(self, socket)
+        self.close_codes.append(socket.close_code)
 
     async def subscription(self, socket: ServerConnection) -> list[str]:
         """Read one message and confirm everything that is subscribed to after it."""
@@ -145,6 +147,7 @@ async def _delivers_and_stops_cleanly() -> None:
         assert feed.problem() is None
         feed.stop()
         await asyncio.wait_for(task, BOUND)
+        await until(lambda: made.close_codes == [1000])
 
     assert listener.words == ["delivering", "complete", "stopped"]
     assert listener.told[-1][1] == listener.ticks[-1].received_time
