@@ -48,8 +48,8 @@ def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; raises UsageError when the topics do not fit the settings."""
     for name in _QUIET:  # theirs is written for a terminal; what matters of it is in our own log
         logging.getLogger(name).setLevel(logging.WARNING)
-    check_topics(settings)
     readiness = Readiness()
+    readiness.add("worker", lambda: "the worker has not begun yet")
     ops = OpsServer(settings.ops_port, readiness) if settings.ops_port else None
     if ops is not None:
         ops.start()
@@ -87,6 +87,7 @@ class _Worker:
         self._topics: int | None = None
         self._subscribed_at = 0.0
         self._beside: set[asyncio.Task[None]] = set()
+        readiness.add("worker", lambda: None)
         readiness.add("partitions", self._not_taken_over)
         readiness.add("rules", lambda: None if self._rules_loaded else "the rules are not read yet")
         readiness.add("parked", self._ownership.parking.problem)
@@ -95,12 +96,12 @@ class _Worker:
     @classmethod
     async def run(cls, settings: Settings, readiness: Readiness) -> None:
         """Work until a signal comes."""
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop.set)
         with ThreadPoolExecutor(min(settings.partitions + 4, _THREADS), "state") as pool:
+            await loop.run_in_executor(pool, check_topics, settings)
             worker = cls(settings, readiness, pool)
-            stop = asyncio.Event()
-            for signum in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-            await worker.start()
             await worker.until(stop)
             await worker.end()
 
@@ -116,8 +117,15 @@ class _Worker:
         _log.info("worker started", app=self._settings.stream_app)
 
     async def until(self, stop: asyncio.Event) -> None:
-        """Wait for the signal; a crash of Faust ends the process."""
-        if await self._app.wait_for_stopped(stop.wait()) and not stop.is_set():
+        """Start, and wait for the signal; a crash of Faust ends the process."""
+        stopping = asyncio.ensure_future(stop.wait())
+        starting = asyncio.ensure_future(self.start())
+        await asyncio.wait({stopping, starting}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            return
+        await starting
+        if await self._app.wait_for_stopped(stopping) and not stop.is_set():
             end_process(StreamError(f"Faust ended: {self._app.crash_reason!r}"))
 
     async def end(self) -> None:

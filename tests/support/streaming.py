@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+import httpx
 from confluent_kafka import KafkaError, Message, Producer
 
 from pulsestream.core.kafka import Admin, producer_config
@@ -29,7 +30,7 @@ from schemas.codec import codec
 from schemas.records import Alert, Feed, Rule, Stat, Tick
 from streams.engine import fold as engine
 from streams.engine.rules import ActiveRule, applies, parse_rule
-from tests.support.e2e import Service, read_topic, records_of
+from tests.support.e2e import Service, eventually, read_topic, records_of
 from tests.support.oracle import Sourced, by_key, newest
 
 DATASETS: Final = ("stats", "alerts", "dlq", "ticks")
@@ -67,6 +68,21 @@ class Streams:
         """Start a worker and wait until it is ready."""
         worker = self.launch(**overrides)
         worker.wait_ready()
+        return worker
+
+    def start_parked(self) -> Service:
+        """Start a worker and wait until nothing but a parked tenant keeps it from being ready."""
+        worker = self.launch()
+
+        def waits() -> None:
+            worker.assert_alive()
+            try:
+                said = httpx.get(f"http://127.0.0.1:{worker.ops_port}/readyz", timeout=5, trust_env=False).json()
+            except httpx.TransportError as error:
+                raise AssertionError(repr(error)) from error
+            assert said["problems"].keys() == {"parked"}
+
+        eventually(waits)
         return worker
 
     def launch(self, **overrides: object) -> Service:
@@ -245,23 +261,26 @@ def market(
         product = f"P{number % products}-USD"
         prices[product] = max(1.0, prices[product] + chance.choice((-0.25, 0.0, 0.25)))
         late = chance.choice((0, 3, 12)) * _MICROS if chance.random() < 0.02 else 0
-        ticks.append(walk_tick(exchange, product, number + 1, prices[product], begin + number * step - late, chance))
+        quoted, size = chance.random() < 0.9, chance.choice((0.5, 1.0, 2.25))
+        at = begin + number * step - late
+        ticks.append(make_tick(exchange, product, number + 1, prices[product], at=at, size=size, quoted=quoted))
         if chance.random() < 0.01:
             ticks.append(ticks[-1])
     return ticks
 
 
-def walk_tick(exchange: str, product: str, number: int, price: float, at: int, chance: random.Random) -> Tick:
-    """Return one tick, the `number`th of its product, of event time `at`."""
-    quoted = chance.random() < 0.9
+def make_tick(
+    exchange: str, product: str, number: int, price: float, *, at: int, size: float = 1.0, quoted: bool = True
+) -> Tick:
+    """Return one tick, the `number`th of its product, of event time `at` in microseconds."""
     return Tick(
         event_id=f"{exchange}:{product}:{number}",
         exchange=exchange,
         product=product,
         sequence=number,
-        side=chance.choice(("buy", "sell")),
+        side="buy" if number % 3 else "sell",
         price=price,
-        size=chance.choice((0.5, 1.0, 2.25)),
+        size=size,
         best_bid=price - 0.5 if quoted else None,
         best_ask=price + 0.5 if quoted else None,
         exchange_time=at,
