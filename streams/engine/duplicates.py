@@ -54,8 +54,8 @@ class SeenFold:
     def finish(self, watermark: int) -> tuple[Seen, ...]:
         """Return the ids that can still come again."""
         for second, ids in self._added.items():
-            held = self._held.get(second)
-            self._held[second] = Seen.of(second, ids | held.ids if held else ids)
+            added, held = Seen.of(second, ids), self._held.get(second)
+            self._held[second] = Seen(second, max(held.highest, added.highest), held.ids | ids) if held else added
         oldest = watermark - GRACE
         return tuple(self._held[second] for second in sorted(self._held) if _reachable(second, oldest))
 

@@ -77,7 +77,7 @@ def fold(state: KeyState, inputs: Sequence[Input], rules: Sequence[ActiveRule]) 
     after = replace(
         state,
         watermark=sorting.watermark,
-        ticks=statistics.finish(sorting.watermark),
+        ticks=statistics.finish(state.watermark, sorting.watermark),
         seen=sorting.seen.finish(sorting.watermark),
         book=evaluation.finish(),
     )
@@ -100,7 +100,7 @@ def advance(state: KeyState, clock: int, rules: Sequence[ActiveRule]) -> Folded:
     after = replace(
         state,
         clock_mark=max(state.clock_mark, evaluation.acted_at),
-        ticks=statistics.finish(state.watermark),
+        ticks=statistics.finish(state.watermark, state.watermark),
         book=evaluation.finish(),
     )
     return Folded(after, statistics.stats, evaluation.alerts, {})

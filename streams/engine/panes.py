@@ -5,7 +5,7 @@ are differences of two panes' totals, and a late record adds the same amounts to
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -86,29 +86,82 @@ NOTHING: Final = Totals()
 EMPTY_CANDLE: Final = Candle(2**62, 0.0, -1, 0.0, 0.0, float("inf"))
 
 
-def add(panes: list[Pane], seconds: list[int], second: int, run: Sequence[Positioned]) -> None:
-    """Enter records of one pane, in offset order, into `panes` (ascending; `seconds` are theirs), in place."""
-    index = bisect_left(seconds, second)
-    held = panes[index] if index < len(panes) and seconds[index] == second else None
-    before = held or (panes[index - 1] if index else None)
-    added, quote, as_of = totals_of(run), last_quote(run), run[-1].as_of
-    pane = Pane(
+class ClosedPanes:
+    """Panes whose end has passed, ascending; also as columns, which the statistics read without touching each pane.
+
+    A series that was finished shares its panes with its predecessors: they are changed only while they are copied
+    into a fold of their own.
+    """
+
+    __slots__ = ("closes", "highs", "lows", "panes", "seconds")
+
+    def __init__(self, panes: Iterable[Pane] = ()) -> None:
+        self.panes = list(panes)
+        self.seconds = [pane.second for pane in self.panes]
+        self.highs = [pane.candle.high for pane in self.panes]
+        self.lows = [pane.candle.low for pane in self.panes]
+        self.closes = [pane.candle.close for pane in self.panes]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ClosedPanes) and self.panes == other.panes
+
+    __hash__ = None  # type: ignore[assignment] # as of any list
+
+    def since(self, second: int) -> "ClosedPanes":
+        """Return a copy of the panes from the last one before `second` on: what went before is of no more use."""
+        start = max(bisect_left(self.seconds, second) - 1, 0)
+        copy = ClosedPanes()
+        copy.panes, copy.seconds = self.panes[start:], self.seconds[start:]
+        copy.highs, copy.lows, copy.closes = self.highs[start:], self.lows[start:], self.closes[start:]
+        return copy
+
+    def before(self, second: int) -> Pane | None:
+        """Return the last pane before a second."""
+        index = bisect_left(self.seconds, second)
+        return self.panes[index - 1] if index else None
+
+    def append(self, pane: Pane) -> None:
+        """Take the next pane."""
+        self._insert(len(self.panes), pane)
+
+    def enter(self, second: int, run: Sequence[Positioned]) -> None:
+        """Enter late records of one pane, in offset order: it and all that follow have them in their totals."""
+        index = bisect_left(self.seconds, second)
+        if index < len(self.panes) and self.seconds[index] == second:
+            held = self.panes.pop(index)
+            for column in (self.seconds, self.highs, self.lows, self.closes):
+                del column[index]
+        else:
+            held = None
+        self._insert(index, entered(held, self.before(second), second, run))
+        for later in range(index + 1, len(self.panes)):
+            self.panes[later] = carried(self.panes[later], run)
+
+    def _insert(self, index: int, pane: Pane) -> None:
+        self.panes.insert(index, pane)
+        self.seconds.insert(index, pane.second)
+        self.highs.insert(index, pane.candle.high)
+        self.lows.insert(index, pane.candle.low)
+        self.closes.insert(index, pane.candle.close)
+
+
+def entered(held: Pane | None, before: Pane | None, second: int, run: Sequence[Positioned]) -> Pane:
+    """Return the pane after records of it, in offset order; `before` is the one that precedes it."""
+    base = held or before
+    added = totals_of(run)
+    return Pane(
         second,
         candle_with(held.candle if held else EMPTY_CANDLE, run),
-        before.totals.plus(added) if before else added,
-        as_of,
-        newer_quote(before.quote if before else None, quote),
+        base.totals.plus(added) if base else added,
+        run[-1].as_of,
+        newer_quote(base.quote if base else None, last_quote(run)),
     )
-    if held is None:
-        panes.insert(index, pane)
-        seconds.insert(index, second)
-    else:
-        panes[index] = pane
-    for later in range(index + 1, len(panes)):
-        follow = panes[later]
-        panes[later] = Pane(
-            follow.second, follow.candle, follow.totals.plus(added), as_of, newer_quote(follow.quote, quote)
-        )
+
+
+def carried(pane: Pane, run: Sequence[Positioned]) -> Pane:
+    """Return a pane after late records entered an earlier one."""
+    totals = pane.totals.plus(totals_of(run))
+    return Pane(pane.second, pane.candle, totals, run[-1].as_of, newer_quote(pane.quote, last_quote(run)))
 
 
 def candle_with(candle: Candle, run: Sequence[Positioned]) -> Candle:

@@ -17,7 +17,7 @@ from streams.engine.alerts import AlertBook, Machine, Sighting
 from streams.engine.duplicates import Identity, Seen
 from streams.engine.fold import KeyState
 from streams.engine.machine import Phase, Standing
-from streams.engine.panes import Candle, Pane, Quote, Totals
+from streams.engine.panes import Candle, ClosedPanes, Pane, Quote, Totals
 from streams.engine.series import LINES, Series
 
 FORMAT: Final = 1
@@ -48,7 +48,7 @@ class _Head(msgspec.Struct, array_like=True, frozen=True):
     watermark: int
     clock_mark: int
     first_time: int
-    closed: int
+    until: int
     emitted: dict[str, list[tuple[int, int]]]
     last_seen: list[tuple[int, float, int]]
     ids: list[_Ids]
@@ -142,9 +142,11 @@ class _Gathered:
         if not self.heads:
             raise SnapshotError(f"the state of {key!r} has no head")
         head = self.heads[0]
-        panes = tuple(sorted(self.panes, key=lambda pane: pane.second))
+        panes = sorted(self.panes, key=lambda pane: pane.second)
         emitted = {(at, _LINE_NAMES[name]): revision for name, given in head.emitted.items() for at, revision in given}
-        series = Series(panes, tuple(pane.second for pane in panes), head.first_time, head.closed, emitted)
+        last = panes[-1] if panes and panes[-1].second >= head.until else None
+        closed = ClosedPanes(panes[:-1] if last else panes)
+        series = Series(closed, last, head.until, head.first_time, emitted)
         seen = tuple(Sighting(*sighting) for sighting in head.last_seen)
         book = AlertBook({(rule.rule_id, rule.version): _machine(rule) for rule in self.rules}, seen)
         return KeyState(head.exchange, head.product, head.watermark, head.clock_mark, series, _seen(self.ids), book)
@@ -156,7 +158,9 @@ def _parts(state: KeyState) -> Iterator[tuple[str, _Part]]:
     yield "head", _head(state, first)
     for index, part in enumerate(rest, 1):
         yield f"ids:{index}", part
-    for number, block in groupby(state.ticks.panes, lambda pane: pane.second // BLOCK_SECONDS):
+    last = state.ticks.open
+    panes = [*state.ticks.closed.panes, *([] if last is None else [last])]
+    for number, block in groupby(panes, lambda pane: pane.second // BLOCK_SECONDS):
         yield f"block:{number}", tuple(block)
     for (rule_id, version), held in state.book.machines.items():
         yield f"rule:{rule_id}:{version}", _rule(rule_id, version, held)
@@ -178,7 +182,7 @@ def _head(state: KeyState, ids: list[_Ids]) -> _Head:
         state.watermark,
         state.clock_mark,
         state.ticks.first_time,
-        state.ticks.closed,
+        state.ticks.until,
         emitted,
         [(seen.time, seen.price, seen.appended_at) for seen in state.book.last_seen],
         ids,

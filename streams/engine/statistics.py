@@ -8,16 +8,20 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from pulsestream.core.clock import MICROS_PER_SECOND
 from schemas.records import Stat
 from streams.engine.exact import SHIFT, mean, rounded
-from streams.engine.panes import NOTHING, Pane, Totals
+from streams.engine.panes import NOTHING, ClosedPanes, Totals
 
 YEAR_SECONDS: Final = 365 * 86_400
 MIN_RETURNS: Final = 10
 """Below it neither volatility nor stddev_log_return is given."""
+HALVED: Final = -0.5
+DOUBLED: Final = 1.0
+"""Relative changes between which log1p keeps its precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +38,23 @@ WINDOWS: Final = (Window("1m", 60, 1), Window("5m", 300, 5))
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The panes of a key, ascending, and their seconds; `first_time` is the key's earliest record, micros."""
+    """The closed panes of a key; `first_time` is its earliest record, micros."""
 
     exchange: str
     product: str
-    panes: Sequence[Pane]
-    seconds: Sequence[int]
+    closed: ClosedPanes
     first_time: int
 
 
 def price_stat(history: History, window: Window, at: int, revision: int) -> Stat:
     """Return the statistic of basis `ticks` at second `at`; some record must lie before it."""
     start, end = _bounds(history, window, at)
-    newest = history.panes[end - 1]
-    base = history.panes[start - 1] if start else None
-    segment = history.panes[start:end]
+    panes = history.closed.panes
+    newest = panes[end - 1]
+    base = panes[start - 1] if start else None
     sums = _difference(newest.totals, base.totals if base else NOTHING)
-    reference = base.candle.close if base else segment[0].candle.open
-    opened, high, low, close = _candle(segment)
+    reference = base.candle.close if base else panes[0].candle.open
+    opened, high, low, close = _candle(history.closed, start, end)
     change = None if close is None else close - reference
     covered = _covered(history, window, at)
     volatility, stddev_log_return = _returns(_grid_closes(history, window, at, start, end), reference, covered, window)
@@ -88,10 +91,10 @@ def price_stat(history: History, window: Window, at: int, revision: int) -> Stat
 def quote_stat(history: History, window: Window, at: int, revision: int) -> Stat:
     """Return the statistic of basis `quotes` at second `at`; some tick with both sides must lie before it."""
     start, end = _bounds(history, window, at)
-    newest = history.panes[end - 1]
+    newest = history.closed.panes[end - 1]
     if newest.quote is None:
         raise ValueError(f"no quote of {history.exchange}:{history.product} lies before {at}")
-    base = history.panes[start - 1].totals if start else NOTHING
+    base = history.closed.panes[start - 1].totals if start else NOTHING
     count = newest.totals.quotes - base.quotes
     return Stat(
         event_id=_event_id(history, window, at, "quotes"),
@@ -110,10 +113,19 @@ def quote_stat(history: History, window: Window, at: int, revision: int) -> Stat
     )
 
 
-def log_return(before: float, after: float) -> float:
-    """Return ln(after / before) of two prices to full precision, also where they nearly agree."""
-    relative = (after - before) / before
-    return math.log1p(relative) if -0.5 < relative < 1.0 else math.log(after) - math.log(before)  # noqa: PLR2004 (where log1p keeps its precision)
+def log_returns(prices: Sequence[float]) -> list[float]:
+    """Return ln(price / price before) to full precision, without those that are 0.
+
+    Of prices that nearly agree, the difference is exact, the quotient is not: so log1p of the relative change.
+    """
+    pairs = [(before, after) for before, after in pairwise(prices) if before != after]
+    changes = [(after - before) / before for before, after in pairs]
+    if not changes or (min(changes) > HALVED and max(changes) < DOUBLED):
+        return [*map(math.log1p, changes)]
+    return [
+        math.log1p(change) if HALVED < change < DOUBLED else math.log(after) - math.log(before)
+        for change, (before, after) in zip(changes, pairs, strict=True)
+    ]
 
 
 def _event_id(history: History, window: Window, at: int, basis: str) -> str:
@@ -127,8 +139,8 @@ def _covered(history: History, window: Window, at: int) -> int:
 
 def _bounds(history: History, window: Window, at: int) -> tuple[int, int]:
     """Return the slice of panes with at - window <= second < at."""
-    end = bisect_left(history.seconds, at)
-    return bisect_left(history.seconds, at - window.seconds, 0, end), end
+    end = bisect_left(history.closed.seconds, at)
+    return bisect_left(history.closed.seconds, at - window.seconds, 0, end), end
 
 
 def _difference(newer: Totals, older: Totals) -> Totals:
@@ -142,12 +154,16 @@ def _difference(newer: Totals, older: Totals) -> Totals:
     )
 
 
-def _candle(segment: Sequence[Pane]) -> tuple[float | None, float | None, float | None, float | None]:
-    if not segment:
+def _candle(closed: ClosedPanes, start: int, end: int) -> tuple[float | None, float | None, float | None, float | None]:
+    """Return open, high, low and close of a slice of panes."""
+    if start == end:
         return None, None, None, None
-    candles = [pane.candle for pane in segment]
-    high, low = max([candle.high for candle in candles]), min([candle.low for candle in candles])
-    return candles[0].open, high, low, candles[-1].close
+    return (
+        closed.panes[start].candle.open,
+        max(closed.highs[start:end]),
+        min(closed.lows[start:end]),
+        closed.closes[end - 1],
+    )
 
 
 def _stddev(sums: Totals) -> float | None:
@@ -165,13 +181,13 @@ def _range_position(close: float | None, high: float | None, low: float | None) 
 
 
 def _grid_closes(history: History, window: Window, at: int, start: int, end: int) -> list[float]:
-    """Return the last price before each grid point, only where panes lie between it and the point before."""
-    panes = history.panes
+    """Return the last price before each grid point, at least where panes lie between it and the point before."""
+    seconds, closes = history.closed.seconds, history.closed.closes
     if window.grid == 1:
-        return [pane.candle.close for pane in panes[start:end]]
+        return closes[start:end]
     points = range(at - window.seconds + window.grid, at + 1, window.grid)
-    ends = [bisect_left(history.seconds, point, start, end) for point in points]
-    return [panes[index - 1].candle.close for index in ends if index > start]
+    ends = [bisect_left(seconds, point, start, end) for point in points]
+    return [closes[index - 1] for index in ends if index > start]
 
 
 def _returns(
@@ -185,12 +201,7 @@ def _returns(
     count = -(-covered // (window.grid * MICROS_PER_SECOND))
     if count < MIN_RETURNS:
         return None, None
-    moves = []
-    before = reference
-    for close in closes:
-        if close != before:
-            moves.append(log_return(before, close))
-            before = close
+    moves = log_returns([reference, *closes])
     average = math.fsum(moves) / count
     volatility = math.sqrt(math.fsum([r * r for r in moves]) * YEAR_SECONDS / (covered / MICROS_PER_SECOND))
     deviations = math.fsum([(r - average) ** 2 for r in moves]) + (count - len(moves)) * average**2

@@ -181,7 +181,7 @@ def test_memory_does_not_grow_with_the_length_of_a_life() -> None:
     for start in range(0, 4_000, 100):
         records = [tick(start + n, 10.0, 10 * (start + n), best_bid=9.0, best_ask=11.0) for n in range(100)]
         run.fold(inputs(records, first_offset=start))
-        sizes.append((len(run.state.ticks.panes), len(run.state.ticks.emitted), len(run.state.seen)))
+        sizes.append((len(run.state.ticks.closed.panes), len(run.state.ticks.emitted), len(run.state.seen)))
 
     assert max(panes for panes, _, _ in sizes) <= 300 + 12
     assert max(lines for _, lines, _ in sizes) <= 12 * 4
@@ -228,7 +228,7 @@ def test_whatever_the_clock_did_the_last_revisions_are_the_same(data: st.DataObj
         clocked.fold(batch)
         for step in data.draw(st.lists(st.integers(0, 400 * SECOND), max_size=2)):
             clocked.advance(clocked.state.watermark + step)
-    end = max(plain.state.watermark, clocked.state.ticks.closed * SECOND) + 400 * SECOND
+    end = max(plain.state.watermark, clocked.state.ticks.until * SECOND) + 400 * SECOND
     expected, found = unrevised(plain.advance(end).stats), unrevised(clocked.advance(end).stats)
 
     assert expected.items() <= found.items()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from schemas.records import Tick
 from streams.engine.exact import exact, mean, rounded
-from streams.engine.statistics import YEAR_SECONDS, log_return
+from streams.engine.statistics import YEAR_SECONDS, log_returns
 from tests.support.ticking import Run, folded, micros, tick
 
 PRICES = st.floats(min_value=1e-6, max_value=1e15)
@@ -129,16 +129,16 @@ def test_five_minutes_are_seen_every_five_seconds_counted_back_from_the_end() ->
     assert run.stat("5m", 308).volatility == pytest.approx(math.sqrt(2 * move), rel=1e-12)  # the point 303 between
 
 
-@given(st.floats(1e-3, 1e12), st.floats(1e-3, 1e12))
-def test_a_log_return_is_precise_near_and_far(before: float, after: float) -> None:
+@given(st.floats(1e-3, 1e12), st.one_of(st.floats(1e-3, 1e3), st.floats(0.999, 1.001)), st.booleans())
+def test_a_log_return_is_precise_near_and_far(before: float, factor: float, far: bool) -> None:  # noqa: FBT001 (drawn)
+    after = before * factor
     ratio = Fraction(after) / Fraction(before)
-
-    got = log_return(before, after)
-
-    near = abs(ratio - 1) < Fraction(1, 1000)
     x = ratio - 1
-    series = float(sum((-1) ** (n + 1) * x**n / n for n in range(1, 9))) if near else math.log(after / before)
-    assert got == pytest.approx(series, rel=1e-13, abs=1e-300 if near else 1e-13)
+    series = sum((-1) ** (n + 1) * x**n / n for n in range(1, 9)) if abs(x) < Fraction(1, 500) else math.log(ratio)
+
+    got = log_returns([before, after, *([after * 1e30] if far else [])])
+
+    assert got[:1] == ([] if after == before else [pytest.approx(float(series), rel=1e-13)])
 
 
 # ---- quotes ----
