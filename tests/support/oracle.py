@@ -614,7 +614,7 @@ def _once(alerts: Iterable[Alert]) -> list[Alert]:
 
 
 def _id_faults(alerts: list[Alert]) -> list[str]:
-    places = [(*_alert_group(alert), alert.state, alert.at, alert.alert_id) for alert in alerts]
+    places = [(*_alert_group(alert), alert.state, alert.at, alert.seq, alert.alert_id) for alert in alerts]
     return [f"two ids of one transition: {place}" for place in places if sum(p[:-1] == place[:-1] for p in places) > 1]
 
 
