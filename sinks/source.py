@@ -78,7 +78,9 @@ class Source:
         self._monotonic = monotonic
         self._place_at = self._check_at = 0.0
         self._admin = Admin(settings, "ps-sink-admin")
-        self._consumer = Consumer(consumer_config(settings))
+        self.problem: str | None = None
+        self._refusal: str | None = None
+        self._consumer = Consumer(consumer_config(settings) | {"error_cb": self._on_client_error})
         self._consumer.subscribe(
             [PATTERN, FEEDS], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
@@ -93,14 +95,14 @@ class Source:
 
         Offsets only rise within a partition and start at its position.
         """
-        messages = self._consumer.consume(1, timeout)
+        messages = self._consume(1, timeout)
         if messages and limit > 1:
-            messages += self._consumer.consume(limit - 1, LINGER)
+            messages += self._consume(limit - 1, LINGER)
         return self._in_order(messages)
 
     def rest(self, timeout: float) -> None:
         """Stay a member without taking anything, for up to `timeout` seconds."""
-        self._sift(self._consumer.consume(1, timeout))
+        self._consume(1, timeout)
 
     def advance(self, moves: Iterable[Move]) -> None:
         """Go on from these moves, which the database holds now; tell the group, for tools that show lag."""
@@ -190,6 +192,8 @@ class Source:
 
     def _check_ids(self) -> None:
         known = self._admin.describe({topic for topic, _ in self.positions})
+        if known:
+            self.problem = None
         stale = [
             where
             for where, position in self.positions.items()
@@ -215,7 +219,7 @@ class Source:
         """Return the records of placed partitions at or after their positions, each offset once."""
         ends = {where: position.next_offset for where, position in self.positions.items()}
         taken = []
-        for message in self._sift(messages):
+        for message in messages:
             arrived = _arrived(message)
             where = (arrived.topic, arrived.partition)
             if arrived.offset >= ends.get(where, arrived.offset + 1):
@@ -223,7 +227,11 @@ class Source:
                 taken.append(arrived)
         return taken
 
-    def _sift(self, messages: Iterable[Message]) -> list[Message]:
+    def _consume(self, limit: int, timeout: float) -> list[Message]:
+        """Return the records among what the client has to say; raises GroupRefusedError."""
+        messages = self._consumer.consume(limit, timeout)
+        if self._refusal is not None:
+            raise GroupRefusedError(self._refusal)
         records = []
         for message in messages:
             error = message.error()
@@ -231,7 +239,17 @@ class Source:
                 records.append(message)
             else:
                 self._notice(error, message)
+        if records:
+            self.problem = None
         return records
+
+    def _on_client_error(self, error: KafkaError) -> None:
+        """Note what is wrong with the connection: for `/readyz`, and to end a sink that was never let in."""
+        if error.code() == _Error._AUTHENTICATION and not self.joined:  # noqa: SLF001
+            self._refusal = f"Kafka refuses this sink's user: {error.str()}"
+        if error.str() != self.problem:
+            _log.warning("broker", code=error.name(), reason=error.str())
+        self.problem = error.str()
 
     def _notice(self, error: KafkaError, message: Message) -> None:
         if error.fatal() or error.code() in _ENDS:

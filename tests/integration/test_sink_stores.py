@@ -294,3 +294,16 @@ def test_columns_and_types_are_those_of_the_migrations(database: Any, table: tab
         ).fetchall()
 
     assert found == list(table.columns.items())
+
+
+def test_a_name_too_long_for_an_index_is_a_dead_letter_and_not_the_end(scene: Scene) -> None:
+    scene.make("dlq", "stats")
+    scene.send("stats", [stat(1, 1), stat(2, 1, window=secrets.token_hex(4000)), stat(3, 1)])
+
+    with running_sink(scene.settings):
+        scene.wait_stored("stats", 3)
+
+    (letter,) = scene.dead_letters(1)
+    assert letter.reason == "refused_by_database"
+    assert "54000" in letter.message
+    assert scene.count("stats") == 2
