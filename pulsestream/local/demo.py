@@ -1,7 +1,7 @@
-"""The first tenant: registered over HTTP like any other, subscribed to three products, its key kept for later runs."""
+"""The first tenant: registered over HTTP like any other, subscribed to a few products, its key kept for later runs."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,6 @@ from pulsestream.core.errors import OutageError
 from pulsestream.local.private import write_private
 
 TENANT: Final = "demo"
-PRODUCTS: Final = ("BTC-USD", "ETH-USD", "SOL-USD")
 SEARCH: Final = "/api/v1/ingestion/events/search?dataset=ticks"
 _POLL: Final = 0.1
 _CONFLICT: Final = 409
@@ -21,12 +20,12 @@ class DemoError(OutageError):
     """The demo tenant cannot be made or used."""
 
 
-def ensure_demo(api_url: str, key_file: Path, exchange: str) -> tuple[str, bool]:
-    """Return the demo tenant's key and whether it is new, after subscribing it to the three products of `exchange`."""
+def ensure_demo(api_url: str, key_file: Path, exchange: str, products: Sequence[str]) -> tuple[str, bool]:
+    """Return the demo tenant's key and whether it is new, after subscribing it to these products of `exchange`."""
     new = not key_file.exists()
     with httpx.Client(base_url=api_url, timeout=15, trust_env=False) as client:
         key = _register(client, key_file) if new else key_file.read_text("utf-8").strip()
-        wanted = [{"exchange": exchange, "product": product} for product in PRODUCTS]
+        wanted = [{"exchange": exchange, "product": product} for product in products]
         _call(client, "PUT", "/api/v1/subscriptions", key, {"subscriptions": wanted})
     return key, new
 

@@ -1,27 +1,50 @@
 """Where the local stack's ticks come from: the live exchange, the simulator, or a recording."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from producers.frames import read_frames
 from pulsestream.core.errors import SettingsError
 from pulsestream.core.settings import Settings
 
 SIMULATOR: Final = "simulator"
 """The exchange name on ticks that no exchange made."""
+PRODUCTS: Final = ("BTC-USD", "ETH-USD", "SOL-USD")
 _REPLAY: Final = "replay:"
+_LOOKED_AT: Final = 20_000
+"""Frames of a recording that are read to see which products it has."""
 _SEED: Final = "7"
+
+
+class _Head(msgspec.Struct):
+    """What a frame of the exchange says of itself; a product without trades has tickers without a time."""
+
+    type: str = ""
+    product_id: str = ""
+    time: str = ""
+
+
+_heads: Final = msgspec.json.Decoder(_Head)
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """A chosen source. `arguments` start a local exchange (its port is added), none for one that runs elsewhere."""
+    """A chosen source. `arguments` start a local exchange (its port is added), none for one that runs elsewhere.
+
+    `products` are those that the demo tenant is subscribed to.
+    """
 
     exchange: str
     arguments: tuple[str, ...]
     said: str
+    products: tuple[str, ...] = PRODUCTS
 
     @property
     def is_replay(self) -> bool:
@@ -62,4 +85,16 @@ def _simulator(why: str) -> Feed:
 def _replay(settings: Settings, recording: Path) -> Feed:
     if not recording.is_file():
         raise SettingsError(f"PULSESTREAM_FEED names the recording {recording}, which is not a file")
-    return Feed(settings.exchange, ("--frames", str(recording.absolute())), f"replayed from {recording}")
+    products = _products(recording)
+    if not products:
+        raise SettingsError(f"the recording {recording} has no ticker frame among its first {_LOOKED_AT:,}")
+    return Feed(settings.exchange, ("--frames", str(recording.absolute())), f"replayed from {recording}", products)
+
+
+def _products(recording: Path) -> tuple[str, ...]:
+    """Return as many products as there are in PRODUCTS: those where the recording has them, else its busiest."""
+    heads = (_heads.decode(frame.text) for frame in islice(read_frames(recording), _LOOKED_AT))
+    ticks = Counter(head.product_id for head in heads if head.type == "ticker" and head.time)
+    wanted = [product for product in PRODUCTS if product in ticks]
+    busiest = [product for product, _ in ticks.most_common() if product not in wanted]
+    return tuple([*wanted, *busiest][: len(PRODUCTS)])

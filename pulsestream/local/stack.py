@@ -61,6 +61,7 @@ class Stack:
         )
         self._supervisor = Supervisor(tell)
         self._pepper = SecretStr("")
+        self._ops_ports: dict[str, int] = {}
         self._exchange_url = settings.exchange_url
 
     @property
@@ -205,7 +206,7 @@ class Stack:
         given = self._without_rights() | {
             "exchange": self.chosen.exchange,
             "exchange_url": self._exchange_url,
-            "ops_port": 0 if name == "api" else process.free_port(),
+            "ops_port": 0 if name == "api" else self._ops_ports.setdefault(name, process.free_port()),
         }
         if self.kafka is None:
             given |= {name: getattr(self.settings, name) for name in ("kafka_username", "kafka_password")}
@@ -267,7 +268,7 @@ def _first_steps(stack: Stack, screen: Screen, began: float, stopping: threading
     """Make or find the demo tenant, wait for its first tick, and say what to do next."""
     screen.fed(stack.chosen.said, has_timescale=stack.has_timescale())
     try:
-        key, new = demo.ensure_demo(stack.api_url, stack.home.demo_key, stack.chosen.exchange)
+        key, new = demo.ensure_demo(stack.api_url, stack.home.demo_key, stack.chosen.exchange, stack.chosen.products)
         if new:
             screen.key(demo.TENANT, key, stack.home.demo_key)
         # A recording's ticks are as old as it is; of all others only those count that came after the start.

@@ -16,9 +16,11 @@ import psutil
 import psycopg
 import pytest
 
+from producers.exchange.synthetic import write_recording
+from pulsestream.local import demo
 from pulsestream.local.kafka import EmbeddedKafka
 from tests.support.e2e import DatabaseUrl
-from tests.support.stack import Up
+from tests.support.stack import Up, running_stack
 
 PARTS = ("kafka", "database", "exchange", "producer", "relay", "stream", "sink", "api")
 
@@ -150,6 +152,25 @@ def test_nothing_outlives_a_killed_stack_and_the_next_start_recovers(up: Callabl
     again = up()
     again.wait_for("First tick stored after")
     assert again.interrupt() == 0
+
+
+def test_a_replay_driven_by_a_program_keeps_the_exchanges_name_over_a_crash(home: Path, tmp_path: Path) -> None:
+    recording = tmp_path / "market.frames"
+    write_recording(recording, seed=3, seconds=3600, products=("BTC-USD",), rate=2)
+
+    with running_stack(home, feed=f"replay:{recording}") as stack:
+        key, _ = demo.ensure_demo(stack.api_url, home / "demo.key", stack.chosen.exchange, stack.chosen.products)
+        before = stack.pids()
+        stack.kill("producer")
+        stack.wait_ready("producer")
+        found = demo.wait_for_tick(stack.api_url, key, "", 60, lambda: False)
+        after = stack.pids()
+        settings = stack.service_settings("sink")
+
+    assert found
+    assert {name for name in before if before[name] != after[name]} == {"producer"}
+    assert (stack.chosen.exchange, settings.kafka_username) == ("coinbase", "ps-sink")
+    assert "Traceback" not in stack.home.log("producer").read_text("utf-8")
 
 
 def test_a_broker_and_a_database_that_were_given_are_used(tmp_path: Path, database: DatabaseUrl) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import SecretStr
 
+from producers.exchange.synthetic import write_recording
 from pulsestream.core.errors import SettingsError, UsageError
 from pulsestream.core.settings import Settings
 from pulsestream.local import feed
@@ -39,12 +40,21 @@ def test_live_is_taken_at_its_word() -> None:
 
 def test_a_replay_keeps_the_exchanges_name_and_its_old_times(tmp_path: Path) -> None:
     recording = tmp_path / "day.frames"
-    recording.touch()
+    write_recording(recording, seed=1, seconds=30, products=("DOGE-USD", "ETH-USD"))
 
     chosen = feed.choose(Settings(feed=f"replay:{recording}"), _never)
 
     assert (chosen.exchange, chosen.is_replay) == ("coinbase", True)
+    assert chosen.products == ("ETH-USD", "DOGE-USD")
     assert feed.command(chosen, 9443)[-4:] == ["--frames", str(recording), "--port", "9443"]
+
+
+def test_a_recording_without_ticks_is_refused(tmp_path: Path) -> None:
+    recording = tmp_path / "empty.frames"
+    recording.touch()
+
+    with pytest.raises(SettingsError, match="no ticker frame"):
+        feed.choose(Settings(feed=f"replay:{recording}"), _never)
 
 
 def test_a_recording_that_is_not_there_is_named(tmp_path: Path) -> None:
