@@ -7,6 +7,7 @@ application, counts the answer, and turns whatever was raised into a problem.
 import re
 import time
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -36,7 +37,8 @@ class Edge:
     def __init__(self, app: AsgiApp, ingestion: IngestionApp, clock: Clock) -> None:
         self._app = app
         self._ingestion = ingestion
-        self._clock = clock
+        self._numbers = count()
+        self._process = uuid7(clock())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -44,7 +46,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        answer = _Answer(send, _request_id(scope) or uuid7(self._clock()))
+        answer = _Answer(send, _request_id(scope) or f"{self._process}-{next(self._numbers)}")
         try:
             await self._route(scope, receive, answer.send)
         except Problem as problem:

@@ -5,11 +5,10 @@ Problem                one answer of application/problem+json: a stable `type`, 
 Every refusal of every route is made by one of the functions below, so that a type means one thing everywhere.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-
-import msgspec
 
 from pulsestream.core.errors import PulseStreamError
 
@@ -55,8 +54,8 @@ class Problem(PulseStreamError):  # noqa: N818 - RFC 9457's own word
         return document | dict(self.extensions)
 
     def encoded(self) -> bytes:
-        """Return the document as JSON."""
-        return msgspec.json.encode(self.body())
+        """Return the document as JSON, in ASCII: a detail may quote text that UTF-8 cannot hold."""
+        return json.dumps(self.body()).encode()
 
 
 def unauthorized(detail: str) -> Problem:

@@ -46,8 +46,7 @@ class Ingestion:
         await self._gate.pass_through(tenant)
         topic = tenant_topic(tenant, "events")
         futures = self._send(topic, events, trace)
-        await asyncio.wait(futures, timeout=_BACKSTOP)
-        outcomes = [_outcome(future) for future in futures]
+        outcomes = await _outcomes(futures)
         outcomes += [Outcome("unknown", "not sent: the queue is full")] * (len(events) - len(futures))
         self._account(tenant, outcomes)
         return outcomes
@@ -85,11 +84,23 @@ def _headers(event: Event, trace: str | None) -> Headers:
     return headers if trace is None else [*headers, ("traceparent", trace.encode())]
 
 
-def _outcome(future: asyncio.Future[Report]) -> Outcome:
-    if not future.done():
-        future.cancel()
-        return Outcome("unknown", "Kafka did not confirm in time")
-    error = future.result()
+async def _outcomes(futures: Sequence[asyncio.Future[Report]]) -> list[Outcome]:
+    """Wait for every report; the producer gives one within its bound, and the backstop holds should it not."""
+    backstop = asyncio.get_running_loop().call_later(_BACKSTOP, _give_up, futures)
+    try:
+        return [_outcome(await future) for future in futures]
+    finally:
+        backstop.cancel()
+
+
+def _give_up(futures: Sequence[asyncio.Future[Report]]) -> None:
+    late = KafkaError(KafkaError._TIMED_OUT, "no delivery report")  # noqa: SLF001 - confluent-kafka's own name
+    for future in futures:
+        if not future.done():
+            future.set_result(late)
+
+
+def _outcome(error: Report) -> Outcome:
     if error is None:
         return ACCEPTED
     if error.code() in _TOO_LARGE:

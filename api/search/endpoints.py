@@ -13,7 +13,7 @@ from api.models import Shown
 from api.openapi import problems
 from api.search.plan import DEFAULT_LIMIT, MAX_LIMIT, SearchRequest
 from api.search.service import Search
-from pulsestream.core.clock import parse_rfc3339
+from pulsestream.core.clock import parse_rfc3339, to_datetime, to_micros
 
 router = APIRouter(tags=["search"])
 _encoder = msgspec.json.Encoder()
@@ -76,7 +76,7 @@ def _moment(name: str, text: str | None) -> int | None:
     if text is None:
         return None
     try:
-        return parse_rfc3339(text)
+        return to_micros(to_datetime(parse_rfc3339(text)))
     except (ValueError, OverflowError) as error:
         raise errors.invalid_parameters(
             [errors.FieldError(name, f"{text[:60]!r} is not a time: write it as 2026-01-31T12:00:00Z")]

@@ -74,7 +74,7 @@ def test_requests_are_counted_by_route_and_never_by_path(running: Installation, 
 
 def test_an_answer_carries_the_requests_id(tenant: Tenant) -> None:
     assert call(tenant, "GET", "/health", headers={"X-Request-ID": "abc-1"}).headers["x-request-id"] == "abc-1"
-    assert re.fullmatch(r"[0-9a-f-]{36}", call(tenant, "GET", "/health").headers["x-request-id"])
+    assert re.fullmatch(r"[0-9a-f-]{36}-[0-9]+", call(tenant, "GET", "/health").headers["x-request-id"])
     forged = call(tenant, "GET", "/health", headers={"X-Request-ID": "a b"})
     assert forged.headers["x-request-id"] != "a b"
 
@@ -259,6 +259,30 @@ def test_hostile_bodies_are_refused_before_they_are_parsed(tenant: Tenant, metho
         415,
         "unsupported-media-type",
     )
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\udfff\\ud800", "\\u0000"])
+def test_text_that_nothing_can_hold_is_a_problem_wherever_it_stands(tenant: Tenant, text: str) -> None:
+    bodies = [
+        ("POST", "/api/v1/auth/register/tenant", {"tenant": "TEXT"}),
+        ("POST", "/api/v1/auth/register/tenant", {"tenant": f"{tenant.slug}-s", "name": "TEXT"}),
+        ("POST", "/api/v1/rules", RULE | {"name": "TEXT"}),
+        ("POST", "/api/v1/rules", RULE | {"product": "TEXT"}),
+        ("POST", "/api/v1/rules", RULE | {"labels": {"a": "TEXT"}}),
+        ("POST", "/api/v1/rules", RULE | {"TEXT": 1}),
+        ("PUT", "/api/v1/subscriptions", {"subscriptions": [{"exchange": "TEXT", "product": "TEXT"}]}),
+        ("POST", "/api/v1/ingestion/events", EVENT | {"type": "TEXT"}),
+        ("POST", "/api/v1/ingestion/events", EVENT | {"id": "TEXT"}),
+        ("POST", "/api/v1/ingestion/events", EVENT | {"data": {"TEXT": "TEXT"}}),
+        ("POST", "/api/v1/ingestion/events", EVENT | {"TEXT": 1}),
+        ("POST", "/api/v1/ingestion/events/batch", {"events": [{"TEXT": 1}]}),
+    ]
+
+    for method, path, body in bodies:
+        content = json.dumps(body).replace("TEXT", text).encode()
+        answer = call(tenant, method, path, content=content, headers={"Content-Type": "application/json"})
+        assert answer.status_code in {400, 422}, (path, body, answer.text)
+        answer.json()
 
 
 def test_an_endless_body_without_a_length_is_cut_at_the_bound(tenant: Tenant) -> None:
@@ -452,6 +476,7 @@ def test_a_wrong_rule_is_refused_with_a_pointer_into_it(
         ("order=random", "order"),
         ("from=yesterday", "from"),
         ("from=2021-04-17T16:43:30", "from"),
+        ("to=0001-01-01T00:00:00%2B14:00", "to"),
         ("from=2021-04-18T00:00:00Z&to=2021-04-17T00:00:00Z", "to"),
         ("produkt=BTC-USD", "produkt"),
     ],
