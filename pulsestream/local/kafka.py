@@ -90,7 +90,7 @@ class EmbeddedKafka:
         for attempt in range(1, _ATTEMPTS + 1):
             self.prepare()
             self._process = process.spawn(self.command(), log=self.log)
-            self._pid_file.write_text(str(self._process.pid))
+            self.after_spawn(self._process.pid)
             try:
                 self._wait()
             except StartError:
@@ -154,6 +154,10 @@ class EmbeddedKafka:
     def ensure_access(self) -> None:
         """Give the services their rights."""
         ensure_acls(self.settings())
+
+    def after_spawn(self, pid: int) -> None:
+        """Note the running broker's process, so that a second one on this folder is refused by name."""
+        self._pid_file.write_text(str(pid), "utf-8")
 
     def after_exit(self, code: int) -> None:
         """Tidy up after the broker ended with `code`: the archive of a clean stop goes into the cache."""

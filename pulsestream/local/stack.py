@@ -310,6 +310,7 @@ def _kafka_spec(kafka: EmbeddedKafka) -> ChildSpec:
         name="kafka",
         prepare=kafka.prepare,
         command=kafka.command,
+        after_spawn=kafka.after_spawn,
         after_exit=kafka.after_exit,
         log=kafka.log,
         problem=lambda: None if kafka.answers() else "it answers no request yet",

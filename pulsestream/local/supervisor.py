@@ -52,7 +52,7 @@ class ChildSpec:
     """A child process as it should run.
 
     `problem` says in one sentence what a running child still lacks, None when it is ready. `prepare` runs before each
-    start, `after_exit` gets each exit code. `needs` names children that must be ready before the first start.
+    start, `after_spawn` gets each process id and `after_exit` each exit code. `needs` names children that must be ready before the first start.
     """
 
     name: str
@@ -62,6 +62,7 @@ class ChildSpec:
     env: Mapping[str, str] | None = None
     needs: tuple[str, ...] = ()
     prepare: Callable[[], None] | None = None
+    after_spawn: Callable[[int], None] | None = None
     after_exit: Callable[[int], None] | None = None
     user: Callable[[], tuple[int, int] | None] | None = None
     start_timeout: float = 60.0
@@ -210,6 +211,8 @@ class Supervisor:
             on_parent_death=spec.death_signal,
             user=spec.user() if spec.user is not None else None,
         )
+        if spec.after_spawn is not None:
+            spec.after_spawn(child.running.pid)
         child.state, child.began, child.complained = State.STARTING, now, False
 
     def _probe(self, child: _Child, now: float) -> None:
