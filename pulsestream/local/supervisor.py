@@ -52,7 +52,8 @@ class ChildSpec:
     """A child process as it should run.
 
     `problem` says in one sentence what a running child still lacks, None when it is ready. `prepare` runs before each
-    start, `after_spawn` gets each process id and `after_exit` each exit code. `needs` names children that must be ready before the first start.
+    start, `after_spawn` gets each process id and `after_exit` each exit code. `needs` names children that must be
+    ready before the first start.
     """
 
     name: str
