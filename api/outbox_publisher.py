@@ -6,6 +6,7 @@ already is looked up first and not appended a second time.
 """
 
 import logging
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,7 @@ BATCH: Final = 500
 CONFIRM_WITHIN: Final = 10.0
 """Seconds after which a record without a delivery report is sent again."""
 _MARGIN: Final = 5.0
+_SLICE: Final = 0.25
 _log = logger(__name__)
 
 
@@ -57,7 +59,8 @@ class _Report:
 class OutboxPublisher:
     """Publishes what waits. Used by one thread, on the connection that holds the relay's lock."""
 
-    def __init__(self, settings: Settings, connection: Connection) -> None:
+    def __init__(self, settings: Settings, connection: Connection, stop: threading.Event) -> None:
+        self._stop = stop
         self._settings = settings
         self._connection = connection
         self._failure: str | None = None
@@ -112,7 +115,7 @@ class OutboxPublisher:
 
     def _send(self, rows: Sequence[OutboxRow]) -> list[Confirmed]:
         reports = [self._produce(row) for row in rows]
-        if self._producer.flush(CONFIRM_WITHIN + _MARGIN):
+        if self._unconfirmed_after(CONFIRM_WITHIN + _MARGIN):
             self._producer.purge()  # nothing of this attempt may arrive after the next one
             self._producer.flush(_MARGIN)
         if self._fatal is not None:
@@ -125,6 +128,15 @@ class OutboxPublisher:
             confirmed.append(Confirmed(row, report.appended_at))
         self._failure = None
         return confirmed
+
+    def _unconfirmed_after(self, seconds: float) -> bool:
+        """Wait for delivery reports, until the process is to stop; returns whether some are missing."""
+        for _ in range(int(seconds / _SLICE)):
+            if not self._producer.flush(_SLICE):
+                return False
+            if self._stop.is_set():
+                break
+        return True
 
     def _produce(self, row: OutboxRow) -> _Report:
         report = _Report()

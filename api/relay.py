@@ -31,6 +31,8 @@ TURN: Final = 1.0
 LONGEST_PAUSE: Final = 5.0
 PRUNE_EVERY: Final = 600.0
 VERIFY_EVERY: Final = 60.0
+STOP_WITHIN: Final = 5.0
+"""Seconds that the reconciler may take to finish its step; what it leaves undone the next relay does."""
 _UNSEEN_PAUSE: Final = 0.1
 _log = logger(__name__)
 
@@ -42,7 +44,7 @@ def run(settings: Settings) -> None:
         if not _await_turn(connection, stop):
             return
         reconciling = _Reconciling(settings, stop)
-        publisher = OutboxPublisher(settings, connection)
+        publisher = OutboxPublisher(settings, connection, stop)
         readiness.add("outbox", publisher.problem)
         readiness.add("topics", reconciling.problem)
         reconciling.start()
@@ -50,7 +52,7 @@ def run(settings: Settings) -> None:
             _relay(publisher, connection, reconciling, stop)
         finally:
             stop.set()
-            reconciling.join()
+            reconciling.join(STOP_WITHIN)
         reconciling.check()
 
 

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from pulsestream.core.settings import PREFIX, Settings
 from pulsestream.local import process
 from pulsestream.local.kafka import EmbeddedKafka
 from tests.support.api import EVENT, RULE, installation, problem
-from tests.support.e2e import Installation, Tenant, eventually
+from tests.support.e2e import Installation, Tenant, eventually, installed
 
 SettingsOf = Callable[..., Settings]
 
@@ -157,3 +158,21 @@ def test_a_relay_that_loses_the_database_ends_to_be_started_again(running: Insta
 
     assert "lost the database" in process.last_lines(relay.log, 5)
     assert "Traceback" not in relay.log.read_text()
+
+
+def test_api_and_relay_stop_in_time_while_the_broker_is_away(
+    tmp_path: Path, database_server: str, migrated_template: str
+) -> None:
+    with installed(tmp_path, database_server, migrated_template) as alone:
+        alone.start("relay", "api")
+        tenant = alone.register("late")
+        tenant.call("POST", "/api/v1/ingestion/events", json=EVENT)
+        alone.kafka.kill()
+        tenant.create_rule(RULE)
+        tenant.call("POST", "/api/v1/ingestion/events", json=EVENT, expect=503)
+
+        began = time.monotonic()
+        codes = alone.stop("relay", "api")
+
+        assert codes == {"relay": 0, "api": 0}
+        assert time.monotonic() - began < 18

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ def admin(database: Database, tenant: str) -> Iterator[psycopg.Connection]:
 @contextmanager
 def publishing(settings: Settings) -> Iterator[OutboxPublisher]:
     with connect(settings, "test") as connection:
-        yield OutboxPublisher(settings, connection)
+        yield OutboxPublisher(settings, connection, threading.Event())
 
 
 def queue(admin: psycopg.Connection, tenant: str, topic: str, key: str, value: bytes | None) -> None:
