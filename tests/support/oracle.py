@@ -157,13 +157,12 @@ def final_stats(
 def passing_stats(
     records: Iterable[Sourced], windows: Sequence[str] = ("1m", "5m"), *, until: int | None = None
 ) -> dict[str, Stat]:
-    """Return statistics that may also have been published, as their last revision.
+    """Return statistics that may have been published beside the final ones, as their last revision.
 
-    A window that looked empty when the clock or the watermark passed its end, and into which a later record fell. No
-    record of the final set asks for it, but where it was published it has to be right.
+    Windows that looked empty when the clock or the watermark passed their end, whether a later record fell into them
+    or not. Where one was published it has to be right.
     """
     key = _Key.of(records)
-    required = final_stats(records, windows, until=until)
     stats: dict[str, Stat] = {}
     for window in windows:
         for basis, series in key.series.items():
@@ -172,7 +171,7 @@ def passing_stats(
                 if at <= key.reached(until):
                     stat = key.stat(basis, window, at)
                     stats[stat.event_id] = stat
-    return {event_id: stat for event_id, stat in stats.items() if event_id not in required}
+    return stats
 
 
 def _all_stats(records: Iterable[Sourced], windows: Sequence[str], until: int | None) -> Iterator[Stat]:
@@ -263,7 +262,7 @@ def _price_fields(series: _Series, inside: list[Sourced], window: str, at: int) 
     return {
         **_extremes(prices),
         **_volumes(inside),
-        "mean": float(_mean(prices)) if prices else None,
+        "mean": _mean(prices) if prices else None,
         "stddev": _sample_stddev(prices) if len(prices) > 1 else None,
         "reference_price": reference,
         "change": change,
@@ -286,15 +285,14 @@ def _extremes(prices: list[float]) -> dict[str, float | None]:
 
 
 def _volumes(inside: list[Sourced]) -> dict[str, float | None]:
-    sized = [(Fraction(r.tick.price), Fraction(r.tick.size or 0.0), r.tick.side) for r in inside]
-    volume = sum((size for _, size, _ in sized), Fraction(0))
-    quote_volume = sum((price * size for price, size, _ in sized), Fraction(0))
-    bought = sum((size for _, size, side in sized if side == "buy"), Fraction(0))
+    ticks = [record.tick for record in inside]
+    volume = math.fsum(tick.size or 0.0 for tick in ticks)
+    quote_volume = math.fsum(tick.price * (tick.size or 0.0) for tick in ticks)
     return {
-        "volume": float(volume),
-        "quote_volume": float(quote_volume),
-        "buy_volume": float(bought),
-        "vwap": float(quote_volume / volume) if volume else None,
+        "volume": volume,
+        "quote_volume": quote_volume,
+        "buy_volume": math.fsum(tick.size or 0.0 for tick in ticks if tick.side == "buy"),
+        "vwap": quote_volume / volume if volume else None,
     }
 
 
@@ -330,24 +328,21 @@ def _quote_fields(series: _Series, inside: list[Sourced], at: int) -> dict[str, 
     age = None if last is None else (at - (last.tick.quote_time or last.tick.exchange_time)) / SECOND
     if not inside:
         return {"quote_age": age}
-    sides = [(Fraction(r.tick.best_bid or 0.0), Fraction(r.tick.best_ask or 0.0)) for r in inside]
-    spreads = [ask - bid for bid, ask in sides]
-    in_bps = [(ask - bid) * 2 * 10_000 / (ask + bid) for bid, ask in sides]
+    sides = [(r.tick.best_bid or 0.0, r.tick.best_ask or 0.0) for r in inside]
     return {
-        "spread_mean": float(sum(spreads) / len(spreads)),
-        "spread_bps": float(sum(in_bps) / len(in_bps)),
+        "spread_mean": _mean([ask - bid for bid, ask in sides]),
+        "spread_bps": _mean([(ask - bid) / ((ask + bid) / 2) * 10_000 for bid, ask in sides]),
         "quote_age": age,
     }
 
 
-def _mean(values: Sequence[float]) -> Fraction:
-    return sum((Fraction(value) for value in values), Fraction(0)) / len(values)
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def _sample_stddev(values: Sequence[float]) -> float:
     mean = _mean(values)
-    variance = sum(((Fraction(value) - mean) ** 2 for value in values), Fraction(0)) / (len(values) - 1)
-    return math.sqrt(variance)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 # ---- price alerts ----
