@@ -83,9 +83,9 @@ class StatePartition:
         self._call("commit", self._producer.commit_transaction, BROKER_TIMEOUT)
 
     def close(self) -> None:
-        """Drop what was not committed; the next owner's `take_over` ends an open transaction."""
+        """Drop what was not committed; the next owner's `take_over` ends an open transaction. Nothing may follow."""
         self._producer.purge()
-        self._producer.close()
+        del self._producer  # its own close() would abort the transaction, and raise when fenced
 
     def _read(self) -> Iterator[tuple[str, bytes | None]]:
         consumer = Consumer(_reader_config(self._settings))

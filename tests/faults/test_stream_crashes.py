@@ -1,13 +1,16 @@
 """The streams worker under kill -9 and SIGSTOP: the final outputs are those of one uninterrupted run."""
 
 import random
+import signal
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from pulsestream.local.kafka import EmbeddedKafka
+from schemas.records import Alert, Tick
 from tests.support.e2e import Service, eventually
 from tests.support.streaming import (
     Feeding,
@@ -15,6 +18,7 @@ from tests.support.streaming import (
     assert_alerts_are,
     assert_stats_are,
     engine_run,
+    make_tick,
     market,
     streams_on,
 )
@@ -29,6 +33,14 @@ RULES = {
         "keep_firing_for": "3s",
         "cooldown": "5s",
     },
+}
+
+
+FOLLOWS = {
+    "inactive": {"pending"},
+    "pending": {"firing", "inactive"},
+    "firing": {"resolved"},
+    "resolved": {"pending"},
 }
 
 
@@ -68,6 +80,15 @@ def test_a_worker_killed_again_and_again_leaves_the_outputs_of_one_uninterrupted
     assert worker.stop() == 0
 
 
+def jumping_prices(exchange: str, count: int) -> Iterator[Tick]:
+    """Prices that jump above and below the thresholds, each of the moment it is asked for."""
+    chance = random.Random(6)
+    for number in range(1, count + 1):
+        product = f"P{chance.randrange(20)}-USD"
+        at = time.time_ns() // 1000
+        yield make_tick(exchange, product, number, chance.choice((100.0, 101.5, 103.0)), at=at)
+
+
 def kill_after(worker: Service, records: int, feeding: Feeding) -> None:
     """Kill a worker once it has folded so many records, wherever it is then in a batch or a checkpoint."""
     worker.wait_ready()
@@ -75,3 +96,90 @@ def kill_after(worker: Service, records: int, feeding: Feeding) -> None:
         worker.assert_alive()
         time.sleep(0.01)
     worker.kill()
+
+
+def test_a_stopped_worker_that_wakes_after_its_successor_took_over_changes_nothing(streams: Streams) -> None:
+    ticks = market(3, 12_000, products=6, exchange=streams.exchange)
+    zombie = streams.start()
+
+    with Feeding(streams, ticks, per_second=600):
+        wait_folded(zombie, 1_000)
+        signal_to(zombie, signal.SIGSTOP)
+        successor = streams.launch()
+        wait_folded(successor, 2_000)
+        signal_to(zombie, signal.SIGCONT)
+
+        assert zombie.running is not None
+        assert zombie.running.wait(30) == 1
+    assert "another worker has taken" in zombie.log.read_text()
+    assert_as_uninterrupted(streams)
+    successor.assert_alive()
+
+
+def test_a_worker_that_was_stopped_for_a_moment_goes_on(streams: Streams) -> None:
+    ticks = market(4, 8_000, products=6, exchange=streams.exchange)
+    worker = streams.start()
+
+    with Feeding(streams, ticks, per_second=800):
+        wait_folded(worker, 1_000)
+        signal_to(worker, signal.SIGSTOP)
+        time.sleep(3)  # long enough to be noticed, shorter than the group's session
+        signal_to(worker, signal.SIGCONT)
+
+    assert_as_uninterrupted(streams)
+    worker.assert_alive()
+    assert "asking whether the partition is still ours" in worker.log.read_text()
+
+
+def test_what_the_clock_decides_about_alerts_is_decided_once_whatever_is_killed(streams: Streams) -> None:
+    chance = random.Random(5)
+    rule = {"name": "soon", "product": "*", "condition": {"type": "price", "above": 102, "clear": 101}, "for": "300ms"}
+    streams.put_rule(f"{streams.tenant}-soon", {**rule, "keep_firing_for": "400ms"})
+    streams.put_feed(streams.exchange, "connected")
+    worker = streams.start()
+
+    with Feeding(streams, jumping_prices(streams.exchange, 900), per_second=20) as feeding:
+        while not feeding.over:
+            time.sleep(chance.uniform(1.0, 3.0))  # a crash comes at any moment of a decision, its checkpoint, its send
+            worker.kill()
+            worker = streams.start()
+
+    assert sum(bool(killed.kills) for killed in streams.workers) >= 3
+    eventually(lambda: assert_quiet(streams))
+    alerts = [alert for alert in streams.alerts() if alert.rule_name == "soon"]
+    assert len({alert.alert_id for alert in alerts if alert.state == "firing"}) > 20
+    assert_consistent(alerts)
+
+
+def assert_quiet(streams: Streams) -> None:
+    before = len(streams.alerts())
+    time.sleep(2)
+    assert len(streams.alerts()) == before
+
+
+def assert_consistent(alerts: list[Alert]) -> None:
+    """Each id has one content, and each machine's numbers count up through states that may follow each other."""
+    once: dict[str, Alert] = {}
+    for alert in alerts:
+        assert once.setdefault(alert.alert_id, alert) == alert
+    machines: dict[tuple[str, str], list[Alert]] = {}
+    for alert in once.values():
+        machines.setdefault((alert.rule_id, alert.product), []).append(alert)
+    for own in machines.values():
+        numbered = sorted(own, key=lambda alert: alert.seq)
+        assert [alert.seq for alert in numbered] == list(range(1, len(numbered) + 1))
+        for first, second in pairwise(numbered):
+            assert second.state in FOLLOWS[first.state]
+            assert second.at >= first.at
+
+
+def signal_to(worker: Service, number: signal.Signals) -> None:
+    assert worker.running is not None
+    worker.running.send_signal(number)
+
+
+def wait_folded(worker: Service, records: int) -> None:
+    worker.wait_ready()
+    while worker.metric("pulsestream_stream_records_total") < records:
+        worker.assert_alive()
+        time.sleep(0.02)

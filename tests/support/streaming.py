@@ -184,7 +184,7 @@ class Streams:
 class Feeding:
     """Sends ticks at a rate from a thread of its own, from entering until all are sent; leaving waits for that."""
 
-    def __init__(self, streams: Streams, ticks: Sequence[Tick], per_second: int) -> None:
+    def __init__(self, streams: Streams, ticks: Iterable[Tick], per_second: int) -> None:
         self._streams = streams
         self._ticks = ticks
         self._rate = per_second
@@ -209,10 +209,10 @@ class Feeding:
         topic = tenant_topic(self._streams.tenant, "ticks")
         try:
             with _delivering(self._streams.admin) as producer:
-                for number, tick in enumerate(self._ticks):
-                    time.sleep(max(0.0, begun + number / self._rate - time.monotonic()))
+                for number, tick in enumerate(self._ticks, 1):
                     producer.produce(topic, codec(Tick).encode(tick), tick.product.encode())
                     producer.poll(0)
+                    time.sleep(max(0.0, begun + number / self._rate - time.monotonic()))
         except Exception as error:  # noqa: BLE001 - shown by the thread that waits
             self._errors.append(error)
 
