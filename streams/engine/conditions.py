@@ -31,8 +31,12 @@ def read(condition: Condition, price: float, side: int) -> tuple[Signal, int]:
 def possible(condition: Condition, low: float, high: float, side: int) -> int:
     """Return a mask with at least the signals that prices within [low, high] can give."""
     if isinstance(condition, PriceLevel):
-        first, last = _level(condition, low), _level(condition, high)
-        return first if first == last else first | last | Signal.BETWEEN
+        threshold, clear = _levels(condition)
+        if condition.above is None:
+            threshold, clear, low, high = -threshold, -clear, -high, -low
+        true = Signal.TRUE if high > threshold else 0
+        between = Signal.BETWEEN if clear < threshold and high > clear and low <= threshold else 0
+        return true | between | (Signal.CLEAR if low <= clear else 0)
     stays = (side == ABOVE and low >= condition.crosses) or (side == BELOW and high <= condition.crosses)
     return Signal.CLEAR if stays else _EVERY_SIGNAL
 
@@ -54,14 +58,15 @@ def in_words(condition: Condition, state: State, holds: Holds, price: float) -> 
     threshold, clear = _levels(condition)
     true = f"{'above' if condition.above is not None else 'below'} {threshold:.15g}"
     back = f"{'at or below' if condition.above is not None else 'at or above'} {clear:.15g}"
+    is_true = _level(condition, price) is Signal.TRUE
+    now = f"price {price:.15g} is {true}" if is_true else f"price {price:.15g} is not {back} since it was {true}"
     if state is State.PENDING:
-        return f"price {price:.15g} is {true}: fires if it is not {back} within {format_duration(holds.pending)}"
+        return f"{now}: fires if it is not {back} within {format_duration(holds.pending)}"
     if state is State.INACTIVE:
         return f"price {price:.15g} is {back} before {format_duration(holds.pending)} had passed"
     if state is State.FIRING:
-        lasting = f"; it went {true} {format_duration(holds.pending)} ago and was not {back} since"
-        return f"price is {price:.15g}{lasting}" if holds.pending else f"price {price:.15g} is {true}"
-    lasting = f", and was for {format_duration(holds.clearing)}" if holds.clearing else ""
+        return f"{now}, for {format_duration(holds.pending)}" if holds.pending else now
+    lasting = f", for {format_duration(holds.clearing)}" if holds.clearing else ""
     return f"price {price:.15g} is {back}{lasting}"
 
 

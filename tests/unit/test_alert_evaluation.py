@@ -1,3 +1,5 @@
+import functools
+import operator
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from schemas.records import Alert
 from streams.engine import fold as engine
 from streams.engine.alerts import AlertFold
+from streams.engine.conditions import possible, read
 from streams.engine.fold import Input
 from streams.engine.rules import ActiveRule
 from tests.support.oracle import Sourced, transitions
@@ -295,8 +298,17 @@ def test_an_alert_carries_what_led_to_it() -> None:
             [(0, 101), (61, 98), (70, 98)],
             [
                 "price 101 is above 100: fires if it is not at or below 98.5 within 1m",
-                "price is 101; it went above 100 1m ago and was not at or below 98.5 since",
-                "price 98 is at or below 98.5, and was for 5s",
+                "price 101 is above 100, for 1m",
+                "price 98 is at or below 98.5, for 5s",
+            ],
+        ),
+        (
+            {"above": 100, "clear": 98.5},
+            {"for_": "1s"},
+            [(0, 101), (0.5, 99), (2, 99)],
+            [
+                "price 101 is above 100: fires if it is not at or below 98.5 within 1s",
+                "price 99 is not at or below 98.5 since it was above 100, for 1s",
             ],
         ),
         (
@@ -350,6 +362,19 @@ def test_a_state_that_comes_twice_at_one_time_has_an_id_of_its_own() -> None:
 
 
 # ---- the cheap check ----
+
+
+@given(
+    st.sampled_from([{"above": 100}, {"above": 100, "clear": 98}, {"below": 100}, {"below": 100, "clear": 102}]),
+    st.lists(st.sampled_from([97.0, 98.0, 99.0, 100.0, 101.0, 102.0, 103.0]), min_size=1),
+)
+def test_the_extremes_of_a_level_say_which_signals_are_possible(condition: dict[str, Any], prices: list[float]) -> None:
+    level = rule(condition).definition.condition
+    every = [price for price in (97.0, 98.0, 99.0, 100.0, 101.0, 102.0, 103.0) if min(prices) <= price <= max(prices)]
+
+    mask = possible(level, min(prices), max(prices), 0)
+
+    assert mask == functools.reduce(operator.or_, {read(level, price, 0)[0] for price in every}, 0)
 
 
 @pytest.mark.parametrize(
