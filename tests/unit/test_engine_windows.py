@@ -131,6 +131,32 @@ def test_a_record_that_the_clock_was_ahead_of_revises_what_it_closed() -> None:
     assert (run.stat("1m", 61).revision, run.stat("1m", 61).as_of.offset) == (2, 2)
 
 
+def test_a_record_that_the_clock_was_ahead_of_empties_its_window_again_where_none_follows() -> None:
+    run = folded([tick(0.5, 10.0)]).advance(micros(100))
+
+    run.fold(inputs([tick(30.5, 30.0)], first_offset=1))
+    assert emitted(run) == [(1, 1), (61, 0), (31, 2), (61, 1), (91, 0)]
+
+    # its own window, [21, 81), holds the record before it in offset order: nothing is empty at 81
+    run.fold(inputs([tick(20.5, 20.0)], first_offset=2))
+    assert emitted(run)[5:] == [(21, 2), (31, 3), (61, 2), (91, 0)]
+
+
+def test_a_record_as_late_as_can_be_finds_the_whole_of_the_longest_window() -> None:
+    ticks = [tick(n + 0.5, 10.0 + n % 7, size=1.0) for n in range(320)]
+    run = Run()
+    for number, each in enumerate([*ticks, tick(309.6, 20.0, size=1.0)]):
+        run.fold(inputs([each], first_offset=number))
+
+    stat = run.stat("5m", 310)
+
+    assert (stat.revision, stat.count, stat.volume, stat.high) == (1, 301, 301.0, 20.0)
+    assert stat.reference_price == 10.0 + 9 % 7
+    assert_stats_equal(
+        [stat], {stat.event_id: final_stats(sourced(inputs([*ticks, tick(309.6, 20.0, size=1.0)])))[stat.event_id]}
+    )
+
+
 def test_revisions_of_one_batch_are_emitted_once() -> None:
     run = folded([tick(0.5, 10.0), tick(5.0, 10.0)])
 
