@@ -18,6 +18,7 @@ from pydantic import (
     PlainSerializer,
     Tag,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -83,7 +84,12 @@ def _check_exchanges(value: object) -> object:
     return None if value is None else _check_names(value, products=False)
 
 
-Duration = Annotated[int, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)]
+Duration = Annotated[
+    int,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["60s", "5m"]}),
+]
 Price = Annotated[float, Field(strict=True, gt=0, le=MAX_PRICE, allow_inf_nan=False)]
 Products = Annotated[str | list[str], BeforeValidator(_check_products)]
 Exchanges = Annotated[str | list[str] | None, BeforeValidator(_check_exchanges)]
@@ -143,7 +149,7 @@ Condition = Annotated[
 
 
 class RuleDefinition(BaseModel):
-    """One entry of a rule file, or the body of the API's rule. Durations are microseconds."""
+    """One entry of a rule file, or the body of the API's rule. Durations are written as "60s", held as microseconds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
@@ -151,9 +157,9 @@ class RuleDefinition(BaseModel):
     product: Products
     exchange: Exchanges = None
     condition: Condition
-    for_: Duration = Field(default=0, alias="for")
-    keep_firing_for: Duration = 0
-    cooldown: Duration = 0
+    for_: Duration = Field(default=0, alias="for", json_schema_extra={"default": "0s"})
+    keep_firing_for: Duration = Field(default=0, json_schema_extra={"default": "0s"})
+    cooldown: Duration = Field(default=0, json_schema_extra={"default": "0s"})
     severity: Literal["info", "warning", "critical"] = "warning"
     labels: Annotated[dict[Label, LabelValue], Field(max_length=MAX_LABELS)] = {}
     enabled: bool = True

@@ -1,4 +1,5 @@
 import json
+import re
 from typing import Any
 
 import pytest
@@ -116,6 +117,16 @@ def test_bytes_are_read_as_text_is() -> None:
 )
 def test_what_is_wrong_is_named(fields: dict[str, Any], message: str) -> None:
     assert message in refusal(**fields)
+
+
+def test_the_schema_tells_clients_what_is_taken() -> None:
+    schema = RuleDefinition.model_json_schema()
+
+    assert schema["additionalProperties"] is False
+    assert schema["required"] == ["name", "product", "condition"]
+    hold = schema["properties"]["for"]
+    assert (hold["type"], hold["default"]) == ("string", "0s")
+    assert all(re.match(hold["pattern"], example) for example in hold["examples"])
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"name": NaN}', b"\xff"])
