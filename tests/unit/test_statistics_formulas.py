@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from schemas.records import Tick
 from streams.engine.exact import exact, mean, rounded
 from streams.engine.statistics import YEAR_SECONDS, log_returns
-from tests.support.ticking import Run, folded, micros, tick
+from tests.support.ticking import Run, folded, inputs, micros, tick
 
 PRICES = st.floats(min_value=1e-6, max_value=1e15)
 SIZES = st.floats(min_value=0, max_value=1e18)
@@ -162,6 +162,18 @@ def test_spreads_come_from_ticks_with_both_sides() -> None:
     assert stat.spread_bps == pytest.approx((2 / 10 + 1 / 10) / 2 * 10_000)
     assert stat.quote_age == 0.75
     assert (stat.open, stat.volume, stat.mean, stat.coverage_seconds) == (None, None, None, 0.9)
+
+
+@pytest.mark.parametrize("batches", [[[0, 1]], [[0], [1]]])
+def test_of_quotes_at_one_time_the_last_in_offset_order_counts(batches: list[list[int]]) -> None:
+    records = inputs(
+        [tick(0.5, 10.0, n, best_bid=9.0, best_ask=11.0, quote_time=micros(0.1 + 0.1 * n)) for n in range(2)]
+    )
+    run = Run()
+    for batch in batches:
+        run.fold([records[index] for index in batch])
+
+    assert run.advance(micros(3)).stat("1m", 1, "quotes").quote_age == 0.8
 
 
 def test_without_quotes_there_is_no_statistic_of_quotes() -> None:
