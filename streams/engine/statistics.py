@@ -79,7 +79,7 @@ def price_stat(history: History, window: Window, at: int, revision: int) -> Stat
         coverage_seconds=covered / MICROS_PER_SECOND,
         reference_price=reference,
         change=change,
-        change_pct=None if change is None else 100 * change / reference,
+        change_pct=_percent(change, reference),
         volatility=volatility,
         stddev_log_return=stddev_log_return,
         range_position=_range_position(close, high, low),
@@ -172,6 +172,12 @@ def _stddev(sums: Totals) -> float | None:
     if count < 2:  # noqa: PLR2004 (a sample's deviation needs two)
         return None
     return math.sqrt((count * sums.squares - sums.prices**2) / (count * (count - 1) << 2 * SHIFT))
+
+
+def _percent(change: float | None, reference: float) -> float | None:
+    """Return 100 x change / reference; null also where that is beyond a double (a reference of nearly nothing)."""
+    percent = math.inf if change is None else 100 * change / reference
+    return percent if math.isfinite(percent) else None
 
 
 def _range_position(close: float | None, high: float | None, low: float | None) -> float | None:

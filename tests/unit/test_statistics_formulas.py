@@ -2,6 +2,7 @@ import math
 import statistics
 from fractions import Fraction
 
+import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -192,6 +193,14 @@ def test_an_empty_window_of_quotes_says_how_old_the_last_quote_is() -> None:
 
 
 # ---- numbers ----
+
+
+def test_prices_at_the_ends_of_the_scale_give_no_infinities() -> None:
+    run = closed(*[tick(n * 1.5, price, size=1e18) for n, price in enumerate([5e-324, 1e15, 5e-324, 1e15] * 5)])
+
+    for stat in run.stats:
+        assert all(math.isfinite(value) for value in msgspec.structs.astuple(stat) if isinstance(value, float))
+    assert run.stat("1m", 29).change_pct is None
 
 
 @given(st.lists(PRICES, min_size=2, max_size=30), st.lists(SIZES, min_size=30, max_size=30))
