@@ -1,6 +1,7 @@
 """From a Kafka record to a row, or to the reason why it is none. Pure: the shells bring bytes and the time."""
 
 import struct
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
@@ -116,7 +117,7 @@ def origin(arrived: Arrived) -> str:
 
 
 def _read_tenant(arrived: Arrived, now: int) -> Reading:
-    source = topics.parse_tenant_topic(arrived.topic)
+    source = _source(arrived.topic)
     if source is None or source.dataset not in BY_DATASET:
         return Refused(arrived, "unknown_topic", f"topic {arrived.topic} holds nothing that is stored")
     record: Record = codec(DATASET_RECORDS[source.dataset]).decode(arrived.value)
@@ -129,6 +130,11 @@ def _read_tenant(arrived: Arrived, now: int) -> Reading:
     table = BY_DATASET[source.dataset]
     values = (source.tenant, *table.values(record), arrived.appended_at)
     return Row(source.dataset, source.tenant, record, encode_row(table.packers, values), arrived)
+
+
+@lru_cache(maxsize=10_000)
+def _source(topic: str) -> topics.TenantTopic | None:
+    return topics.parse_tenant_topic(topic)
 
 
 def _read_feed(arrived: Arrived) -> Reading:

@@ -155,13 +155,13 @@ def test_another_body_under_a_stored_id_is_a_dead_letter(scene: Scene, *, togeth
 def test_the_statistic_with_the_greatest_as_of_wins_in_whatever_order_it_comes(scene: Scene) -> None:
     scene.make("dlq", "stats")
     with running_sink(scene.settings):
-        for sent, offset in enumerate((5, 3, 9, 7, 9), start=1):
+        for sent, offset in enumerate((5, 3, 9, 7), start=1):
             scene.send("stats", [stat(1, offset)])
             scene.wait_stored("stats", sent)
         scene.send("stats", [stat(2, offset) for offset in (5, 9, 3)])
-        scene.wait_stored("stats", 8)
+        scene.wait_stored("stats", 7)
         scene.send("stats", [stat(3, 1, topic_id="b"), stat(3, 9, topic_id="B"), stat(3, 8, topic_id="a")])
-        scene.wait_stored("stats", 11)
+        scene.wait_stored("stats", 10)
 
     held = scene.rows("SELECT as_of_topic, as_of_offset, count FROM stats WHERE tenant = %s ORDER BY at", scene.tenant)
     assert held == [("source", 9, 9), ("source", 9, 9), ("b", 1, 1)]
