@@ -24,7 +24,7 @@ from schemas.codec import codec
 from schemas.records import DeadLetter
 from sinks.rows import Refused, dead_letter, origin
 
-DELIVERY_TIMEOUT: Final = 20.0
+DELIVERY_TIMEOUT: Final = 10.0
 """Seconds that the broker has to acknowledge; below the time after which the database ends an idle transaction."""
 MISSING_TOPIC_REST: Final = 30.0
 """Seconds for which a topic that was missing is not tried again: each try holds the batch up."""

@@ -148,7 +148,7 @@ class Source:
         if now >= self._check_at:
             self._check_at = now + CHECK_IDS
             self._check_ids()
-        if self.unplaced and now >= self._place_at:
+        if len(self.positions) < len(self._assigned) and now >= self._place_at:
             self._place_at = now + RETRY_PLACING
             partitions = self._located(self.unplaced)
             self._consumer.incremental_unassign(partitions)
@@ -171,6 +171,7 @@ class Source:
         waiting = [TopicPartition(*where, 0) for where in new - self.positions.keys()]
         self._consumer.incremental_assign(placed + waiting)
         self._consumer.pause(waiting)
+        self._consumer.resume(placed)  # a pause outlives the assignment that it was made in
 
     def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         gone = {(partition.topic, partition.partition) for partition in partitions}
@@ -217,12 +218,16 @@ class Source:
 
     def _in_order(self, messages: Iterable[Message]) -> list[Arrived]:
         """Return the records of placed partitions at or after their positions, each offset once."""
-        ends = {where: position.next_offset for where, position in self.positions.items()}
+        ends: dict[Partition, int] = {}
         taken = []
         for message in messages:
             arrived = _arrived(message)
             where = (arrived.topic, arrived.partition)
-            if arrived.offset >= ends.get(where, arrived.offset + 1):
+            if where not in ends:
+                if where not in self.positions:
+                    continue
+                ends[where] = self.positions[where].next_offset
+            if arrived.offset >= ends[where]:
                 ends[where] = arrived.offset + 1
                 taken.append(arrived)
         return taken

@@ -92,7 +92,7 @@ class Sink:
         self._backoff = Backoff()
         self._problem: str | None = "not connected yet"
         self._try_at = 0.0
-        self.readiness.add("database", lambda: self._problem)
+        self.readiness.add("storage", lambda: self._problem)
         self.readiness.add("broker", lambda: self._source.problem)
         self.readiness.add("assignment", self._assignment_problem)
 

@@ -1,7 +1,10 @@
 """The sink and a broker of its own: away and back, a wrong password, a group that is not its own."""
 
+import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ from pulsestream.core.kafka import Admin
 from pulsestream.core.layout import platform_topic_specs
 from pulsestream.core.settings import Settings
 from pulsestream.local.kafka import EmbeddedKafka
+from schemas.codec import codec
+from schemas.records import Tick
 from sinks.errors import GroupRefusedError
 from sinks.writer import Sink
 from tests.support.sinking import Scene, running_sink, tick, wait_until
@@ -32,14 +37,18 @@ def own_broker() -> Iterator[EmbeddedKafka]:
         shutil.rmtree(home)
 
 
-def test_a_sink_goes_on_when_the_broker_is_back(own_broker: EmbeddedKafka, database: Any, tenant: str) -> None:
+@pytest.fixture
+def scene(own_broker: EmbeddedKafka, database: Any, tenant: str) -> Scene:
     url = SecretStr(database.url("ps_sink"))
     settings = own_broker.settings("ps-sink").model_copy(update={"database_url": url})
-    scene = Scene(tenant, own_broker.settings(), settings, database.url())
+    return Scene(tenant, own_broker.settings(), settings, database.url())
+
+
+def test_a_sink_goes_on_when_the_broker_is_back(scene: Scene, own_broker: EmbeddedKafka) -> None:
     scene.make("dlq", "ticks")
     scene.send("ticks", [tick(number) for number in range(100)])
 
-    with running_sink(settings) as sink:
+    with running_sink(scene.settings) as sink:
         scene.wait_stored("ticks", 100)
         own_broker.kill()
         wait_until(lambda: "broker" in sink.readiness.problems(), timeout=60, what="the sink notices")
@@ -51,6 +60,33 @@ def test_a_sink_goes_on_when_the_broker_is_back(own_broker: EmbeddedKafka, datab
 
     assert scene.count("ticks") == 200
     assert [letter.value for letter in scene.dead_letters(1)] == [b"noise"]
+
+
+def test_nothing_of_a_batch_is_stored_before_its_dead_letters_are_acknowledged(
+    scene: Scene, own_broker: EmbeddedKafka
+) -> None:
+    in_hand, go_on = threading.Event(), threading.Event()
+
+    def clock() -> int:
+        in_hand.set()
+        go_on.wait(60)
+        return wall_clock()
+
+    scene.make("dlq", "ticks")
+    scene.send_bytes("ticks", codec(Tick).encode(tick(1)), b"noise")
+
+    with running_sink(scene.settings, clock=clock) as sink:
+        assert in_hand.wait(30), "the sink took no batch"
+        os.kill(own_broker.pid or 0, signal.SIGSTOP)
+        go_on.set()
+        wait_until(lambda: "dead letters" in (sink.readiness.problems().get("storage") or ""), timeout=60)
+        held = (scene.count("ticks"), scene.stored("ticks"))
+        os.kill(own_broker.pid or 0, signal.SIGCONT)
+        scene.wait_stored("ticks", 2, timeout=60)
+
+    assert held == (0, 0)
+    assert scene.count("ticks") == 1
+    assert {letter.value for letter in scene.dead_letters(1)} == {b"noise"}
 
 
 @pytest.mark.parametrize(

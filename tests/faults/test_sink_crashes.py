@@ -120,7 +120,7 @@ def test_a_database_that_crashes_under_load_loses_nothing(
             seen = scene.stored("ticks")
             wait_until(lambda seen=seen: scene.stored("ticks") > seen + 500, timeout=60, what="progress")
             crash(server)
-            wait_until(lambda: "database" in sink.readiness.problems(), what="the sink notices")
+            wait_until(lambda: "storage" in sink.readiness.problems(), what="the sink notices")
             server.start()
         wait_until(lambda: not sink.readiness.problems(), timeout=60, what="recovered")
     with running_sink(settings):
@@ -150,7 +150,7 @@ def test_a_sink_stays_in_its_group_while_the_database_is_away(
 
         crash(server)
         scene.send("ticks", [tick(2)])
-        wait_until(lambda: "database" in sink.readiness.problems(), what="the sink notices")
+        wait_until(lambda: "storage" in sink.readiness.problems(), what="the sink notices")
         paused = REGISTRY.get_sample_value("pulsestream_sink_paused")
         rested = sink._try_at
         # Longer than the session's 6 s: five attempts in a row rest more than that together.
