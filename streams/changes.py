@@ -8,21 +8,26 @@ from dataclasses import dataclass, field
 
 from streams.engine import snapshot
 from streams.engine.fold import KeyState
-from streams.entries import PendingAlert, Position, alert_entry, position_entry
+from streams.engine.rules import ActiveRule
+from streams.entries import PendingAlert, Position, alert_entry, position_entry, rule_entry
 
 
 @dataclass(slots=True)
 class TenantChanges:
-    """One tenant's states and positions as they were at the last checkpoint, and its alerts pending since."""
+    """One tenant's states and positions as they were at the last checkpoint, and what has come and gone since.
+
+    `alerts` are the numbers of pending alerts that came, `ended` the rules whose ends were worked off.
+    """
 
     states: dict[str, KeyState | None] = field(default_factory=dict)
     positions: dict[str, Position | None] = field(default_factory=dict)
     alerts: list[int] = field(default_factory=list)
+    ended: list[ActiveRule] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Changes:
-    """All tenants' changes, and entries that belong to no tenant's records (rules, alerts acknowledged)."""
+    """All tenants' changes, and entries that are never taken back (rules learned, alerts acknowledged)."""
 
     tenants: dict[str, TenantChanges] = field(default_factory=dict)
     entries: dict[str, bytes | None] = field(default_factory=dict)
@@ -60,6 +65,7 @@ class Cut:
                 written |= snapshot.entries(key, cut.former.states[key], state)
             written |= dict(position_entry(topic, position) for topic, position in cut.positions.items())
             written |= dict(alert_entry(number, alert) for number, alert in cut.alerts.items())
+            written |= dict(rule_entry(rule, kept=False) for rule in cut.former.ended)
         return written
 
     @property

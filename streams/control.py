@@ -1,11 +1,12 @@
 """Follows the control topics that the streams need: rules, feeds and subscriptions, in a thread of its own.
 
 `load` returns when all three were read to their ends; then changes reach the event loop as they come, within a
-fraction of a second. A broker error is reported once, and ends the worker.
+fraction of a second, and the rules at once when asked (`rules_up_to`). A broker error ends the worker.
 """
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -16,8 +17,8 @@ from pulsestream.core.topics import FEEDS, RULES, SUBSCRIPTIONS
 from schemas.control import Change, ControlTable
 from schemas.records import Feed, Rule, Subscription
 
-POLL_WAIT: Final = 0.1
-"""Seconds that the thread waits for rule changes; the other topics are looked at in between."""
+LOOK_PAUSE: Final = 0.1
+"""Seconds between two looks at the topics, when nobody asks for the rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,9 @@ class Control:
         self._listeners = listeners
         self._loop = asyncio.get_running_loop()
         self._closing = threading.Event()
+        self._asked = threading.Event()
+        self._asking: asyncio.Future[None] | None = None
+        self._known_up_to = 0.0
         self._thread = threading.Thread(target=self._follow, name="control", daemon=True)
 
     async def load(self) -> None:
@@ -49,6 +53,17 @@ class Control:
         self._listeners.rules(rules)
         self._listeners.feeds(dict(self._feeds.records))
         self._thread.start()
+
+    async def rules_up_to(self, moment: float) -> None:
+        """Return once every rule change appended before `moment` (monotonic seconds) has been told.
+
+        A record may be folded only with the rules appended before it: else folding it again could give other alerts.
+        """
+        while self._known_up_to < moment:
+            if self._asking is None:
+                self._asking = self._loop.create_future()
+                self._asked.set()
+            await asyncio.shield(self._asking)
 
     def close(self) -> None:
         """Stop following. Blocks for a moment."""
@@ -67,15 +82,30 @@ class Control:
     def _follow(self) -> None:
         try:
             while not self._closing.is_set():
+                if self._asked.wait(LOOK_PAUSE):
+                    self._asked.clear()
+                    self._answer(time.monotonic())
                 self._look()
         except PulseStreamError as error:
             self._loop.call_soon_threadsafe(self._listeners.failed, error)
 
+    def _answer(self, moment: float) -> None:
+        self._tell_rules(self._rules.load())
+        self._loop.call_soon_threadsafe(self._answered, moment)
+
+    def _answered(self, moment: float) -> None:
+        self._known_up_to = moment
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            asking.set_result(None)
+
     def _look(self) -> None:
-        rules = self._rules.refresh(POLL_WAIT)
-        if rules:
-            self._loop.call_soon_threadsafe(self._listeners.rules, rules)
+        self._tell_rules(self._rules.refresh())
         if self._feeds.refresh():
             self._loop.call_soon_threadsafe(self._listeners.feeds, dict(self._feeds.records))
         if self._subscriptions.refresh():
             self._loop.call_soon_threadsafe(self._listeners.subscriptions)
+
+    def _tell_rules(self, changes: list[Change[Rule]]) -> None:
+        if changes:
+            self._loop.call_soon_threadsafe(self._listeners.rules, changes)

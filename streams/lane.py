@@ -2,7 +2,7 @@
 
 The lane drives a `Shard` (pure) with a `StatePartition` and the `Outputs`. Order is all it guards: outputs are
 acknowledged before the checkpoint that contains them, clock decisions are in a checkpoint before they are sent, and
-what a rule change or a pause puts in doubt is settled by a checkpoint before the next record is folded.
+what a pause of this process puts in doubt is settled by a checkpoint before the next record is folded.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from pulsestream.core.log import logger
 from pulsestream.core.metrics import STREAM_CHECKPOINT_SECONDS, STREAM_RECORDS, STREAM_SKIPPED
 from streams.changes import Cut
 from streams.checkpoint import StatePartition
-from streams.entries import OWNER
+from streams.entries import OWNER, Position
 from streams.intake import RawRecord, Source
 from streams.outputs import Outputs, Receipt
 from streams.pipeline import Folding, Output, Shard
@@ -39,8 +39,14 @@ class Tools(Protocol):
     def pauses(self) -> int:
         """Return how often this process has stood still."""
 
-    def at_end(self, topic: str, partition: int, next_offset: int, since: float) -> bool:
-        """Return whether `next_offset` is a partition's end, by a fetch of just now and after `since` (seconds)."""
+    def at_end(self, topic: str, partition: int, position: Position | None, since: float) -> bool:
+        """Return whether a source partition is folded to its end, by a fetch of just now and after `since` (seconds).
+
+        `position` None: nothing of it was folded yet.
+        """
+
+    def topics_of(self, tenant: str) -> Collection[str]:
+        """Return the source topics of a tenant that are read."""
 
     def fail(self, error: Exception) -> None:
         """End the process."""
@@ -74,7 +80,7 @@ class Lane:
         self._waiting: tuple[Cut, _Work, float] | None = None
         self._writing = asyncio.Lock()
         self._folding = asyncio.Lock()
-        #: How many doubts (a rule change, a pause) were raised; certain: a checkpoint has settled the last one.
+        #: How many pauses have put the ownership in doubt; certain: a checkpoint has settled the last one.
         self._doubts = 0
         self._certain = asyncio.Event()
         self._certain.set()
@@ -111,20 +117,18 @@ class Lane:
             await self._safe_to_fold()
             if self.is_closed():
                 return
+            self.shard.end_rules(self._read_whole)
             outputs = self.shard.tick(connected, self._at_end)
-            self.shard.end_rules(self._at_end)
             by_tenant: dict[str, list[Output]] = {}
             for output in outputs:
                 by_tenant.setdefault(output.tenant, []).append(output)
             for tenant, theirs in by_tenant.items():
                 await self._send(theirs, self._receipt(tenant))
 
-    async def learn(self, changes: Collection[RuleChange]) -> None:
-        """Take rule changes in and write the checkpoint that puts them in force."""
-        if not self.is_closed() and self.shard.learn(changes):
-            self._learned_at = time.time()
-            self._doubt()
-            await self.checkpoint()
+    def learn(self, changes: Collection[RuleChange]) -> None:
+        """Take rule changes in, before any record appended after them is folded."""
+        self._learned_at = time.time()
+        self.shard.learn(changes)
 
     async def checkpoint(self) -> None:
         """Write everything folded so far once its outputs are acknowledged. Any failure ends the process.
@@ -176,7 +180,7 @@ class Lane:
     # ---- before folding ----
 
     async def _safe_to_fold(self) -> None:
-        """Wait until a rule change is in force, a pause is settled and no checkpoint is too long on its way."""
+        """Wait until no pause leaves the ownership in doubt and no checkpoint is too long on its way."""
         while not self.is_closed():
             if self._paused():
                 await self._prove()
@@ -194,18 +198,16 @@ class Lane:
         """Write to the state partition: that fails when another worker has taken it over."""
         self._pauses = self._tools.pauses()
         _log.warning("this process stood still: asking whether the partition is still ours", partition=self.partition)
-        self._doubt()
-        await self.checkpoint()
-
-    def _doubt(self) -> None:
         self._doubts += 1
         self._certain.clear()
+        await self.checkpoint()
 
     def _at_end(self, topic: str) -> bool:
         position = self.shard.positions.get(topic)
-        return position is not None and self._tools.at_end(
-            topic, self.partition, position.next_offset, self._learned_at
-        )
+        return self._tools.at_end(topic, self.partition, position, self._learned_at)
+
+    def _read_whole(self, tenant: str) -> bool:
+        return all(self._at_end(topic) for topic in self._tools.topics_of(tenant))
 
     # ---- sending ----
 

@@ -7,7 +7,7 @@ topics are back; the other tenants of its partitions go on.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
 from typing import Final, TypeVar
 
@@ -22,7 +22,7 @@ from pulsestream.core.topics import parse_tenant_topic, tenant_topic
 from schemas.control import Change
 from schemas.records import Feed, Rule
 from streams.checkpoint import StatePartition
-from streams.entries import Restored, sort
+from streams.entries import Position, Restored, sort
 from streams.errors import StreamError
 from streams.eventclock import FeedStates
 from streams.intake import Source, source_topic
@@ -44,6 +44,9 @@ OUTPUT_DATASETS: Final = ("stats", "alerts")
 
 _log = logger(__name__)
 _T = TypeVar("_T")
+
+RulesUpTo = Callable[[float], Awaitable[None]]
+"""Returns once every rule change appended before a moment (monotonic seconds) has been learned."""
 
 
 def micros() -> int:
@@ -68,6 +71,7 @@ class Ownership:
         self._admin = Admin(settings, f"{settings.stream_app}-admin")
         self._loop = asyncio.get_running_loop()
         self._consumer: BatchConsumer | None = None
+        self._rules_up_to: RulesUpTo | None = None
         self._assignments = 0
         self._restoring: asyncio.Task[Mapping[TP, int] | None] | None = None
         self._sources: dict[TP, Source] = {}
@@ -75,9 +79,10 @@ class Ownership:
         self._vigil = Vigil(micros())
         self._short: dict[TP, tuple[int, float]] = {}
 
-    def read_by(self, consumer: BatchConsumer) -> None:
-        """Name the consumer; before the first assignment."""
+    def connect(self, consumer: BatchConsumer, rules_up_to: RulesUpTo) -> None:
+        """Name the consumer, and who knows the rules; before the first assignment."""
         self._consumer = consumer
+        self._rules_up_to = rules_up_to
 
     # ---- what the transport calls ----
 
@@ -104,6 +109,7 @@ class Ownership:
         consumer, lane = self._reader(), self.lanes.get(batch.partition)
         source = self._sources.get(TP(batch.topic, batch.partition))
         if lane is not None and source is not None and consumer.is_current(batch):
+            await self._know_rules(batch.fetched_at)
             await lane.take(source, batch.records, ack, lambda: consumer.is_current(batch))
 
     async def tick(self) -> None:
@@ -112,11 +118,12 @@ class Ownership:
             await lane.tick(self.feeds.connected)
         STREAM_KEYS.set(sum(len(lane.shard.states) for lane in self.lanes.values()))
 
-    async def learn(self, changes: Iterable[Change[Rule]]) -> None:
+    def learn(self, changes: Iterable[Change[Rule]]) -> None:
         """Take rule changes in, and put them in force in every partition."""
         taken = [self.rules.take(change) for change in changes]
         STREAM_RULES.set(self.rules.in_force)
-        await asyncio.gather(*(lane.learn(taken) for lane in self.lanes.values()))
+        for lane in self.lanes.values():
+            lane.learn(taken)
 
     def hear(self, feeds: Mapping[str, Feed]) -> None:
         """Take what the feeds topic says of the exchanges' connections."""
@@ -136,20 +143,28 @@ class Ownership:
         """Return how often this process has stood still."""
         return self._vigil.pauses(micros())
 
-    def at_end(self, topic: str, partition: int, next_offset: int, since: float) -> bool:
-        """Return whether `next_offset` is a partition's end, by a fetch of just now and after `since` (seconds)."""
+    def at_end(self, topic: str, partition: int, position: Position | None, since: float) -> bool:
+        """Return whether a source partition is folded to its end, by a fetch of just now and after `since` (seconds).
+
+        `position` None: nothing of it was folded yet.
+        """
         tp = TP(topic, partition)
         fetched, now = self._reader().fetched(tp), time.time()
-        if fetched is None or fetched[2] < since or now - fetched[2] > FRESH:
+        if tp not in self._sources or fetched is None or fetched[2] < since or now - fetched[2] > FRESH:
             return False
-        position, end, _ = fetched
+        next_offset = position.next_offset if position else self._starts[tp]
+        reached, end, _ = fetched
         if next_offset >= end:
             return True
         stood, first = self._short.get(tp, (-1, now))
-        if position < end or stood != next_offset:
+        if reached < end or stood != next_offset:
             self._short[tp] = (next_offset, now)
             return False
         return now - first > SETTLE
+
+    def topics_of(self, tenant: str) -> Collection[str]:
+        """Return the source topics of a tenant that are read."""
+        return {source.topic for source in self._sources.values() if source.tenant == tenant}
 
     # ---- tenants with broken output topics ----
 
@@ -213,20 +228,20 @@ class Ownership:
         if assignment != self._assignments:
             await asyncio.gather(*(self._in_pool(store.close) for _, store, _ in taken))
             return None
-        return await self._begin(_sources(assigned, topics), assigned, existing.keys(), taken)
+        return self._begin(_sources(assigned, topics), assigned, existing.keys(), taken)
 
     async def _take_over(self, partition: int) -> tuple[int, StatePartition, Restored]:
         store = StatePartition(self._settings, partition)
         return partition, store, sort(await self._in_pool(store.take_over))
 
-    async def _begin(
+    def _begin(
         self,
         sources: dict[TP, Source],
         assigned: Mapping[TP, Bounds],
         existing: Collection[str],
         taken: Iterable[tuple[int, StatePartition, Restored]],
-    ) -> Mapping[TP, int] | None:
-        assignment, self._sources = self._assignments, sources
+    ) -> Mapping[TP, int]:
+        self._sources = sources
         self.lanes = {}
         for partition, store, restored in taken:
             shard = Shard(restored, lambda exchange: self.feeds.running(exchange, micros()))
@@ -234,10 +249,8 @@ class Ownership:
             self.lanes[partition] = Lane(partition, shard, store, self)
         self._starts = {tp: self._start(tp, assigned[tp]) for tp in sources}
         self._park_again(existing)
-        await asyncio.gather(*(lane.learn(self.rules.changes) for lane in self.lanes.values()))
-        if assignment != self._assignments:
-            return None
         for lane in self.lanes.values():
+            lane.learn(self.rules.changes)
             lane.start()
         STREAM_PARTITIONS.set(len(self.lanes))
         self.restored = True
@@ -272,6 +285,11 @@ class Ownership:
         if self._consumer is None:
             raise StreamError("partitions were assigned before the consumer was made")
         return self._consumer
+
+    async def _know_rules(self, moment: float) -> None:
+        if self._rules_up_to is None:
+            raise StreamError("partitions were assigned before the rules were read")
+        await self._rules_up_to(moment)
 
 
 def _sources(assigned: Iterable[TP], topics: Mapping[str, TopicInfo]) -> dict[TP, Source]:

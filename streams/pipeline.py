@@ -1,8 +1,8 @@
 """One shard: everything known about the keys of one state partition, and what each batch, tick and rule does to it.
 
 Pure: records, rule changes and the clock go in, outputs and checkpoints come out; sending, acknowledging and writing
-are the lane's. What depends on anything but the records (the clock, the end of a rule, when a rule became known) is an
-input: it goes into a checkpoint before it has an effect outside.
+are the lane's. What depends on anything but records and rules with their append times (the clock, and a rule's end
+before any later record) is an input: it goes into a checkpoint before it has an effect outside.
 """
 
 from collections import Counter
@@ -35,6 +35,8 @@ Running = Callable[[str], int]
 """Returns the running time of an exchange's feed in microseconds; it stands still while disconnected."""
 AtEnd = Callable[[str], bool]
 """Returns whether everything in this shard's partition of a source topic is folded, by a fetch of just now."""
+ReadWhole = Callable[[str], bool]
+"""Returns the same for all sources of a tenant, those included of which nothing was folded yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +125,15 @@ class Shard:
                     outputs += self._advance(key, clock)
         return outputs
 
-    def end_rules(self, at_end: AtEnd) -> None:
+    def end_rules(self, read_whole: ReadWhole) -> None:
         """Close what ended rules left open, where every record they are for has been folded, and forget them."""
         for rule in [rule for rule in self._rules.values() if rule.ended_at is not None]:
-            keys = [key for key in self.states if key.startswith(f"{rule.tenant}/") and self._watches(rule, key)]
-            if rule.tenant not in self.parked and all(at_end(topic) for topic in {source_topic(key) for key in keys}):
-                for key in keys:
-                    self._retire(key, rule)
+            if rule.tenant not in self.parked and read_whole(rule.tenant):
+                for key in [key for key in self.states if key.startswith(f"{rule.tenant}/")]:
+                    if self._watches(rule, key):
+                        self._retire(key, rule)
                 del self._rules[rule.rule_id, rule.version]
-                self._changes.entries.update([rule_entry(rule, kept=False)])
+                self._changes.of(rule.tenant).ended.append(rule)
                 self._forget_rules_of(rule.tenant)
 
     def _advance(self, key: str, clock: int) -> list[Output]:
@@ -150,26 +152,25 @@ class Shard:
 
     # ---- rules ----
 
-    def learn(self, changes: Iterable[RuleChange]) -> bool:
-        """Take rule changes in; True when records may be folded only after the next checkpoint.
+    def learn(self, changes: Iterable[RuleChange]) -> None:
+        """Take rule changes in; each before any record appended after it is folded.
 
-        Whether a record is folded with a rule or without must be the same when it is folded again.
+        Then folding a record again gives the same alerts, whatever was learned meanwhile: append times decide.
         """
-        learned = [self._learn(change) for change in changes]
-        return any(learned)
+        for change in changes:
+            self._learn(change)
 
-    def _learn(self, change: RuleChange) -> bool:
+    def _learn(self, change: RuleChange) -> None:
         older = [
             rule
             for (rule_id, version), rule in self._rules.items()
-            if rule_id == change.rule_id and rule.ended_at is None and (version < change.version or change.rule is None)
+            if rule_id == change.rule_id and rule.ended_at is None and version < change.version
         ]
         for rule in older:
             self._put_rule(replace(rule, ended_at=change.at))
         new = change.rule if change.rule and (change.rule_id, change.version) not in self._rules else None
         if new is not None:
             self._put_rule(new)
-        return bool(older) or new is not None
 
     def _put_rule(self, rule: ActiveRule) -> None:
         self._rules[rule.rule_id, rule.version] = rule
@@ -177,8 +178,9 @@ class Shard:
         self._forget_rules_of(rule.tenant)
 
     def _forget_rules_of(self, tenant: str) -> None:
+        for key in [key for key in self._rules_of if key.startswith(f"{tenant}/")]:
+            del self._rules_of[key]
         for key in [key for key in self.states if key.startswith(f"{tenant}/")]:
-            self._rules_of.pop(key, None)
             self._wait(key)
 
     def _rules_for(self, key: str) -> tuple[ActiveRule, ...]:
@@ -264,7 +266,9 @@ class Shard:
                 _put_back(self.states, changes.states)
                 _put_back(self.positions, changes.positions)
                 self.outbox.drop(changes.alerts)
+                self._rules |= {(rule.rule_id, rule.version): rule for rule in changes.ended}
         self.outbox.send_again(tenant)
+        self._forget_rules_of(tenant)
         for key in [key for key in self.states if key.startswith(f"{tenant}/")]:
             self._set_clock(key)
 

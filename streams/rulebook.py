@@ -5,11 +5,15 @@ or disables the rule, or of a null value.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from pulsestream.core.log import logger
 from schemas.control import Change
 from schemas.records import Rule
 from streams.engine.rules import ActiveRule, RuleError, parse_rule
+
+KEPT: Final = 86_400_000_000
+"""Microseconds for which versions that have ended are kept: a day."""
 
 _log = logger(__name__)
 
@@ -25,28 +29,35 @@ class RuleChange:
 
 
 class RuleBook:
-    """The newest change of each rule."""
+    """The changes of each rule, oldest first, as far back as `KEPT` before the newest of all.
+
+    A shard that folds records again needs the versions of that time too.
+    """
 
     def __init__(self) -> None:
-        self._newest: dict[str, RuleChange] = {}
+        self._changes: dict[str, list[RuleChange]] = {}
+        self._newest_at = 0
 
     @property
     def changes(self) -> list[RuleChange]:
-        """The newest change of each rule."""
-        return list(self._newest.values())
+        """The changes of all rules, each rule's in order."""
+        return [change for changes in self._changes.values() for change in changes]
 
     @property
     def in_force(self) -> int:
         """The number of rules in force."""
-        return sum(change.rule is not None for change in self._newest.values())
+        return sum(changes[-1].rule is not None for changes in self._changes.values())
 
     def take(self, change: Change[Rule]) -> RuleChange:
         """Take in what the topic said, in order, and return what follows from it."""
-        held = self._newest.get(change.key)
-        taken = _read(change, held.version if held else 0)
-        if held is not None and held.version == taken.version and held.rule is not None and taken.rule is not None:
-            return held  # the same version again: it keeps its first append time
-        self._newest[change.key] = taken
+        known = self._changes.setdefault(change.key, [])
+        taken = _read(change, known[-1].version if known else 0)
+        if known and known[-1].version == taken.version and known[-1].rule is not None and taken.rule is not None:
+            return known[-1]  # the same version again: it keeps its first append time
+        known.append(taken)
+        self._newest_at = max(self._newest_at, taken.at)
+        while len(known) > 1 and known[1].at < self._newest_at - KEPT:
+            del known[0]
         return taken
 
 

@@ -8,6 +8,7 @@ replace and why; `tests/unit/test_transport_internals.py` fails when one of them
 
 import asyncio
 import re
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -39,11 +40,13 @@ class Batch:
     """The records of one fetch of one partition, in offset order, undecoded; never empty.
 
     `epoch` counts the seeks of the partition: a batch of an earlier epoch was read before the last one.
+    `fetched_at` is when it arrived, monotonic seconds.
     """
 
     topic: str
     partition: int
     epoch: int
+    fetched_at: float
     records: list[ConsumerRecord[bytes, bytes]]
 
     @property
@@ -211,6 +214,7 @@ class BatchConsumer(driver.Consumer):
         self._next: dict[TP, int] = {}
         #: The number of seeks so far, and what it was at each partition's last one.
         self._seeks = 0
+        self._fetched_at = 0.0
         self._epochs: dict[TP, int] = {}
         #: Partitions that were sought and have not delivered since; True: a second time, for the same offset.
         self._sought: dict[TP, bool] = {}
@@ -321,6 +325,7 @@ class BatchConsumer(driver.Consumer):
         """
         generation = self.app.consumer_generation_id
         fetched = await super()._getmany(active_partitions, timeout)
+        self._fetched_at = time.monotonic()
         if not fetched:
             return {}
         if self._must_restore:
@@ -356,7 +361,7 @@ class BatchConsumer(driver.Consumer):
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         """Make one message of a list of records (drivers/aiokafka.py:272)."""
         last = record[-1]
-        batch = Batch(tp.topic, tp.partition, self._epochs[tp], record)
+        batch = Batch(tp.topic, tp.partition, self._epochs[tp], self._fetched_at, record)
         message = ConsumerMessage(
             tp.topic,
             tp.partition,

@@ -22,8 +22,6 @@ from pulsestream.core.log import logger
 from pulsestream.core.metrics import STREAM_REFUSED_TOPICS
 from pulsestream.core.settings import Settings
 from pulsestream.core.topics import state_topic
-from schemas.control import Change
-from schemas.records import Rule
 from streams import discovery
 from streams.app import build
 from streams.control import Control, Listeners
@@ -79,9 +77,9 @@ class _Worker:
         self._ownership = Ownership(settings, pool, end_process)
         self._app: faust.App = build(settings, self._ownership, end_process)
         self._consumer = cast(BatchConsumer, self._app.consumer)
-        self._ownership.read_by(self._consumer)
-        listeners = Listeners(self._on_rules, self._ownership.hear, self._on_subscriptions, end_process)
+        listeners = Listeners(self._ownership.learn, self._ownership.hear, self._on_subscriptions, end_process)
         self._control = Control(settings, listeners)
+        self._ownership.connect(self._consumer, self._control.rules_up_to)
         self._rules_loaded = False
         self._refused: dict[str, int] = {}
         self._topics: int | None = None
@@ -144,9 +142,6 @@ class _Worker:
         _log.info("worker stopped")
 
     # ---- beside ----
-
-    def _on_rules(self, changes: list[Change[Rule]]) -> None:
-        self._run_beside(self._ownership.learn(changes))
 
     def _on_subscriptions(self) -> None:
         self._subscribed_at = time.monotonic()

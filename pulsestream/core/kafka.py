@@ -197,7 +197,8 @@ class CompactedReader:
 
     def poll(self, timeout: float = 0.0) -> list[ControlRecord]:
         """Return the records that arrived, waiting up to `timeout` seconds for the first."""
-        messages = self._consumer.consume(500, timeout)
+        messages = self._consumer.consume(1, timeout)  # asked for more, it would wait for all of them
+        messages += self._consumer.consume(499, 0) if messages else []
         return list(self._records(messages))
 
     def close(self) -> None:

@@ -1,0 +1,156 @@
+"""A shard with its state topic and input topics as lists in memory: crashes and delays at will, without a broker."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pulsestream.core.topics import tenant_topic
+from schemas.codec import codec
+from schemas.records import Alert, AsOf, Stat, Tick
+from streams.engine.rules import ActiveRule
+from streams.entries import Position, sort
+from streams.intake import Source
+from streams.pipeline import Output, Shard
+from streams.rulebook import RuleChange
+from tests.support.oracle import Sourced
+
+EXCHANGE: Final = "coinbase"
+PARTITION: Final = 0
+_MILLIS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A record as the consumer gives it; `timestamp` in milliseconds."""
+
+    offset: int
+    timestamp: int
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+
+@dataclass
+class World:
+    """Topics, checkpoints and what was sent. `now` is the feed's running time and the append time, microseconds."""
+
+    now: int = 1_700_000_000_000_000
+    logs: dict[str, list[Raw]] = field(default_factory=dict)
+    committed: dict[str, bytes] = field(default_factory=dict)
+    sent: list[Output] = field(default_factory=list)
+    unacknowledged: list[Output] = field(default_factory=list)
+    rules: list[RuleChange] = field(default_factory=list)
+    shard: Shard = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.recover()
+
+    # ---- what happens ----
+
+    def append(self, tenant: str, ticks: Iterable[Tick]) -> None:
+        """Producers append ticks."""
+        for tick in ticks:
+            self.append_raw(tenant, codec(Tick).encode(tick))
+
+    def append_raw(self, tenant: str, value: bytes | None, *headers: tuple[str, bytes | None]) -> None:
+        """Append one record."""
+        log = self.logs.setdefault(tenant_topic(tenant, "ticks"), [])
+        log.append(Raw(len(log), self.now // _MILLIS, value, headers))
+
+    def fold(self, tenant: str, count: int = 1_000_000) -> Any:
+        """Fold the next records of a tenant and send what comes out; acknowledged at once."""
+        topic = tenant_topic(tenant, "ticks")
+        start = self.position(topic)
+        batch = self.logs.get(topic, [])[start : start + count]
+        if not batch or tenant in self.shard.parked:
+            return None
+        source = Source(tenant, "ticks", topic, PARTITION, f"id-of-{topic}")
+        folding = self.shard.fold(source, batch)
+        self.sent += folding.outputs
+        return folding
+
+    def tick(self, micros: int, *, connected: bool = True) -> None:
+        """Let time pass; the clock acts on what is read to its end."""
+        self.now += micros
+        self.shard.end_rules(lambda tenant: self.at_end(tenant_topic(tenant, "ticks")))
+        self.sent += self.shard.tick(lambda _: connected, self.at_end)
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint and send what had to wait for it; not acknowledged yet."""
+        cut = self.shard.cut()
+        for name, value in cut.entries().items():
+            if value is None:
+                self.committed.pop(name, None)
+            else:
+                self.committed[name] = value
+        self.shard.written(cut)
+        self.send_pending()
+
+    def send_pending(self) -> None:
+        """Send pending alerts that are in a checkpoint."""
+        outputs = self.shard.pending()
+        self.sent += outputs
+        self.unacknowledged += outputs
+
+    def acknowledge(self) -> None:
+        """The broker has the pending alerts that were sent."""
+        for output in self.unacknowledged:
+            assert output.alert is not None
+            self.shard.acknowledged(output.alert)
+        self.unacknowledged = []
+
+    def crash(self) -> None:
+        """Lose everything in memory, and recover."""
+        self.recover()
+
+    def recover(self) -> None:
+        """Take the partition over from its last checkpoint."""
+        self.unacknowledged = []
+        self.shard = Shard(sort(self.committed), lambda _: self.now)
+        self.shard.learn(self.rules)
+        self.send_pending()
+
+    def put_rule(self, rule: ActiveRule | None, rule_id: str, version: int) -> None:
+        """A rule version takes effect, or (None) the rule is deleted."""
+        change = RuleChange(rule_id, version, self.now, rule)
+        self.rules.append(change)
+        self.shard.learn([change])
+
+    def finish(self, *tenants: str) -> None:
+        """Read everything to the end and checkpoint it."""
+        for tenant in tenants:
+            self.shard.unpark(tenant)
+            self.fold(tenant)
+        self.tick(0, connected=False)
+        self.checkpoint()
+        self.acknowledge()
+        self.checkpoint()
+
+    # ---- what there is ----
+
+    def position(self, topic: str) -> int:
+        """Return the next offset to fold."""
+        return self.shard.positions.get(topic, Position("", 0)).next_offset
+
+    def at_end(self, topic: str) -> bool:
+        """Return whether a topic is folded to its end."""
+        return self.position(topic) == len(self.logs.get(topic, []))
+
+    def alerts(self, tenant: str) -> list[Alert]:
+        """Return a tenant's alerts as sent, repeats included."""
+        return [codec(Alert).decode(o.value) for o in self.sent if (o.tenant, o.dataset) == (tenant, "alerts")]
+
+    def stats(self, tenant: str) -> list[Stat]:
+        """Return a tenant's statistics as sent, repeats included."""
+        return [codec(Stat).decode(o.value) for o in self.sent if (o.tenant, o.dataset) == (tenant, "stats")]
+
+    def sourced(self, tenant: str) -> list[Sourced]:
+        """Return a tenant's ticks as the engine takes them."""
+        topic = tenant_topic(tenant, "ticks")
+        return [
+            Sourced(
+                codec(Tick).decode(raw.value),
+                AsOf(topic_id=f"id-of-{topic}", partition=PARTITION, offset=raw.offset),
+                raw.timestamp * _MILLIS,
+            )
+            for raw in self.logs.get(topic, [])
+        ]

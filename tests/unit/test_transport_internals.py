@@ -1,0 +1,112 @@
+"""What the batch transport relies on inside faust-streaming and aiokafka: a change there has to be looked at.
+
+Each entry is a method that is overridden, or whose behaviour an override counts on, with a digest of its source.
+After an upgrade: read the difference, adapt `streams/transport.py`, and then write the new digest here.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import aiokafka
+import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.fetcher import Fetcher as AioFetcher
+from aiokafka.consumer.group_coordinator import BaseCoordinator, GroupCoordinator
+from aiokafka.consumer.subscription_state import SubscriptionState, TopicPartitionState
+from faust.app.base import App
+from faust.events import Event
+from faust.serializers.schemas import Schema
+from faust.tables.recovery import Recovery
+from faust.transport import conductor, consumer
+from faust.transport.drivers import aiokafka as driver
+from mode.utils.queues import FlowControlQueue
+
+from streams import transport
+
+RELIED_ON: dict[Callable[..., Any], str] = {
+    # replaced
+    Schema.compile: "d46eec5ce3195b2c",
+    conductor.Conductor._update_tp_index: "e8e3ac9025ef44f7",
+    driver.AIOKafkaConsumerThread._create_worker_consumer: "c2701bfc3e6f6cad",
+    driver.AIOKafkaConsumerThread.subscribe: "74f90b8c8cbc6384",
+    driver.AIOKafkaConsumerThread.commit: "d31c8558ba25310c",
+    driver.AIOKafkaConsumerThread.verify_event_path: "b983e7735f647cb3",
+    driver.Consumer._new_consumer_thread: "0870ec53dea75083",
+    driver.Consumer._to_message: "7c24f6511b2fcef7",
+    consumer.Consumer.on_buffer_full: "c8961679e0bcdce5",
+    consumer.Consumer.perform_seek: "0e8c130ff4b0afd8",
+    consumer.Consumer.on_partitions_revoked: "d04b7ae72c6fc206",
+    consumer.Consumer.on_partitions_assigned: "29ce96596f05a18c",
+    consumer.Consumer._new_offset: "1d2c7ea89a7ad4f1",
+    consumer.ThreadDelegateConsumer._getmany: "f9d47aa9010b5ff2",
+    # counted on
+    consumer.Consumer.getmany: "4b168d84882a70d6",
+    consumer.Consumer._wait_next_records: "6218e1969a636b3f",
+    consumer.Consumer._drain_messages: "44a2500309e83c63",
+    consumer.Consumer.ack: "5fcf41cf45153475",
+    consumer.Consumer.pause_partitions: "27a1c94bdacd54de",
+    consumer.Consumer.resume_partitions: "afe6b7c02a41d63c",
+    consumer.Consumer._commit_offsets: "1a69799041188441",
+    consumer.Consumer._should_commit: "5ce941793947ad42",
+    driver.AIOKafkaConsumerThread._fetch_records: "39a2c6c79fc1455a",
+    driver.ConsumerRebalanceListener.on_partitions_revoked: "348c3aec879faf80",
+    driver.ConsumerRebalanceListener.on_partitions_assigned: "1c1f8406ad3698a6",
+    App._on_partitions_revoked: "d5c895bbe57dc73a",
+    App._on_partitions_assigned: "de932b7927db85b3",
+    App._stop_consumer: "55854a5de12c3f52",
+    Recovery._resume_streams: "d986a6710c1aca98",
+    Event.ack: "2d29a6eda87c4ce5",
+    FlowControlQueue.clear: "fa9a86f6b097c90f",
+    BaseCoordinator._handle_metadata_update: "b2832b6d82bea7c4",
+    GroupCoordinator._on_join_prepare: "4d9524afc0ee2c2f",
+    GroupCoordinator._perform_assignment: "a5cf61fa97320199",
+    GroupCoordinator.ensure_active_group: "33c84c1a93012e81",
+    AioFetcher.fetched_records: "be4348896b9b66af",
+    AioFetcher._proc_fetch_request: "59bf948fff47eed5",
+    AioFetcher._get_actions_per_node: "1dab2cf937d165d0",
+    SubscriptionState.subscribe_from_pattern: "f97a661f4ce69331",
+    TopicPartitionState.seek: "c20b56d7ba7b2872",
+    AIOKafkaClient.force_metadata_update: "cb7befef21c8f3f9",
+}
+
+
+def test_the_versions_are_those_that_the_overrides_were_written_for() -> None:
+    assert version("faust-streaming") == "0.15.3"
+    assert version("aiokafka").split(".")[:2] == ["0", "14"]
+
+
+@pytest.mark.parametrize("method", RELIED_ON, ids=lambda method: method.__qualname__)
+def test_what_is_relied_on_is_as_it_was_read(method: Callable[..., Any]) -> None:
+    digest = hashlib.sha256(inspect.getsource(method).encode()).hexdigest()[:16]
+
+    assert digest == RELIED_ON[method], f"{method.__qualname__} has changed: read it anew, see this file's docstring"
+
+
+@pytest.mark.parametrize(
+    ("ours", "library"),
+    [
+        (transport.BatchConductor, conductor.Conductor),
+        (transport.BatchConsumerThread, driver.AIOKafkaConsumerThread),
+        (transport.BatchConsumer, driver.Consumer),
+    ],
+)
+def test_an_override_takes_the_arguments_of_what_it_overrides(ours: type, library: type) -> None:
+    overridden = [name for name in vars(ours) if name in dir(library) and inspect.isfunction(getattr(ours, name))]
+
+    assert overridden
+    for name in set(overridden) - {"__init__"}:
+        wanted = inspect.signature(getattr(library, name)).parameters
+        assert list(inspect.signature(getattr(ours, name)).parameters) == list(wanted), name
+
+
+def test_the_consumer_has_the_attributes_that_are_set_before_it_starts() -> None:
+    source = inspect.getsource(aiokafka.AIOKafkaConsumer.__init__)
+
+    for name in ("_fetch_max_wait_ms", "_partition_assignment_strategy", "_isolation_level"):
+        assert f"self.{name} = " in source
+    started = inspect.getsource(aiokafka.AIOKafkaConsumer.start)
+    for name in ("self._fetch_max_wait_ms", "self._partition_assignment_strategy", "self._isolation_level"):
+        assert name in started
