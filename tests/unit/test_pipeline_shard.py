@@ -308,3 +308,35 @@ def test_alerts_and_statistics_of_a_restored_shard_go_on_where_they_were() -> No
 
     assert sent(parted) == sent(whole)
     assert {codec(Alert).decode(value).state for dataset, value in sent(whole) if dataset == "alerts"} >= {"pending"}
+
+
+def test_an_alert_decided_while_a_checkpoint_is_written_waits_for_the_next() -> None:
+    world = World()
+    world.put_rule(rule(), "rule", 1)
+    prices(world, 105.0)
+    world.fold("acme")
+    cut = world.shard.cut()
+
+    world.tick(2 * SECOND)
+    world.shard.written(cut)
+
+    assert world.shard.pending() == []
+    world.checkpoint()
+    assert states(world) == ["pending", "firing"]
+
+
+def test_a_decision_about_a_tenant_that_is_parked_is_taken_back() -> None:
+    world = World()
+    world.put_rule(rule(), "rule", 1)
+    prices(world, 105.0)
+    world.fold("acme")
+    world.checkpoint()
+    world.tick(2 * SECOND)
+
+    world.shard.park("acme", None)
+
+    assert len(world.shard.outbox) == 0
+    world.shard.unpark("acme")
+    world.tick(2 * SECOND)
+    world.checkpoint()
+    assert states(world) == ["pending", "firing"]
