@@ -185,8 +185,8 @@ class FeedProcess:
         readiness = Readiness()
         readiness.add("exchange", self._feed.problem)
         readiness.add("broker", self._publisher.problem)
-        readiness.add("products", self._refused_products)
-        readiness.add("tenants", self._parked_tenants)
+        readiness.add_detail("products", self._refused_products)
+        readiness.add_detail("tenants", self._parked_tenants)
         server = OpsServer(self._settings.ops_port, readiness)
         server.start()
         return server

@@ -12,12 +12,15 @@ from typing import Final
 
 import msgspec
 
-from pulsestream.core.clock import Clock
+from pulsestream.core.clock import MICROS_PER_SECOND, Clock
 from pulsestream.core.log import logger
 from pulsestream.core.metrics import FEED_GAPS
 from schemas.records import Feed, Gap
 
 SHARD: Final = 0
+ALIVE_EVERY: Final = 2 * MICROS_PER_SECOND
+"""How often a connected feed says so, in microseconds, when nothing else changes: who reads the ledger takes silence for
+the producer's end."""
 _BUFFER_FULL: Final = "buffer_full"
 _log = logger(__name__)
 
@@ -48,6 +51,7 @@ class Ledger:
         self._connection_key = f"conn:{exchange}:{SHARD}"
         self._newest = {key: feed for key, feed in records.items() if feed.exchange == exchange}
         self._open: dict[Scope, list[str]] = {}
+        self._said_at = 0
         for key, feed in self._newest.items():
             if feed.gap is not None and feed.gap.closed is None:
                 self._open.setdefault(_inherited_scope(feed), []).append(key)
@@ -86,12 +90,13 @@ class Ledger:
             self._set_state(state, self._clock())
 
     def refresh(self, complete_until: int | None) -> None:
-        """Move the bound of what a kill can lose; not while a record of a gap is still to be written."""
-        held = self.connection
-        if complete_until is None or held is None or held.state != "connected" or self.outbox:
+        """Move the bound of what a kill can lose, and say that the connection lives; while nothing else is unwritten."""
+        held, now = self.connection, self._clock()
+        if held is None or held.state != "connected" or self.outbox:
             return
-        if held.complete_until is None or held.complete_until < complete_until:
-            self._write(self._connection_key, msgspec.structs.replace(held, complete_until=complete_until))
+        bound = max([time for time in (held.complete_until, complete_until) if time is not None], default=None)
+        if bound != held.complete_until or now - self._said_at >= ALIVE_EVERY:
+            self._write(self._connection_key, msgspec.structs.replace(held, complete_until=bound))
 
     def open(self, scope: Scope, opened: int, cause: str) -> None:
         """Open an interval unless one is open for the same scope."""
@@ -134,6 +139,8 @@ class Ledger:
         version = self._newest[key].version + 1 if key in self._newest else 1
         self.outbox.pop(key, None)  # the newest record goes last: a gap is always written before what follows from it
         self._newest[key] = self.outbox[key] = msgspec.structs.replace(record, version=version)
+        if key == self._connection_key:
+            self._said_at = self._clock()
 
     def _free_key(self, product: str | None, opened: int) -> tuple[str, int]:
         """Return a key that names no other interval: at the same microsecond, the later one opens a moment earlier."""

@@ -1,5 +1,9 @@
-"""A record as people read it: JSON with times in RFC 3339, UTC, microseconds; bytes as base64."""
+"""A record as people read it: JSON with times in RFC 3339, UTC, microseconds; bytes as base64.
 
+A time that no calendar holds stays a number: records are shown before anybody has validated them.
+"""
+
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -31,7 +35,10 @@ def _render(value: Any) -> Any:
 
 
 def _render_field(name: str, value: Any) -> Any:
-    return format_rfc3339(value) if name in time_fields() and isinstance(value, int) else _render(value)
+    if name in time_fields() and isinstance(value, int):
+        with suppress(OverflowError):  # no time of any calendar: the number says it best
+            return format_rfc3339(value)
+    return _render(value)
 
 
 def _times(node: Any) -> set[str]:

@@ -29,6 +29,18 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _PRODUCT = re.compile(r"[A-Z0-9][A-Z0-9._/-]{0,63}")
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
 _ZERO_CHARACTER = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_MAX_DIGITS: Final = 400
+"""Characters of a number in an event's data, and its largest exponent: the database's numeric holds far more."""
+
+
+def _bounded(number: str) -> float:
+    exponent = number.lower().partition("e")[2]
+    if len(number) > _MAX_DIGITS or (exponent and abs(int(exponent)) > _MAX_DIGITS):
+        raise ValueError(f"the number {number[:20]}… is beyond {_MAX_DIGITS} digits")
+    return 0.0
+
+
+_JSON: Final = msgspec.json.Decoder(float_hook=_bounded)
 _SIDES: Final = frozenset({None, "buy", "sell"})
 
 
@@ -104,7 +116,7 @@ def _check_data(data: str) -> Fault | None:
     if len(data) > MAX_EVENT_DATA:
         return Fault("too_large", f"data has {len(data)} characters, at most {MAX_EVENT_DATA} are taken")
     try:
-        msgspec.json.decode(data)
+        _JSON.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
         return Fault("invalid_json", f"data is not JSON: {error}")
     if _ZERO_CHARACTER.search(data):

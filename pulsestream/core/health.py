@@ -1,7 +1,8 @@
 """The operations port of a process: /livez, /readyz and /metrics over plain HTTP, in one daemon thread.
 
 A process is live while it answers, and ready while every named check says nothing. A check is a function that
-returns None, or one sentence on what is missing; it runs for each request and must return at once.
+returns None, or one sentence on what is missing; it runs for each request and must return at once. A detail is a check
+that is shown but makes nothing unready: one tenant's trouble must never take the process out of service for all.
 """
 
 import json
@@ -21,19 +22,27 @@ _JSON: Final = "application/json"
 
 
 class Readiness:
-    """Named checks that say together whether a process is ready. Safe to use from several threads."""
+    """Named checks that say together whether a process is ready, and details. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._checks: dict[str, Check] = {}
+        self._details: dict[str, Check] = {}
 
     def add(self, name: str, check: Check) -> None:
         """Add a check, or replace the one of the same name."""
         self._checks[name] = check
 
+    def add_detail(self, name: str, check: Check) -> None:
+        """Add a check that is shown only, or replace the one of the same name."""
+        self._details[name] = check
+
     def problems(self) -> dict[str, str]:
         """Return what is missing, by the check's name; empty when ready."""
-        said = {name: check() for name, check in list(self._checks.items())}
-        return {name: problem for name, problem in said.items() if problem is not None}
+        return _said(self._checks)
+
+    def details(self) -> dict[str, str]:
+        """Return what is not well but leaves the process ready, by the check's name."""
+        return _said(self._details)
 
 
 class OpsServer:
@@ -68,11 +77,17 @@ def answer(path: str, readiness: Readiness) -> tuple[int, str, bytes]:
         return 200, _JSON, b'{"status":"live"}'
     if path == "/readyz":
         problems = readiness.problems()
-        body = {"status": "not ready" if problems else "ready", "problems": problems}
+        status = "not ready" if problems else "ready"
+        body = {"status": status, "problems": problems, "details": readiness.details()}
         return 503 if problems else 200, _JSON, json.dumps(body).encode()
     if path == "/metrics":
         return 200, _TEXT, generate_latest(REGISTRY)
     return 404, _JSON, b'{"status":"unknown path: use /livez, /readyz or /metrics"}'
+
+
+def _said(checks: dict[str, Check]) -> dict[str, str]:
+    said = {name: check() for name, check in list(checks.items())}
+    return {name: problem for name, problem in said.items() if problem is not None}
 
 
 def _handler(readiness: Readiness) -> type[BaseHTTPRequestHandler]:

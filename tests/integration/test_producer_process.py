@@ -203,7 +203,7 @@ def test_a_product_that_the_exchange_does_not_have_shows_in_readiness_and_harms_
     def named() -> None:
         producer.assert_alive()
         answer = httpx.get(f"http://127.0.0.1:{producer.ops_port}/readyz", timeout=5, trust_env=False)
-        assert "NO-SUCH is not a valid product" in answer.json()["problems"].get("products", "")
+        assert "NO-SUCH is not a valid product" in answer.json()["details"].get("products", "")
 
     eventually(lambda: _has(world, "BTC-USD"))
     eventually(named)

@@ -80,3 +80,12 @@ def test_a_process_is_ready_when_no_check_complains() -> None:
     assert answer("/livez", readiness)[0] == 200
     assert b"pulsestream_sink_rows_total" in answer("/metrics", readiness)[2]
     assert answer("/", readiness)[0] == 404
+
+
+def test_a_detail_is_shown_and_leaves_the_process_ready() -> None:
+    readiness = Readiness()
+    readiness.add_detail("tenants", lambda: "acme is parked")
+
+    status, _, body = answer("/readyz", readiness)
+
+    assert (status, json.loads(body)["details"]) == (200, {"tenants": "acme is parked"})

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from producers.ledger import BUFFER, CONNECTION, Ledger, Scope
+from producers.ledger import ALIVE_EVERY, BUFFER, CONNECTION, Ledger, Scope
 from schemas.records import Feed, Gap
 
 CONN = "conn:coinbase:0"
@@ -218,6 +218,34 @@ def test_a_refresh_never_goes_back() -> None:
     world.write(ledger)
 
     ledger.refresh(2_400)
+
+    assert ledger.outbox == {}
+
+
+def test_a_connection_in_a_quiet_market_goes_on_saying_that_it_lives() -> None:
+    world = World()
+    ledger = running(world)
+    said = world.topic[CONN]
+
+    world.now += ALIVE_EVERY - 1
+    ledger.refresh(None)
+    assert ledger.outbox == {}
+    world.now += 1
+    ledger.refresh(None)
+    world.write(ledger)
+
+    assert world.topic[CONN].version == said.version + 1
+    assert world.topic[CONN].complete_until == said.complete_until
+
+
+def test_a_lost_connection_says_nothing_more() -> None:
+    world = World()
+    ledger = running(world)
+    ledger.lost(2_300, "disconnected")
+    world.write(ledger)
+
+    world.now += 10 * ALIVE_EVERY
+    ledger.refresh(2_500)
 
     assert ledger.outbox == {}
 

@@ -107,6 +107,16 @@ def test_event_data_that_is_not_json_is_refused(data: str) -> None:
     assert code(event(data=data), "events") == "invalid_json"
 
 
+@pytest.mark.parametrize("number", ["1e-20000", "1e20000", "-1.5E+999999", "0." + "1" * 17_000, "1" * 5_000])
+def test_event_data_with_a_number_that_the_database_cannot_hold_is_refused(number: str) -> None:
+    assert code(event(data=f'{{"x":{number}}}'), "events") == "invalid_json"
+
+
+@pytest.mark.parametrize("number", ["1e-300", "1.7976931348623157e308", "0." + "1" * 300, "1" * 60, "-0.0"])
+def test_event_data_with_a_number_that_the_database_holds_passes(number: str) -> None:
+    assert check(event(data=f'{{"x":{number}}}'), "events") is None
+
+
 def test_event_data_with_a_zero_character_is_refused_before_the_database_does() -> None:
     assert code(event(data='{"a":"\\u0000"}'), "events") == "invalid_json"
 
