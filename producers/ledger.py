@@ -19,8 +19,7 @@ from schemas.records import Feed, Gap
 
 SHARD: Final = 0
 ALIVE_EVERY: Final = 2 * MICROS_PER_SECOND
-"""How often a connected feed says so, in microseconds, when nothing else changes: who reads the ledger takes silence for
-the producer's end."""
+"""How often a connected feed says so when nothing else changes, in microseconds: readers take silence for its end."""
 _BUFFER_FULL: Final = "buffer_full"
 _log = logger(__name__)
 
@@ -90,7 +89,7 @@ class Ledger:
             self._set_state(state, self._clock())
 
     def refresh(self, complete_until: int | None) -> None:
-        """Move the bound of what a kill can lose, and say that the connection lives; while nothing else is unwritten."""
+        """Move the bound of what a kill can lose and say that the connection lives, unless other records wait."""
         held, now = self.connection, self._clock()
         if held is None or held.state != "connected" or self.outbox:
             return
