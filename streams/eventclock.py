@@ -7,31 +7,50 @@ A key's clock runs on from its last record's time for as long as the exchange's 
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
+from pulsestream.core.clock import MICROS_PER_SECOND
 from schemas.records import Feed
 
+SILENCE: Final = 6 * MICROS_PER_SECOND
+"""How long a connected feed may say nothing before it counts as disconnected: a living producer speaks every 2 s."""
 _CONNECTED = "connected"
 
 
 class FeedStates:
-    """Which exchanges are connected, and for how long each has been, by a monotonic clock in microseconds."""
+    """Which exchanges are connected, and for how long each has been, by a monotonic clock in microseconds.
+
+    A producer that was killed cannot say that it is gone: its silence does.
+    """
 
     def __init__(self) -> None:
         self._connected: dict[str, bool] = {}
         #: For an exchange that is or was disconnected: time spent connected up to the last change, and when that was.
         self._spent: dict[str, tuple[int, int]] = {}
+        #: The newest record of each connection, and when it was first seen.
+        self._heard: dict[str, tuple[Feed, int]] = {}
 
     def update(self, feeds: Mapping[str, Feed], now: int) -> None:
         """Take the feeds table (keys `conn:{exchange}:{shard}`); an exchange is connected when all its shards are."""
+        connections = {key: feed for key, feed in feeds.items() if key.startswith("conn:")}
+        self._heard = {key: self._first_seen(key, feed, now) for key, feed in connections.items()}
+        self.expire(now)
+
+    def expire(self, now: int) -> None:
+        """Count exchanges as disconnected whose feeds have said nothing for `SILENCE`."""
         states: dict[str, bool] = {}
-        for key, feed in feeds.items():
-            if key.startswith("conn:"):
-                states[feed.exchange] = states.get(feed.exchange, True) and feed.state == _CONNECTED
+        for feed, heard_at in self._heard.values():
+            alive = feed.state == _CONNECTED and now - heard_at <= SILENCE
+            states[feed.exchange] = states.get(feed.exchange, True) and alive
         for exchange in states.keys() | self._connected.keys():
             connected = states.get(exchange, True)
             if connected is not self.connected(exchange):
                 self._spent[exchange] = (self.running(exchange, now), now)
                 self._connected[exchange] = connected
+
+    def _first_seen(self, key: str, feed: Feed, now: int) -> tuple[Feed, int]:
+        held = self._heard.get(key)
+        return held if held is not None and held[0].version == feed.version else (feed, now)
 
     def connected(self, exchange: str) -> bool:
         """Return whether the exchange's feed is connected; one that nobody reports on counts as connected."""

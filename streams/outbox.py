@@ -31,10 +31,8 @@ class Outbox:
         return len(self._alerts)
 
     def holds(self, key: str) -> bool:
-        """Return whether an alert of this key has yet to be handed to the producer."""
-        return any(
-            alert.key == key and self._stages[number] is not _Stage.SENT for number, alert in self._alerts.items()
-        )
+        """Return whether an alert of this key is pending: until the broker has it, a later one could overtake it."""
+        return any(alert.key == key for alert in self._alerts.values())
 
     def add(self, alert: PendingAlert) -> int:
         """Take an alert in; it is not sent before `checkpointed` names its number."""

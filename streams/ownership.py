@@ -114,6 +114,7 @@ class Ownership:
 
     async def tick(self) -> None:
         """Let the event clocks act."""
+        self.feeds.expire(micros())
         for lane in list(self.lanes.values()):
             await lane.tick(self.feeds.connected)
         STREAM_KEYS.set(sum(len(lane.shard.states) for lane in self.lanes.values()))

@@ -32,6 +32,9 @@ COMMIT_TIMEOUT: Final = 1.0
 QUEUED_BATCHES: Final = 2
 """Batches between the consumer and the agent: enough to fold without a pause, few to forget at a rebalance."""
 
+_NO_EPOCH: Final = -1
+"""Of a fetch whose partition was revoked meanwhile: never current."""
+
 _log = logger(__name__)
 
 
@@ -337,7 +340,7 @@ class BatchConsumer(driver.Consumer):
         again = {tp: self._next[tp] for tp in fetched.keys() - sound.keys() if tp in self._next}
         if again:
             await self._thread.seek_all(again)
-        return {tp: [records] for tp, records in sound.items()}
+        return {tp: [(self._epochs.get(tp, _NO_EPOCH), records)] for tp, records in sound.items()}
 
     def _continues(self, tp: TP, records: list[Any]) -> bool:
         """Return whether a fetch goes on where the partition's last one ended, or may be taken all the same.
@@ -359,9 +362,14 @@ class BatchConsumer(driver.Consumer):
         return False
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
-        """Make one message of a list of records (drivers/aiokafka.py:272)."""
-        last = record[-1]
-        batch = Batch(tp.topic, tp.partition, self._epochs[tp], self._fetched_at, record)
+        """Make one message of a list of records (drivers/aiokafka.py:272).
+
+        It may have waited behind other partitions since its fetch: one from before a seek changes nothing here, and
+        `is_current` tells the owner to drop it.
+        """
+        epoch, records = record
+        last = records[-1]
+        batch = Batch(tp.topic, tp.partition, epoch, self._fetched_at, records)
         message = ConsumerMessage(
             tp.topic,
             tp.partition,
@@ -373,12 +381,13 @@ class BatchConsumer(driver.Consumer):
             batch,  # type: ignore[arg-type] # Faust hands a value on as it is; BatchSchema decodes this one
             None,
             0,
-            len(record),
+            len(records),
             tp,
             generation_id=self.app.consumer_generation_id,
         )
-        self._next[tp] = batch.next_offset
-        self._lanes.setdefault(tp, deque()).append(message)
+        if self.is_current(batch):
+            self._next[tp] = batch.next_offset
+            self._lanes.setdefault(tp, deque()).append(message)
         # None switches off the gap and "DROPPED MESSAGE" logic of _drain_messages (consumer.py:1205), which counts
         # offsets one by one, takes the received offset itself for a gap and treats offset 0 as none.
         self._read_offset[tp] = None

@@ -88,8 +88,8 @@ class _Worker:
         readiness.add("worker", lambda: None)
         readiness.add("partitions", self._not_taken_over)
         readiness.add("rules", lambda: None if self._rules_loaded else "the rules are not read yet")
-        readiness.add("parked", self._ownership.parking.problem)
-        readiness.add("topics", lambda: discovery.problem(self._refused, settings.partitions))
+        readiness.add_detail("parked", self._ownership.parking.problem)
+        readiness.add_detail("topics", lambda: discovery.problem(self._refused, settings.partitions))
 
     @classmethod
     async def run(cls, settings: Settings, readiness: Readiness) -> None:

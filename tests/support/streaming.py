@@ -71,7 +71,7 @@ class Streams:
         return worker
 
     def start_parked(self) -> Service:
-        """Start a worker and wait until nothing but a parked tenant keeps it from being ready."""
+        """Start a worker and wait until it is ready and shows a parked tenant."""
         worker = self.launch()
 
         def waits() -> None:
@@ -80,7 +80,8 @@ class Streams:
                 said = httpx.get(f"http://127.0.0.1:{worker.ops_port}/readyz", timeout=5, trust_env=False).json()
             except httpx.TransportError as error:
                 raise AssertionError(repr(error)) from error
-            assert said["problems"].keys() == {"parked"}
+            assert said["problems"] == {}
+            assert said["details"].keys() == {"parked"}
 
         eventually(waits)
         return worker

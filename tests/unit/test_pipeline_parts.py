@@ -10,7 +10,7 @@ from streams import discovery
 from streams.engine.rules import ActiveRule
 from streams.entries import OWNER, PendingAlert, Position, alert_entry, position_entry, rule_entry, sort
 from streams.errors import StateError
-from streams.eventclock import EventClocks, FeedStates
+from streams.eventclock import SILENCE, EventClocks, FeedStates
 from streams.outbox import Outbox
 from streams.parking import FIRST_RETRY, LAST_RETRY, Parking
 from streams.rulebook import KEPT, RuleBook
@@ -21,8 +21,8 @@ PAIR = ("ps.acme.ticks.v1", "coinbase")
 SECOND = 1_000_000
 
 
-def feed(state: str, exchange: str = "coinbase") -> Feed:
-    return Feed(exchange=exchange, state=state, at=1, version=1)
+def feed(state: str, exchange: str = "coinbase", version: int = 1) -> Feed:
+    return Feed(exchange=exchange, state=state, at=1, version=version)
 
 
 # ---- feeds and clocks ----
@@ -32,9 +32,9 @@ def test_a_feeds_time_stands_still_while_it_is_disconnected() -> None:
     feeds = FeedStates()
     feeds.update({"conn:coinbase:0": feed("connected")}, 100)
 
-    feeds.update({"conn:coinbase:0": feed("disconnected")}, 150)
+    feeds.update({"conn:coinbase:0": feed("disconnected", version=2)}, 150)
     stood = [feeds.running("coinbase", now) for now in (150, 170, 200)]
-    feeds.update({"conn:coinbase:0": feed("connected")}, 200)
+    feeds.update({"conn:coinbase:0": feed("connected", version=3)}, 200)
 
     assert stood == [150, 150, 150]
     assert feeds.running("coinbase", 230) == 180
@@ -45,11 +45,36 @@ def test_an_exchange_is_connected_when_all_its_shards_are_and_when_nobody_report
     feeds.update({"conn:kraken:0": feed("connected", "kraken"), "conn:kraken:1": feed("stale", "kraken")}, 1)
     feeds.update({"conn:kraken:0": feed("connected", "kraken"), "gap:kraken:*:1": feed("stale", "kraken")}, 1)
     one_left = feeds.connected("kraken")
-    feeds.update({"conn:kraken:0": feed("stale", "kraken")}, 2)
+    feeds.update({"conn:kraken:0": feed("stale", "kraken", version=2)}, 2)
 
     assert one_left
     assert not feeds.connected("kraken")
     assert feeds.connected("binance")
+
+
+def test_a_feed_that_falls_silent_counts_as_disconnected_until_it_speaks_again() -> None:
+    feeds = FeedStates()
+    feeds.update({"conn:coinbase:0": feed("connected")}, 0)
+
+    feeds.expire(SILENCE)
+    alive = feeds.connected("coinbase")
+    feeds.expire(SILENCE + 1)
+    silent = feeds.connected("coinbase")
+    feeds.update({"conn:coinbase:0": feed("connected", version=2)}, 4 * SILENCE)
+
+    assert (alive, silent) == (True, False)
+    assert feeds.connected("coinbase")
+    assert feeds.running("coinbase", 4 * SILENCE + 5) == SILENCE + 1 + 5
+
+
+def test_the_same_record_seen_again_is_no_sign_of_life() -> None:
+    feeds = FeedStates()
+    feeds.update({"conn:coinbase:0": feed("connected")}, 0)
+
+    feeds.update({"conn:coinbase:0": feed("connected"), "conn:kraken:0": feed("connected", "kraken")}, 2 * SILENCE)
+
+    assert not feeds.connected("coinbase")
+    assert feeds.connected("kraken")
 
 
 def test_a_removed_feed_counts_as_connected_again() -> None:
@@ -174,18 +199,17 @@ def test_an_alert_is_ready_once_it_is_in_a_checkpoint_and_sent_once() -> None:
     assert outbox.take_ready(()) == []
 
 
-def test_a_key_is_held_until_its_alerts_are_sent() -> None:
+def test_a_key_is_held_until_the_broker_has_its_alerts() -> None:
     outbox = Outbox({})
     number = outbox.add(pending("acme/c/P"))
-    held = [outbox.holds("acme/c/P"), outbox.holds("acme/c/Q")]
+    fresh = [outbox.holds("acme/c/P"), outbox.holds("acme/c/Q")]
     outbox.checkpointed([number])
     outbox.take_ready(())
+    sent = outbox.holds("acme/c/P")
 
-    assert held == [True, False]
-    assert not outbox.holds("acme/c/P")
-    assert len(outbox) == 1
     assert outbox.acknowledged(number)
     assert not outbox.acknowledged(number)
+    assert (fresh, sent, outbox.holds("acme/c/P")) == ([True, False], True, False)
 
 
 def test_restored_alerts_are_ready_and_numbers_go_on() -> None:
