@@ -136,6 +136,24 @@ def crash(server: EmbeddedDatabase) -> None:
     wait_until(lambda: server.pid is None, what="the server ended")
 
 
+def test_a_sink_may_start_before_its_database(
+    scene: Scene, server: EmbeddedDatabase, service_settings: Callable[..., Settings]
+) -> None:
+    settings = service_settings(
+        "sink", sink_group=scene.settings.sink_group, database_url=SecretStr(server.url("ps_sink"))
+    )
+    scene = Scene(scene.tenant, scene.admin, settings, server.url())
+    scene.send("ticks", [tick(1)])
+    server.stop()
+
+    with running_sink(settings) as sink:
+        wait_until(lambda: sink._source.unplaced, what="partitions without positions")
+        server.start()
+        scene.wait_stored("ticks", 1)
+
+    assert scene.count("ticks") == 1
+
+
 def test_a_sink_stays_in_its_group_while_the_database_is_away(
     scene: Scene, server: EmbeddedDatabase, service_settings: Callable[..., Settings]
 ) -> None:

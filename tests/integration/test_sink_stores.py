@@ -245,7 +245,7 @@ def test_a_dead_letter_that_cannot_be_stored_is_counted_and_holds_nobody_up(scen
         Admin(scene.admin).create([TopicSpec(scene.topic("dlq"), 1, {"max.message.bytes": "2000"})])
     before = metric("sink_dead_letters_lost_total", reason="undecodable")
 
-    noise = [secrets.token_bytes(5000) for _ in range(2)]
+    noise = [b"x" + secrets.token_bytes(5000) for _ in range(2)]
     scene.send_bytes("ticks", noise[0], *_good(3), noise[1])
     with running_sink(scene.settings):
         scene.wait_stored("ticks", 5)
