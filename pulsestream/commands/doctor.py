@@ -42,17 +42,38 @@ class _Position:
     next_offset: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """A check, and which parts have to answer before it makes sense."""
+
+    subject: str
+    look: Callable[[Settings], list[Finding]]
+    needs: frozenset[str] = frozenset()
+
+
 def examine(settings: Settings) -> list[Finding]:
     """Return the findings of every check, in the order that a person would look."""
-    checks: list[tuple[str, Callable[[Settings], list[Finding]]]] = [
-        ("broker", _broker),
-        ("platform topics", _platform_topics),
-        ("database", _database),
-        ("tenant topics", _tenant_topics),
-        ("sink lag", _sink_lag),
-        ("stream lag", _stream_lag),
+    broker, database = frozenset({"broker"}), frozenset({"database"})
+    checks = [
+        _Check("broker", _broker),
+        _Check("database", _database),
+        _Check("platform topics", _platform_topics, broker),
+        _Check("tenant topics", _tenant_topics, broker | database),
+        _Check("sink lag", _sink_lag, broker | database),
+        _Check("stream lag", _stream_lag, broker),
     ]
-    return [finding for subject, check in checks for finding in _run(subject, check, settings)]
+    findings: list[Finding] = []
+    away: set[str] = set()
+    for check in checks:
+        missing_parts = check.needs & away
+        if missing_parts:
+            why = f"not looked at, because the {' and the '.join(sorted(missing_parts))} cannot be used"
+            findings.append(Finding(check.subject, ok=False, detail=why, advice="mend that first"))
+            continue
+        found, outage = _run(check, settings)
+        findings += found
+        away |= {check.subject} if outage else set()
+    return findings
 
 
 def report(findings: list[Finding]) -> str:
@@ -65,12 +86,13 @@ def report(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _run(subject: str, check: Callable[[Settings], list[Finding]], settings: Settings) -> list[Finding]:
+def _run(check: _Check, settings: Settings) -> tuple[list[Finding], bool]:
+    """Return a check's findings, and whether it could not be made at all."""
     try:
-        return check(settings)
+        return check.look(settings), False
     except (PulseStreamError, psycopg.Error, KafkaException) as error:
         said = " ".join(str(error).split())
-        return [Finding(subject, ok=False, detail=said, advice=_OUTAGE_ADVICE)]
+        return [Finding(check.subject, ok=False, detail=said, advice=_OUTAGE_ADVICE)], True
 
 
 _OUTAGE_ADVICE: Final = "start it (`make up` for the local stack), or check the address and password in PULSESTREAM_*"

@@ -61,15 +61,15 @@ class Home:
         """Return the secret that API keys are hashed with, made at the first call."""
         return stored_secrets(self.folder / "secrets.json", [_PEPPER])[_PEPPER]
 
-    def write_note(self, settings: Mapping[str, str | int]) -> None:
+    def write_note(self, settings: Mapping[str, str | int | None]) -> None:
         """Leave what a command needs to reach this stack as its administrator (mode 0600)."""
         write_private(self._note, json.dumps(settings, indent=1))
 
-    def read_note(self) -> dict[str, str | int] | None:
+    def read_note(self) -> dict[str, str | int | None] | None:
         """Return what a running stack left, or None when none runs from this folder."""
         if not self._note.exists() or not self._is_locked():
             return None
-        note: dict[str, str | int] = json.loads(self._note.read_text("utf-8"))
+        note: dict[str, str | int | None] = json.loads(self._note.read_text("utf-8"))
         return note
 
     def _is_locked(self) -> bool:

@@ -38,6 +38,11 @@ from schemas.migrate import migrate
 
 FIRST_TICK_TIMEOUT: Final = 60.0
 """Seconds that `up` waits for the first stored tick before it says that none has come."""
+_NOTED: Final = (
+    "kafka_bootstrap", "kafka_security", "kafka_username", "kafka_password", "kafka_ca_file", "database_url",
+    "partitions", "partition_budget", "api_host", "api_port", "stream_app", "sink_group",
+)  # fmt: skip
+"""What another command needs to know to see this stack as it is."""
 _LOOK: Final = 0.2
 _AUTO: Final = "auto"
 
@@ -160,19 +165,7 @@ class Stack:
         Admin(self.settings).create(platform_topic_specs(self.settings))
         if self.kafka is not None:
             self.kafka.ensure_access()
-        self.home.write_note(
-            {
-                "kafka_bootstrap": self.settings.kafka_bootstrap,
-                "kafka_security": self.settings.kafka_security,
-                "kafka_username": self.settings.kafka_username,
-                "kafka_password": self.settings.kafka_password.get_secret_value(),
-                "database_url": self.settings.database_url.get_secret_value(),
-                "api_host": self.settings.api_host,
-                "api_port": self.settings.api_port,
-                "stream_app": self.settings.stream_app,
-                "sink_group": self.settings.sink_group,
-            }
-        )
+        self.home.write_note({name: _plain(getattr(self.settings, name)) for name in _NOTED})
 
     def _exchange(self, chosen: feed.Feed) -> list[ChildSpec]:
         if not chosen.arguments:
@@ -316,3 +309,10 @@ def _kafka_spec(kafka: EmbeddedKafka) -> ChildSpec:
         problem=lambda: None if kafka.answers() else "it answers no request yet",
         stop_timeout=KAFKA_STOP,
     )
+
+
+def _plain(value: object) -> str | int | None:
+    """Return a setting as JSON holds it, secrets included: the note is private."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return value if isinstance(value, int | None) else str(value)
