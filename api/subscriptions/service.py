@@ -68,7 +68,7 @@ def _faults(products: Sequence[Product]) -> list[errors.FieldError]:
             found.append(
                 errors.FieldError(
                     f"/subscriptions/{index}/exchange",
-                    f"exchanges that begin with {OWN_PREFIX} are a tenant's own ticks, which no feed delivers: name an exchange",
+                    f"exchanges that begin with {OWN_PREFIX} are a tenant's own, and no feed delivers them",
                 )
             )
     return found
