@@ -46,6 +46,7 @@ class Streams:
     tenant: str
     app: str = field(default_factory=lambda: f"pulsestream-{secrets.token_hex(4)}")
     workers: list[Service] = field(default_factory=list)
+    topics: list[str] = field(default_factory=list)
 
     @property
     def exchange(self) -> str:
@@ -62,7 +63,7 @@ class Streams:
         admin = self.admin
         specs = [spec for spec in platform_topic_specs(admin) if spec.name == state_topic(self.app)]
         specs += [tenant_topic_spec(admin, tenant or self.tenant, dataset) for dataset in datasets or DATASETS]
-        Admin(admin).create(specs)
+        self.topics += Admin(admin).create(specs)
 
     def start(self, **overrides: object) -> Service:
         """Start a worker and wait until it is ready."""
@@ -171,11 +172,12 @@ class Streams:
         return versions
 
     def end(self) -> None:
-        """Kill whatever still runs."""
+        """Kill whatever still runs, and delete the topics: the next test's worker would read them all."""
         for worker in self.workers:
             if worker.running is not None and worker.running.poll() is None:
                 worker.running.kill()
                 worker.running.wait()
+        Admin(self.admin).delete(set(self.topics))
 
     def logs(self) -> str:
         """Return what the workers wrote."""
