@@ -43,6 +43,10 @@ class ControlTable(Generic[C]):
         """Take what has arrived, waiting up to `timeout` seconds for the first; raises BrokerError."""
         return self._apply(self._reader.poll(timeout))
 
+    def position(self) -> int:
+        """Return the offset of the topic up to which the table is current."""
+        return self._reader.position()
+
     def close(self) -> None:
         """Leave the broker."""
         self._reader.close()
@@ -73,4 +77,5 @@ class ControlTable(Generic[C]):
 class _Reader(Protocol):
     def read_to_end(self) -> list[ControlRecord]: ...
     def poll(self, timeout: float) -> list[ControlRecord]: ...
+    def position(self) -> int: ...
     def close(self) -> None: ...

@@ -11,7 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
 from pulsestream.core.errors import PulseStreamError
+from pulsestream.core.kafka import ADMIN_TIMEOUT, BrokerError, client_config, reason
 from pulsestream.core.settings import Settings
 from pulsestream.core.topics import FEEDS, RULES, SUBSCRIPTIONS
 from schemas.control import Change, ControlTable
@@ -19,6 +22,8 @@ from schemas.records import Feed, Rule, Subscription
 
 LOOK_PAUSE: Final = 0.1
 """Seconds between two looks at the topics, when nobody asks for the rules."""
+CATCH_UP_WAIT: Final = 0.02
+"""Seconds that one read waits for rules that are known to be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class Control:
         self._rules = ControlTable(settings, RULES, Rule, name)
         self._feeds = ControlTable(settings, FEEDS, Feed, name)
         self._subscriptions = ControlTable(settings, SUBSCRIPTIONS, Subscription, name)
+        # A client of its own: on the reader's connection a question waits behind the fetch that the broker holds back.
+        self._asker = Consumer(client_config(settings, name) | {"group.id": f"{name}-unused"})
         self._listeners = listeners
         self._loop = asyncio.get_running_loop()
         self._closing = threading.Event()
@@ -70,8 +77,8 @@ class Control:
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
-        for table in (self._rules, self._feeds, self._subscriptions):
-            table.close()
+        for client in (self._rules, self._feeds, self._subscriptions, self._asker):
+            client.close()
 
     def _load(self) -> list[Change[Rule]]:
         rules = self._rules.load()
@@ -90,8 +97,17 @@ class Control:
             self._loop.call_soon_threadsafe(self._listeners.failed, error)
 
     def _answer(self, moment: float) -> None:
-        self._tell_rules(self._rules.load())
+        end = self._end_of_rules()
+        while self._rules.position() < end and not self._closing.is_set():
+            self._tell_rules(self._rules.refresh(CATCH_UP_WAIT))
         self._loop.call_soon_threadsafe(self._answered, moment)
+
+    def _end_of_rules(self) -> int:
+        try:
+            _, end = self._asker.get_watermark_offsets(TopicPartition(RULES, 0), timeout=ADMIN_TIMEOUT)
+        except KafkaException as error:
+            raise BrokerError(f"cannot read the end of topic {RULES}: {reason(error)}") from error
+        return int(end)
 
     def _answered(self, moment: float) -> None:
         self._known_up_to = moment

@@ -185,14 +185,12 @@ class CompactedReader:
         end = self._end_offset()
         records: list[ControlRecord] = []
         waited = 0.0
-        while self._position() < end:
+        while self.position() < end:
             batch = self.poll(0.2)
             records += batch
             waited = 0.0 if batch else waited + 0.2
             if waited > timeout:
-                raise BrokerError(
-                    f"topic {self.topic} stopped at offset {self._position()} of {end}: is the broker up?"
-                )
+                raise BrokerError(f"topic {self.topic} stopped at offset {self.position()} of {end}: is the broker up?")
         return records
 
     def poll(self, timeout: float = 0.0) -> list[ControlRecord]:
@@ -224,8 +222,8 @@ class CompactedReader:
             raise BrokerError(f"cannot read the end of topic {self.topic}: {reason(error)}") from error
         return int(end)
 
-    def _position(self) -> int:
-        # The consumer's position also passes compacted and control records at the end, which no message shows.
+    def position(self) -> int:
+        """Return the offset up to which the topic has been read, records left out by compaction included."""
         position = self._consumer.position([TopicPartition(self.topic, 0)])[0].offset
         return max(self.next_offset, position)
 
