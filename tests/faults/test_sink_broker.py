@@ -6,6 +6,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +78,26 @@ def test_nothing_of_a_batch_is_stored_before_its_dead_letters_are_acknowledged(
 
     with running_sink(scene.settings, clock=clock) as sink:
         assert in_hand.wait(30), "the sink took no batch"
-        os.kill(own_broker.pid or 0, signal.SIGSTOP)
-        go_on.set()
-        wait_until(lambda: "dead letters" in (sink.readiness.problems().get("storage") or ""), timeout=60)
-        held = (scene.count("ticks"), scene.stored("ticks"))
-        os.kill(own_broker.pid or 0, signal.SIGCONT)
+        with stopped(own_broker):
+            go_on.set()
+            wait_until(lambda: "dead letters" in (sink.readiness.problems().get("storage") or ""), timeout=60)
+            held = (scene.count("ticks"), scene.stored("ticks"))
         scene.wait_stored("ticks", 2, timeout=60)
 
     assert held == (0, 0)
     assert scene.count("ticks") == 1
     assert {letter.value for letter in scene.dead_letters(1)} == {b"noise"}
+
+
+@contextmanager
+def stopped(broker: EmbeddedKafka) -> Iterator[None]:
+    """The broker's process does nothing in this block."""
+    assert broker.pid is not None
+    os.kill(broker.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize(
