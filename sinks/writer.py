@@ -167,6 +167,7 @@ class Sink:
         except DatabaseAwayError as error:
             self._rest(error)
             return
+        self._source.misplace()  # a rebalance while resting placed partitions, whose records resting threw away
         self._problem = None
         SINK_PAUSED.set(0)
 

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from pulsestream.core.kafka import Admin, client_config
+from pulsestream.core.clock import wall_clock
+from pulsestream.core.kafka import Admin, BrokerError, client_config
 from pulsestream.core.metrics import REGISTRY
 from pulsestream.core.settings import Settings
 from schemas.codec import codec
 from schemas.records import Tick
+from sinks.writer import Sink
 from tests.support.sinking import Load, Scene, running_sink, tick, wait_until
 
 
@@ -156,3 +158,34 @@ def test_two_sinks_in_a_group_share_the_partitions_and_double_nothing(scene: Sce
         scene.wait_stored("ticks", load.numbers)
 
     assert scene.count("ticks") == load.numbers
+
+
+def test_what_a_resting_sink_threw_away_is_read_again(scene: Scene) -> None:
+    scene.make("ticks")
+    scene.send("ticks", [tick(1)])
+    sink = Sink(scene.settings, wall_clock)
+
+    def until(done: Callable[[], bool], act: Callable[[], None], what: str) -> None:
+        def step() -> bool:
+            act()
+            return done()
+
+        wait_until(step, 60, what)
+
+    def read_on() -> int:
+        where = [TopicPartition(scene.topic("ticks"), number) for number in range(scene.settings.partitions)]
+        return sum(max(position.offset, 0) for position in sink._source._consumer.position(where))
+
+    try:
+        until(lambda: scene.stored("ticks") == 1, sink._turn, "the first tick is stored")
+        sink._rest(BrokerError("dead letters were not acknowledged"))
+        sink._source.settle()  # what a rebalance does in the meantime
+        scene.send("ticks", [tick(2), tick(3)])
+        until(lambda: read_on() == 3, lambda: sink._source.rest(0.1), "the resting sink threw both away")
+        sink._try_at = 0.0
+        until(lambda: scene.stored("ticks") == 3, sink._turn, "what was thrown away is stored")
+    finally:
+        sink._source.close()
+        sink._database.close()
+
+    assert scene.count("ticks") == 3
