@@ -9,6 +9,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,15 @@ from pydantic import SecretStr
 from pulsestream.core.kafka import Admin
 from pulsestream.core.layout import platform_topic_specs, tenant_topic_spec
 from pulsestream.core.settings import Settings
+from pulsestream.core.topics import parse_tenant_topic
 from pulsestream.local.database import EmbeddedDatabase
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.migrate import migrate
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("PULSESTREAM_SHARED") or REPOSITORY.parent / "shared")
+BROKER = pytest.StashKey[EmbeddedKafka]()
+BROKER = pytest.StashKey[EmbeddedKafka]()
 ROLES = {"sink": "ps_sink", "api": "ps_api", "relay": "ps_relay", "admin": "postgres"}
 
 
@@ -52,14 +56,25 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_topics_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Workers and sinks read every tenant: what one module left would be another's work, and its noise."""
+    yield
+    kafka = request.session.stash.get(BROKER, None)
+    if kafka is not None:
+        admin = Admin(kafka.settings())
+        admin.delete([name for name in admin.topics() if parse_tenant_topic(name)])
+
+
 @pytest.fixture(scope="session")
-def broker() -> Iterator[EmbeddedKafka]:
+def broker(request: pytest.FixtureRequest) -> Iterator[EmbeddedKafka]:
     home = Path(tempfile.mkdtemp(prefix="pulsestream-kafka-"))
     kafka = EmbeddedKafka(home)
     try:
         kafka.start()
         settings = kafka.settings()
         Admin(settings).create(platform_topic_specs(settings))
+        request.session.stash[BROKER] = kafka
         yield kafka
     finally:
         kafka.stop()
@@ -134,6 +149,16 @@ def make_topics(broker: EmbeddedKafka) -> Callable[..., list[str]]:
         return Admin(settings).create([tenant_topic_spec(settings, tenant, dataset) for dataset in datasets])
 
     return build
+
+
+def _empty(settings: Settings) -> None:
+    """Delete every topic but Kafka's own, and make the platform's anew."""
+    admin = Admin(settings)
+    deadline = time.monotonic() + 30
+    while left := [name for name in admin.topics() if not name.startswith("__")]:
+        assert time.monotonic() < deadline, f"topics are not deleted: {left}"
+        admin.delete(left)
+    admin.create(platform_topic_specs(settings))
 
 
 def _embedded_server() -> Iterator[str]:
