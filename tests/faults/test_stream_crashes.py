@@ -143,6 +143,7 @@ def test_what_the_clock_decides_about_alerts_is_decided_once_whatever_is_killed(
             time.sleep(chance.uniform(1.0, 3.0))  # a crash comes at any moment of a decision, its checkpoint, its send
             worker.kill()
             worker = streams.start()
+            streams.put_feed(streams.exchange, "connected")  # a living feed goes on saying so
 
     assert sum(bool(killed.kills) for killed in streams.workers) >= 3
     eventually(lambda: assert_quiet(streams))
