@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import time
@@ -35,7 +36,10 @@ STOP_TIMEOUT: Final = 30.0
 _CONTROLLER: Final = "controller"
 _ATTEMPTS: Final = 3
 _CLEAN_EXITS: Final = (0, 128 + signal.SIGTERM)
-_JVM: Final = ("-Xmx256m", "-Xms64m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Xlog:cds=off")
+_JVM: Final = (
+    *("-Xmx256m", "-Xms64m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"),
+    *("-Xshare:auto", "-Xlog:cds=off"),
+)
 _LOGGING: Final = """\
 <Configuration status="warn">
   <Appenders>
@@ -125,6 +129,8 @@ class EmbeddedKafka:
         """Put everything in place to run `command`: jars, passwords, ports, configuration, formatted storage."""
         self._refuse_a_second_one()
         self.home.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)  # native libraries that a killed broker unpacked
+        self._scratch.mkdir()
         self.fetch()
         self._passwords = stored_secrets(self.home / "passwords.json", (*USERS, _CONTROLLER))
         if not self._has_answered:  # afterwards clients know the address: a restart keeps it
@@ -177,6 +183,10 @@ class EmbeddedKafka:
         return self.home / "kafka.pid"
 
     @property
+    def _scratch(self) -> Path:
+        return self.home / "scratch"
+
+    @property
     def _dump(self) -> Path:
         return self.home / "classes.jsa"
 
@@ -190,7 +200,7 @@ class EmbeddedKafka:
         if self._runtime is None:
             raise StartError("the broker was not prepared")
         logging = f"-Dlog4j2.configurationFile={self.home / 'log4j2.xml'}"
-        return [str(self._runtime.java), logging, "-cp", self._runtime.class_path]
+        return [str(self._runtime.java), logging, f"-Djava.io.tmpdir={self._scratch}", "-cp", self._runtime.class_path]
 
     def _format(self) -> None:
         users = "\n".join(f'--add-scram "SCRAM-SHA-256=[name={u},password={self._passwords[u]}]"' for u in USERS)
