@@ -98,6 +98,11 @@ class Ownership:
         self._restoring = self._loop.create_task(self._restore(assigned, self._assignments, self._restoring))
         return await asyncio.shield(self._restoring)
 
+    def lost(self, tp: TP, first: int, next_offset: int) -> None:
+        """Count records that were deleted before they were read."""
+        STREAM_SKIPPED.labels("retention").inc(next_offset - first)
+        _log.error("records lost: retention overtook the streams", topic=tp.topic, **_span(tp, first, next_offset))
+
     def failed(self, error: Exception) -> None:
         """End the process."""
         self.fail(error)
@@ -263,10 +268,7 @@ class Ownership:
         position = self.lanes[tp.partition].shard.positions.get(tp.topic)
         wanted = position.next_offset if position else bounds.start
         if wanted < bounds.start:
-            STREAM_SKIPPED.labels("retention").inc(bounds.start - wanted)
-            _log.error(
-                "records lost: retention overtook the streams", topic=tp.topic, **_span(tp, wanted, bounds.start)
-            )
+            self.lost(tp, wanted, bounds.start)
         elif wanted > bounds.end:
             _log.error("the topic has lost records that were folded", topic=tp.topic, **_span(tp, bounds.end, wanted))
         return min(max(wanted, bounds.start), bounds.end)

@@ -78,6 +78,9 @@ class Owner(Protocol):
         None when they were revoked meanwhile: another assignment follows.
         """
 
+    def lost(self, tp: TP, first: int, next_offset: int) -> None:
+        """Take note of records, from `first` to before `next_offset`, that were deleted before they were read."""
+
     def failed(self, error: Exception) -> None:
         """End the process: the partitions cannot be read as promised."""
 
@@ -336,11 +339,23 @@ class BatchConsumer(driver.Consumer):
         if generation != self.app.consumer_generation_id:
             await self._thread.seek_all(self._next)
             return {}
+        await self._tell_losses(fetched)
         sound = {tp: records for tp, records in fetched.items() if self._continues(tp, records)}
         again = {tp: self._next[tp] for tp in fetched.keys() - sound.keys() if tp in self._next}
         if again:
             await self._thread.seek_all(again)
         return {tp: [(self._epochs.get(tp, _NO_EPOCH), records)] for tp, records in sound.items()}
+
+    async def _tell_losses(self, fetched: Mapping[TP, Any]) -> None:
+        """Tell of records that retention took while we read: aiokafka goes on at the first one left, and is silent.
+
+        Offsets are also left out where transactions end, so the broker is asked where a longer gap shows.
+        """
+        expected = {tp: self._next[tp] for tp in fetched.keys() & self._next.keys() if tp not in self._sought}
+        torn = {tp: offset for tp, offset in expected.items() if fetched[tp][0].offset > offset + 1}
+        for tp, bounds in (await self._thread.bounds(torn) if torn else {}).items():
+            if bounds.start > torn[tp]:
+                self.transport.owner.lost(tp, torn[tp], bounds.start)
 
     def _continues(self, tp: TP, records: list[Any]) -> bool:
         """Return whether a fetch goes on where the partition's last one ended, or may be taken all the same.
