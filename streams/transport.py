@@ -126,6 +126,7 @@ class BatchConductor(conductor.Conductor):
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that speaks to the broker; the methods below that begin with `_` run on its own event loop."""
 
+    mundane_level = "debug"  # that it starts and stops is told by the worker
     consumer: "BatchConsumer"
     transport: "BatchTransport"
 
@@ -210,6 +211,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 class BatchConsumer(driver.Consumer):
     """Faust's consumer, which hands whole fetches on and reads from where the owner says."""
 
+    mundane_level = "debug"
     _thread: BatchConsumerThread
     transport: "BatchTransport"
 
@@ -270,8 +272,10 @@ class BatchConsumer(driver.Consumer):
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Forget what was in flight: it was not finished, and is read again (consumer.py:667)."""
         self._lanes.clear()
-        self._must_restore = True
+        self._must_restore = bool(assigned)
         await super().on_partitions_assigned(assigned, generation_id)
+        if not assigned:  # the library resumes without a seek then (tables/recovery.py:262)
+            await self.transport.owner.restore({})
 
     async def perform_seek(self) -> None:
         """Let the owner restore its state and read from its positions (consumer.py:575 takes the committed offsets).

@@ -29,6 +29,19 @@ def own_broker(tmp_path: Path) -> Iterator[EmbeddedKafka]:
         kafka.kill()
 
 
+def test_a_worker_without_any_topic_is_ready_and_reads_the_first_one_that_comes(
+    own_broker: EmbeddedKafka, tmp_path: Path, tenant: str
+) -> None:
+    with streams_on(own_broker, tmp_path, tenant) as streams:
+        streams.prepare("stats", "alerts")
+        streams.start()
+
+        streams.prepare("ticks")
+        streams.send(market(14, 500, exchange=streams.exchange))
+
+        eventually(lambda: assert_stats_are(streams.stats(), engine_run(streams.ticks())))
+
+
 @pytest.mark.parametrize("crash", [True, False], ids=["killed", "stopped"])
 def test_the_outputs_are_whole_after_the_broker_was_away(
     own_broker: EmbeddedKafka, tmp_path: Path, tenant: str, *, crash: bool
