@@ -22,14 +22,12 @@ from pydantic import SecretStr
 from pulsestream.core.kafka import Admin
 from pulsestream.core.layout import platform_topic_specs, tenant_topic_spec
 from pulsestream.core.settings import Settings
-from pulsestream.core.topics import parse_tenant_topic
 from pulsestream.local.database import EmbeddedDatabase
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.migrate import migrate
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("PULSESTREAM_SHARED") or REPOSITORY.parent / "shared")
-BROKER = pytest.StashKey[EmbeddedKafka]()
 BROKER = pytest.StashKey[EmbeddedKafka]()
 ROLES = {"sink": "ps_sink", "api": "ps_api", "relay": "ps_relay", "admin": "postgres"}
 
@@ -62,8 +60,7 @@ def no_topics_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     kafka = request.session.stash.get(BROKER, None)
     if kafka is not None:
-        admin = Admin(kafka.settings())
-        admin.delete([name for name in admin.topics() if parse_tenant_topic(name)])
+        _empty(kafka.settings())
 
 
 @pytest.fixture(scope="session")
