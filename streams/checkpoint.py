@@ -7,7 +7,7 @@ its entries ever shows. Every call blocks; one thread at a time may use a `State
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -30,6 +30,7 @@ _FENCED: Final = frozenset(
         KafkaError.INVALID_PRODUCER_ID_MAPPING,
     }
 )
+_T = TypeVar("_T")
 _READ_AT_ONCE: Final = 2000
 _READ_WAIT: Final = 0.02
 
@@ -57,7 +58,7 @@ class StatePartition:
 
         Raises StateError when the broker refuses or does not answer in time.
         """
-        self._call("take over", self._producer.init_transactions, BROKER_TIMEOUT)
+        self._call("take over", self._producer.init_transactions)
         entries: dict[str, bytes] = {}
         for name, value in self._read():
             if value is None:
@@ -80,7 +81,7 @@ class StatePartition:
                 self._producer.produce(self._topic, value, name.encode(), self._partition)
         except (KafkaException, BufferError) as error:
             raise self._failure("write", error) from error
-        self._call("commit", self._producer.commit_transaction, BROKER_TIMEOUT)
+        self._call("commit", self._producer.commit_transaction)
 
     def close(self) -> None:
         """Drop what was not committed; the next owner's `take_over` ends an open transaction. Nothing may follow."""
@@ -90,29 +91,34 @@ class StatePartition:
     def _read(self) -> Iterator[tuple[str, bytes | None]]:
         consumer = Consumer(_reader_config(self._settings))
         try:
-            consumer.assign([TopicPartition(self._topic, self._partition, OFFSET_BEGINNING)])
-            last = time.monotonic()
-            while True:
-                for message in consumer.consume(_READ_AT_ONCE, _READ_WAIT):
-                    failure = message.error()
-                    if failure is None:
-                        last = time.monotonic()
-                        yield _entry(message)
-                    elif failure.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - confluent-kafka's own name
-                        return
-                    elif not failure.retriable() and failure.code() not in _PASSING:
-                        raise StateError(f"cannot read {self._where}: {failure.str()}: does the topic exist?")
-                if time.monotonic() - last > RESTORE_TIMEOUT:
-                    raise StateError(f"{self._where} sent nothing for {RESTORE_TIMEOUT:.0f} s: is the broker up?")
+            # Asking first makes the leader known: an assignment without one waits half a second for it.
+            _, end = self._call("read", lambda wait: _bounds(consumer, self._topic, self._partition, wait))
+            if end:
+                consumer.assign([TopicPartition(self._topic, self._partition, OFFSET_BEGINNING)])
+                yield from self._read_to_end(consumer)
         finally:
             consumer.close()
+
+    def _read_to_end(self, consumer: Consumer) -> Iterator[tuple[str, bytes | None]]:
+        last = time.monotonic()
+        while time.monotonic() - last < RESTORE_TIMEOUT:
+            for message in consumer.consume(_READ_AT_ONCE, _READ_WAIT):
+                failure = message.error()
+                if failure is None:
+                    last = time.monotonic()
+                    yield _entry(message)
+                elif failure.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - confluent-kafka's own name
+                    return
+                elif not failure.retriable() and failure.code() not in _PASSING:
+                    raise StateError(f"cannot read {self._where}: {failure.str()}")
+        raise StateError(f"{self._where} sent nothing for {RESTORE_TIMEOUT:.0f} s: is the broker up?")
 
     @property
     def _where(self) -> str:
         return f"{self._topic}[{self._partition}]"
 
-    def _call(self, verb: str, call: Callable[[float], None], timeout: float) -> None:
-        deadline = time.monotonic() + timeout
+    def _call(self, verb: str, call: Callable[[float], _T]) -> _T:
+        deadline = time.monotonic() + BROKER_TIMEOUT
         while True:
             try:
                 return call(max(deadline - time.monotonic(), 0.1))
@@ -138,7 +144,12 @@ def _reader_config(settings: Settings) -> dict[str, str | int | float | bool]:
         "isolation.level": "read_committed",
         "enable.partition.eof": True,
         "fetch.queue.backoff.ms": 5,
+        "fetch.wait.max.ms": 10,  # the end of the partition is only told by a fetch that finds nothing more
     }
+
+
+def _bounds(consumer: Consumer, topic: str, partition: int, timeout: float) -> tuple[int, int]:
+    return consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=timeout)
 
 
 def _entry(message: Message) -> tuple[str, bytes | None]:

@@ -315,6 +315,15 @@ class BatchConsumer(driver.Consumer):
         """Return our own thread (drivers/aiokafka.py:237)."""
         return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
+    def highwater(self, tp: TP) -> int:
+        """Return a partition's end for Faust's monitor; 0 where it is assigned no more.
+
+        A new topic empties aiokafka's assignment at once, with a fetch on its way; the library would fail an assertion
+        (consumer.py:1462).
+        """
+        fetched = self._thread.fetched(tp)
+        return fetched[1] if fetched else 0
+
     def on_buffer_full(self, tp: TP) -> None:
         """Keep fetching: a full queue blocks the drain anyway.
 

@@ -17,6 +17,7 @@ from schemas.records import Alert, Stat, Tick, Trade
 from tests.support.e2e import Service, eventually, read_topic
 from tests.support.oracle import Sourced
 from tests.support.streaming import (
+    Feeding,
     Streams,
     assert_alerts_are,
     assert_stats_are,
@@ -129,6 +130,20 @@ def test_a_new_tenants_topic_is_read_while_the_worker_runs(still: Streams) -> No
 
     eventually(told, timeout=20)
     assert time.monotonic() - begun < 15  # about 5 s on a machine that does nothing else
+
+
+def test_topics_that_come_one_after_the_other_under_load_disturb_nobody(still: Streams) -> None:
+    worker = still.start()
+
+    with Feeding(still, market(21, 16_000, exchange=still.exchange), per_second=600) as feeding:
+        for number in range(5):
+            still.prepare(tenant=f"{still.tenant}n{number}")
+            time.sleep(5)  # a rebalance each
+        worker.assert_alive()
+        assert not feeding.over
+
+    eventually(lambda: assert_stats_are(still.stats(), engine_run(still.ticks())))
+    worker.assert_alive()
 
 
 def test_a_pending_alert_fires_by_the_clock_once_the_feed_is_connected(still: Streams) -> None:
