@@ -16,8 +16,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pulsestream.core.errors import SettingsError
 
 PREFIX: Final = "PULSESTREAM_"
-_NOT_SETTINGS: Final = frozenset({"PULSESTREAM_SHARED", "PULSESTREAM_TEST_DATABASE_URL"})
-"""Variables with our prefix that only the test suite reads."""
+_NOT_SETTINGS: Final = frozenset({"PULSESTREAM_API_KEY", "PULSESTREAM_SHARED", "PULSESTREAM_TEST_DATABASE_URL"})
+"""Variables with our prefix that a command's option or the test suite reads."""
 
 
 class Settings(BaseSettings):

@@ -57,7 +57,7 @@ def test_a_working_service_says_so(running: Installation, tenant: Tenant, path: 
 def test_the_operations_port_answers_too(running: Installation) -> None:
     answer = httpx.get(f"http://127.0.0.1:{running['api'].ops_port}/readyz", trust_env=False)
 
-    assert answer.json() == {"status": "ready", "problems": {}}
+    assert answer.json() == {"status": "ready", "problems": {}, "details": {}}
 
 
 def test_requests_are_counted_by_route_and_never_by_path(running: Installation, tenant: Tenant) -> None:

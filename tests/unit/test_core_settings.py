@@ -57,3 +57,10 @@ def test_a_child_reads_what_its_parent_passes(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, value)
 
     assert (load_settings().api_port, load_settings().exchange) == (9001, "simulator")
+
+
+def test_the_variables_of_options_and_tests_are_no_misspelt_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULSESTREAM_API_KEY", "ps_live_x")
+    monkeypatch.setenv("PULSESTREAM_SHARED", "elsewhere")
+
+    assert load_settings().api_port == 8000
