@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import psycopg
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg.rows import dict_row
 
@@ -353,6 +353,18 @@ class Arrived:
     value: bytes | None
 
 
+_PASSING = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TIMED_OUT,
+    }
+)
+
+
 def read_topic(settings: Settings, name: str) -> list[Arrived]:
     """Return every record that a topic holds now, each partition in offset order; none where it does not exist."""
     info = Admin(settings).describe([name]).get(name)
@@ -364,14 +376,21 @@ def read_topic(settings: Settings, name: str) -> list[Arrived]:
     )
     try:
         consumer.assign([TopicPartition(name, number, OFFSET_BEGINNING) for number in range(info.partitions)])
-        ends = {
-            number: consumer.get_watermark_offsets(TopicPartition(name, number), timeout=15)[1]
-            for number in range(info.partitions)
-        }
+        ends = {number: _end(consumer, TopicPartition(name, number)) for number in range(info.partitions)}
         messages = list(_until(consumer, name, ends))
     finally:
         consumer.close()
     return [_arrived(message, info.topic_id) for message in messages]
+
+
+def _end(consumer: Consumer, partition: TopicPartition) -> int:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return int(consumer.get_watermark_offsets(partition, timeout=15)[1])
+        except KafkaException as error:  # a partition of a topic just made has no leader for a moment
+            if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
+                raise
 
 
 def _until(consumer: Consumer, name: str, ends: Mapping[int, int]) -> Iterator[Message]:
@@ -379,8 +398,9 @@ def _until(consumer: Consumer, name: str, ends: Mapping[int, int]) -> Iterator[M
     while any(_position(consumer, name, number) < end for number, end in ends.items()):
         assert time.monotonic() < deadline, f"{name} was not read to its end {ends} within 30 s"
         for message in consumer.consume(1000, 0.2):
-            assert message.error() is None, message.error()
-            if (message.offset() or 0) < ends[message.partition() or 0]:
+            error = message.error()
+            assert error is None or error.code() in _PASSING, error
+            if error is None and (message.offset() or 0) < ends[message.partition() or 0]:
                 yield message
 
 
