@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from pulsestream.core.log import logger
 from pulsestream.core.topics import tenant_topic
 from schemas.codec import codec
 from schemas.errors import DecodeError
@@ -21,6 +22,7 @@ BACKFILL_HEADER: Final = "ps-backfill"
 DATASETS: Final = ("ticks", "own-ticks")
 """What is folded."""
 _TICK: Final = codec(Tick)
+_log = logger(__name__)
 
 
 class RawRecord(Protocol):
@@ -98,7 +100,12 @@ def _tick(source: Source, record: RawRecord) -> Tick | str:
         return "backfill"
     try:
         tick = _TICK.decode(record.value)
+        fault = check(tick, source.dataset)
     except DecodeError as error:
         return error.code
-    fault = check(tick, source.dataset)
+    except Exception:  # noqa: BLE001 - no bytes of a tenant's may end the worker, which every tenant needs
+        _log.error(
+            "record skipped", topic=source.topic, partition=source.partition, offset=record.offset, exc_info=True
+        )
+        return "undecodable"
     return tick if fault is None else fault.code

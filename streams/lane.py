@@ -221,28 +221,37 @@ class Lane:
         receipt.seal()
 
     def _send_pending(self) -> None:
-        by_tenant: dict[str, list[Output]] = {}
+        """Send what may be sent, without giving way: an alert that is folded meanwhile would overtake it."""
+        full = False
+        sent: dict[str, tuple[Receipt, list[int]]] = {}
         for output in self.shard.pending():
-            by_tenant.setdefault(output.tenant, []).append(output)
-        for tenant, outputs in by_tenant.items():
-            receipt = Receipt(tenant, self._loop)
+            receipt, numbers = sent.setdefault(output.tenant, (Receipt(output.tenant, self._loop), []))
+            full = full or not self._tools.outputs.offer(output, receipt)
+            if full:
+                self.shard.put_off(output)
+            elif output.alert is not None:
+                numbers.append(output.alert)
+        for receipt, numbers in sent.values():
+            receipt.seal()
             self._pending.append(receipt)
-            self._keep(self._deliver(outputs, receipt))
+            self._keep(self._settle(receipt, numbers))
 
-    async def _deliver(self, outputs: list[Output], receipt: Receipt) -> None:
-        await self._send(outputs, receipt)
+    async def _settle(self, receipt: Receipt, numbers: list[int]) -> None:
         await receipt.done.wait()
         self._pending.remove(receipt)
         if not receipt.abandoned:
-            for output in outputs:
-                self.shard.acknowledged(output.alert or 0)
+            for number in numbers:
+                self.shard.acknowledged(number)
 
     # ---- checkpoints ----
 
     async def _checkpoints(self) -> None:
         while not self._ending.is_set():
             await asyncio.sleep(self._tools.interval)
-            if self.shard.dirty and not self._ending.is_set():
+            if self._ending.is_set():
+                return
+            self._send_pending()
+            if self.shard.dirty:
                 await self.checkpoint()
 
     async def _checkpoint_in_turn(self) -> None:

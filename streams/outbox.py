@@ -63,6 +63,10 @@ class Outbox:
             self._stages[number] = _Stage.SENT
         return ready
 
+    def put_off(self, number: int) -> None:
+        """Count an alert as not sent after all."""
+        self._stages[number] = _Stage.READY
+
     def acknowledged(self, number: int) -> bool:
         """Drop an alert that the broker has; False when it was not pending any more."""
         self._stages.pop(number, None)

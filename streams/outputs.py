@@ -112,17 +112,11 @@ class Outputs:
         Stops as soon as `wanted` says no: the partition was given up, or the tenant parked.
         """
         for output in outputs:
-            while wanted() and not self._produce(output, receipt):  # noqa: ASYNC110 - nobody tells when there is room
+            while wanted() and not self.offer(output, receipt):  # noqa: ASYNC110 - nobody tells when there is room
                 await asyncio.sleep(FULL_WAIT)
 
-    def close(self, timeout: float) -> None:
-        """Send what is buffered, for at most `timeout` seconds, and stop. Blocks."""
-        self._producer.flush(timeout)
-        self._closing.set()
-        if self._poller.is_alive():
-            self._poller.join()
-
-    def _produce(self, output: Output, receipt: Receipt) -> bool:
+    def offer(self, output: Output, receipt: Receipt) -> bool:
+        """Hand a record to the producer and count it on the receipt; False when the buffer is full."""
         receipt.expect()
 
         def delivered(error: KafkaError | None, _: Message) -> None:
@@ -138,6 +132,13 @@ class Outputs:
         except KafkaException as error:
             self._report(output, receipt, error.args[0])
         return True
+
+    def close(self, timeout: float) -> None:
+        """Send what is buffered, for at most `timeout` seconds, and stop. Blocks."""
+        self._producer.flush(timeout)
+        self._closing.set()
+        if self._poller.is_alive():
+            self._poller.join()
 
     def _report(self, output: Output, receipt: Receipt, error: KafkaError | None) -> None:
         if error is None:

@@ -177,7 +177,9 @@ class Ownership:
     def refused(self, tenant: str, error: KafkaError) -> None:
         """Park a tenant: one of its output topics does not take records."""
         if tenant not in self.parking:
-            self._park(tenant, error.str())
+            _log.error("tenant parked: an output topic refuses records", tenant=tenant, reason=error.str())
+            self.parking.park(tenant, error.str(), time.monotonic())
+            self._hold(tenant)
 
     async def try_parked(self) -> None:
         """Go on with parked tenants whose output topics are there again."""
@@ -189,9 +191,7 @@ class Ownership:
             else:
                 self.parking.later(tenant, time.monotonic())
 
-    def _park(self, tenant: str, why: str) -> None:
-        _log.error("tenant parked: an output topic refuses records", tenant=tenant, reason=why)
-        self.parking.park(tenant, why, time.monotonic())
+    def _hold(self, tenant: str) -> None:
         STREAM_PARKED.set(len(self.parking))
         for lane in self.lanes.values():
             lane.park(tenant)
@@ -274,12 +274,16 @@ class Ownership:
         return min(max(wanted, bounds.start), bounds.end)
 
     def _park_again(self, existing: Collection[str]) -> None:
+        """Hold back tenants that are parked, and those whose output topics are missing."""
         tenants = {source.tenant for source in self._sources.values()}
         self.parking.keep_only(tenants)
         for tenant in tenants:
-            missing = [t for d in OUTPUT_DATASETS if (t := tenant_topic(tenant, d)) not in existing]
-            if missing or tenant in self.parking:
-                self._park(tenant, f"{missing[0]} does not exist" if missing else "parked before the rebalance")
+            missing = [topic for dataset in OUTPUT_DATASETS if (topic := tenant_topic(tenant, dataset)) not in existing]
+            if missing and tenant not in self.parking:
+                _log.error("tenant parked: an output topic is missing", tenant=tenant, topic=missing[0])
+                self.parking.park(tenant, f"{missing[0]} does not exist", time.monotonic())
+            if tenant in self.parking:
+                self._hold(tenant)
 
     async def _in_pool(self, call: Callable[..., _T], *arguments: object) -> _T:
         return await self._loop.run_in_executor(self.pool, call, *arguments)

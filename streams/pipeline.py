@@ -137,7 +137,11 @@ class Shard:
                 self._forget_rules_of(rule.tenant)
 
     def _advance(self, key: str, clock: int) -> list[Output]:
-        step = engine.advance(self.states[key], clock, self._rules_for(key))
+        try:
+            step = engine.advance(self.states[key], clock, self._rules_for(key))
+        except Exception:  # noqa: BLE001 - one key's state must not stop the others; its next record lets it go on
+            _log.error("the clock cannot act", key=key, clock=clock, exc_info=True)
+            return []
         outputs = self._decide(key, step)
         self._wait(key)
         return outputs
@@ -204,6 +208,11 @@ class Shard:
             Output(parts_of(alert.key)[0], "alerts", alert.record_key, alert.value, alert.headers, number)
             for number, alert in self.outbox.take_ready(self.parked)
         ]
+
+    def put_off(self, output: Output) -> None:
+        """Count a pending alert as not sent after all."""
+        if output.alert is not None:
+            self.outbox.put_off(output.alert)
 
     def acknowledged(self, number: int) -> None:
         """Drop a pending alert that has reached its topic."""

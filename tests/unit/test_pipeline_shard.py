@@ -1,6 +1,8 @@
 """One shard: what batches, rule changes, the clock and broken tenants do to it."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.codec import codec
 from schemas.records import Alert, Tick
@@ -340,3 +342,67 @@ def test_a_decision_about_a_tenant_that_is_parked_is_taken_back() -> None:
     world.tick(2 * SECOND)
     world.checkpoint()
     assert states(world) == ["pending", "firing"]
+
+
+@given(st.binary(max_size=80) | st.none())
+def test_no_bytes_stop_a_shard(value: bytes | None) -> None:
+    world = World()
+    world.append_raw("acme", value)
+    world.append("acme", [make_tick(EXCHANGE, "BTC-USD", 1, 100.0, at=world.now)])
+
+    folding = world.fold("acme")
+
+    assert folding.folded == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), min_size=1, max_size=4))
+def test_no_damage_to_a_record_stops_a_shard(damage: list[tuple[int, int]]) -> None:
+    world = World()
+    value = bytearray(codec(Tick).encode(make_tick(EXCHANGE, "BTC-USD", 1, 100.0, at=world.now)))
+    for place, byte in damage:
+        value[place % len(value)] = byte
+    world.append_raw("acme", bytes(value))
+    world.append("acme", [make_tick(EXCHANGE, "ETH-USD", 1, 100.0, at=world.now)])
+
+    folding = world.fold("acme")
+
+    assert folding.folded + sum(folding.skipped.values()) == 2
+    world.tick(10 * SECOND)
+    world.checkpoint()
+
+
+def test_a_pending_alert_that_finds_the_buffer_full_is_sent_later_in_order() -> None:
+    world = World()
+    world.put_rule(rule(), "rule", 1)
+    prices(world, 105.0)
+    world.fold("acme")
+    world.tick(2 * SECOND)
+    cut = world.shard.cut()
+    world.shard.written(cut)
+    world.shard.put_off(world.shard.pending()[0])
+
+    prices(world, 100.0)
+    world.fold("acme")
+    world.checkpoint()
+
+    assert states(world) == ["pending", "firing", "resolved"]
+
+
+def test_a_key_whose_clock_fails_leaves_the_others_their_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.put_rule(rule(), "rule", 1)
+    for product in ("BAD-USD", "BTC-USD"):
+        prices(world, 105.0, product=product)
+    world.fold("acme")
+    advance = engine.advance
+
+    def fragile(state: engine.KeyState, clock: int, rules: list[ActiveRule]) -> engine.Folded:
+        if state.product == "BAD-USD":
+            raise ZeroDivisionError
+        return advance(state, clock, rules)
+
+    monkeypatch.setattr(engine, "advance", fragile)
+    world.tick(2 * SECOND)
+    world.checkpoint()
+
+    assert [alert.product for alert in world.alerts("acme") if alert.state == "firing"] == ["BTC-USD"]
