@@ -18,7 +18,7 @@ from api.outbox_publisher import OutboxPublisher
 from api.reconciler import Reconciler
 from api.relay_database import Connection, await_notice, connect, execute, fetch_one
 from pulsestream.core.errors import PulseStreamError
-from pulsestream.core.health import OpsServer, Readiness
+from pulsestream.core.health import Readiness, operations
 from pulsestream.core.kafka import BrokerError
 from pulsestream.core.log import logger
 from pulsestream.core.settings import Settings
@@ -40,7 +40,11 @@ _log = logger(__name__)
 def run(settings: Settings) -> None:
     """Relay until SIGTERM or SIGINT; raises OutageError when the database is away, BrokerError for a fatal producer."""
     readiness = Readiness()
-    with _stop_event() as stop, _operations(settings, readiness), connect(settings, "pulsestream-relay") as connection:
+    with (
+        _stop_event() as stop,
+        operations(settings.ops_port, readiness),
+        connect(settings, "pulsestream-relay") as connection,
+    ):
         if not _await_turn(connection, stop):
             return
         reconciling = _Reconciling(settings, stop)
@@ -180,16 +184,3 @@ def _stop_event() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _operations(settings: Settings, readiness: Readiness) -> Iterator[None]:
-    if not settings.ops_port:
-        yield
-        return
-    server = OpsServer(settings.ops_port, readiness)
-    server.start()
-    try:
-        yield
-    finally:
-        server.stop()

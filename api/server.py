@@ -27,7 +27,7 @@ from api.tenants.service import Tenants
 from api.topics import EventsTopicGate
 from pulsestream.core.clock import Clock, wall_clock
 from pulsestream.core.errors import UsageError
-from pulsestream.core.health import OpsServer, Readiness
+from pulsestream.core.health import operations
 from pulsestream.core.kafka import BrokerError
 from pulsestream.core.log import logger
 from pulsestream.core.settings import Settings
@@ -95,7 +95,7 @@ async def _serve(settings: Settings, peppers: keys.Peppers, listener: socket.soc
                 h11_max_incomplete_event_size=64 * 1024,
             )
         )
-        with _operations(settings, services.health.readiness):
+        with operations(settings.ops_port, services.health.readiness):
             _log.info("serving", port=listener.getsockname()[1], host=settings.api_host)
             await server.serve(sockets=[listener])
     if failures:
@@ -116,19 +116,6 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
                 "holds it, or choose another with PULSESTREAM_API_PORT"
             ) from error
         yield listener
-
-
-@contextmanager
-def _operations(settings: Settings, readiness: Readiness) -> Iterator[None]:
-    if not settings.ops_port:
-        yield
-        return
-    server = OpsServer(settings.ops_port, readiness)
-    server.start()
-    try:
-        yield
-    finally:
-        server.stop()
 
 
 @contextmanager

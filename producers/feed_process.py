@@ -20,7 +20,7 @@ from producers.ledger import Ledger
 from producers.publisher import Limits, Publisher
 from pulsestream.core import topics
 from pulsestream.core.clock import wall_clock
-from pulsestream.core.health import OpsServer, Readiness
+from pulsestream.core.health import Readiness, operations
 from pulsestream.core.log import logger
 from pulsestream.core.settings import Settings
 from schemas.codec import codec
@@ -90,15 +90,13 @@ class FeedProcess:
         self._ledger.start()
         self._follow()
         self._publisher.inherit(self._ledger.open_scopes())
-        server = self._operations()
-        work = [asyncio.create_task(coroutine) for coroutine in (self._feed.run(), self._housekeeping())]
-        stop = asyncio.create_task(stopping.wait())
-        try:
-            await asyncio.wait([*work, stop], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await self._end(work, stop)
-            if server is not None:
-                server.stop()
+        with operations(self._settings.ops_port, self._readiness()):
+            work = [asyncio.create_task(coroutine) for coroutine in (self._feed.run(), self._housekeeping())]
+            stop = asyncio.create_task(stopping.wait())
+            try:
+                await asyncio.wait([*work, stop], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await self._end(work, stop)
         for task in work:
             if not task.cancelled():
                 task.result()
@@ -179,17 +177,13 @@ class FeedProcess:
         else:
             _log.error("ledger not written, will be tried again", key=key, reason=error.str())
 
-    def _operations(self) -> OpsServer | None:
-        if self._settings.ops_port == 0:
-            return None
+    def _readiness(self) -> Readiness:
         readiness = Readiness()
         readiness.add("exchange", self._feed.problem)
         readiness.add("broker", self._publisher.problem)
         readiness.add_detail("products", self._refused_products)
         readiness.add_detail("tenants", self._parked_tenants)
-        server = OpsServer(self._settings.ops_port, readiness)
-        server.start()
-        return server
+        return readiness
 
     def _refused_products(self) -> str | None:
         refused = self._feed.refused()

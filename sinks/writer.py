@@ -14,7 +14,7 @@ from typing import Final
 
 from pulsestream.core.clock import Clock, wall_clock
 from pulsestream.core.errors import OutageError
-from pulsestream.core.health import OpsServer, Readiness
+from pulsestream.core.health import Readiness, operations
 from pulsestream.core.kafka import BrokerError
 from pulsestream.core.log import logger
 from pulsestream.core.metrics import (
@@ -47,14 +47,8 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     sink = Sink(settings, wall_clock)
-    ops = OpsServer(settings.ops_port, sink.readiness) if settings.ops_port else None
-    if ops is not None:
-        ops.start()
-    try:
+    with operations(settings.ops_port, sink.readiness):
         sink.run(stop.is_set)
-    finally:
-        if ops is not None:
-            ops.stop()
 
 
 @dataclass(slots=True)

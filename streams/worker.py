@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import faust
 
 from pulsestream.core.errors import UsageError
-from pulsestream.core.health import OpsServer, Readiness
+from pulsestream.core.health import Readiness, operations
 from pulsestream.core.kafka import Admin
 from pulsestream.core.log import logger
 from pulsestream.core.metrics import STREAM_REFUSED_TOPICS
@@ -48,12 +48,8 @@ def run(settings: Settings) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     readiness = Readiness()
     readiness.add("worker", lambda: "the worker has not begun yet")
-    ops = OpsServer(settings.ops_port, readiness) if settings.ops_port else None
-    if ops is not None:
-        ops.start()
-    asyncio.run(_Worker.run(settings, readiness))
-    if ops is not None:
-        ops.stop()
+    with operations(settings.ops_port, readiness):
+        asyncio.run(_Worker.run(settings, readiness))
 
 
 def check_topics(settings: Settings) -> None:

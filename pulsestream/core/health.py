@@ -7,7 +7,8 @@ that is shown but makes nothing unready: one tenant's trouble must never take th
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
@@ -69,6 +70,20 @@ class OpsServer:
         """Close the port."""
         self._server.shutdown()
         self._server.server_close()
+
+
+@contextmanager
+def operations(port: int, readiness: Readiness) -> Iterator[None]:
+    """Serve the operations port within the block; with port 0 there is none. Raises UsageError for a busy port."""
+    if port == 0:
+        yield
+        return
+    server = OpsServer(port, readiness)
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
 
 
 def answer(path: str, readiness: Readiness) -> tuple[int, str, bytes]:
