@@ -25,6 +25,7 @@ NAMES: Final[dict[type[records.Record], str]] = {
     records.Trade: "trade",
     records.Event: "event",
     records.Stat: "stat",
+    records.Bar: "bar",
     records.Alert: "alert",
     records.DeadLetter: "dead_letter",
     records.Feed: "feed",
@@ -38,6 +39,7 @@ DATASET_RECORDS: Final[dict[str, type[records.Record]]] = {
     "trades": records.Trade,
     "events": records.Event,
     "stats": records.Stat,
+    "bars": records.Bar,
     "alerts": records.Alert,
     "dlq": records.DeadLetter,
 }

@@ -106,6 +106,30 @@ class Stat(Record, frozen=True, kw_only=True, gc=False):
     revision: int
 
 
+class Bar(Record, frozen=True, kw_only=True, gc=False):
+    """Open, high, low, close and volume of one product over [start, start + period) (bar.avsc)."""
+
+    event_id: str
+    exchange: str
+    product: str
+    period: str
+    start: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    quote_volume: float | None = None
+    vwap: float | None = None
+    trades: int | None = None
+    buy_volume: float | None = None
+    complete: bool
+    revision: int
+    as_of: AsOf | None = None
+    origin: str
+    received_time: int
+
+
 class PricePoint(Record, frozen=True, kw_only=True, gc=False):
     """A price and its event time."""
 
@@ -165,6 +189,7 @@ class Gap(Record, frozen=True, kw_only=True, gc=False):
     opened: int
     closed: int | None = None
     cause: str
+    missing: int | None = None
 
 
 class Feed(Record, frozen=True, kw_only=True, gc=False):
@@ -220,6 +245,16 @@ class Rule(Record, frozen=True, kw_only=True, gc=False):
 def tick_id(exchange: str, product: str, sequence: int) -> str:
     """Return the deterministic id of a tick."""
     return f"{exchange}:{product}:{sequence}"
+
+
+def trade_event_id(exchange: str, product: str, trade_id: int) -> str:
+    """Return the deterministic id of a trade."""
+    return f"{exchange}:{product}:t{trade_id}"
+
+
+def bar_id(exchange: str, product: str, period: str, start: int, origin: str) -> str:
+    """Return the deterministic id of a bar; `start` in microseconds."""
+    return f"{exchange}:{product}:{period}:{start}:{origin}"
 
 
 def event_id(source: str, identifier: str) -> str:

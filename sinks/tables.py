@@ -89,7 +89,7 @@ _FEED_COLUMNS: Final[Columns] = {
 
 
 def _feed_values(feed: Feed) -> Values:
-    gap: Values = msgspec.structs.astuple(feed.gap) if feed.gap is not None else (None,) * 6
+    gap: Values = msgspec.structs.astuple(feed.gap)[:6] if feed.gap is not None else (None,) * 6
     return (feed.exchange, feed.product, feed.state, feed.at, *gap, feed.last_trade_id, feed.version)
 
 

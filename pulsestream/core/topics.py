@@ -19,6 +19,8 @@ TENANTS: Final = "ps._platform.tenants.v1"
 SUBSCRIPTIONS: Final = "ps._platform.subscriptions.v1"
 RULES: Final = "ps._platform.rules.v1"
 FEEDS: Final = "ps._platform.feeds.v1"
+FEED_SHARDS: Final = "ps._platform.feed-shards.v1"
+"""Holds no records: its partitions, one a shard, are what the producers' consumer group divides."""
 CONTROL_TOPICS: Final = (TENANTS, SUBSCRIPTIONS, RULES, FEEDS)
 
 RESERVED_SLUGS: Final = frozenset({"admin", "ps", "platform", "pulsestream", "root", "system", "api", "internal"})

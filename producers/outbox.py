@@ -1,0 +1,52 @@
+"""What has to be written to the feeds topic: the newest record of each key, until the broker has acknowledged it. Pure.
+
+Each record gets the next version of its key, so a reader can tell the newer of two.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from schemas.records import Feed
+
+
+class Outbox:
+    """The newest feed records by key, and those of them that still wait for the broker."""
+
+    def __init__(self, records: Mapping[str, Feed]) -> None:
+        self.waiting: dict[str, Feed | None] = {}
+        self._newest: dict[str, Feed] = dict(records)
+
+    def newest(self, key: str) -> Feed | None:
+        """Return the newest record of a key, written or not."""
+        return self._newest.get(key)
+
+    def keys(self) -> Iterable[str]:
+        """Return every key that has a record."""
+        return list(self._newest)
+
+    def write(self, key: str, record: Feed) -> Feed:
+        """Put a record's next version behind everything that waits, and return it.
+
+        The newest record goes last: a gap is always written before what follows from it.
+        """
+        held = self._newest.get(key)
+        numbered = msgspec.structs.replace(record, version=held.version + 1 if held is not None else 1)
+        self.waiting.pop(key, None)
+        self._newest[key] = self.waiting[key] = numbered
+        return numbered
+
+    def remove(self, key: str) -> None:
+        """Delete a key's record from the topic."""
+        if self._newest.pop(key, None) is not None:
+            self.waiting.pop(key, None)
+            self.waiting[key] = None
+
+    def unsent(self) -> list[tuple[str, Feed | None]]:
+        """Return what waits to be written, oldest first; None deletes."""
+        return list(self.waiting.items())
+
+    def written(self, key: str, record: Feed | None) -> None:
+        """Forget a record that the broker has acknowledged, unless a newer one of its key waits."""
+        if key in self.waiting and self.waiting[key] is record:
+            del self.waiting[key]
