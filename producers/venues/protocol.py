@@ -12,8 +12,9 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias, cast
+from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
+from pulsestream.core.clock import Clock, wall_clock
 from pulsestream.core.errors import PulseStreamError, UsageError
 from schemas.records import Bar, Tick, Trade
 
@@ -168,6 +169,14 @@ class Exchange(Protocol):
 
     def session(self, channels: Collection[str] = ("ticks", "trades")) -> Session:
         """Return the conversation of a new connection that delivers these datasets."""
+
+
+@runtime_checkable
+class SignedExchange(Protocol):
+    """An exchange that can sign its subscriptions with a client's credentials (Coinbase); the others cannot."""
+
+    def signed(self, key: str, secret: str, passphrase: str, clock: Clock = wall_clock) -> Exchange:
+        """Return the exchange with signed subscriptions; raises UsageError for credentials that cannot be."""
 
 
 def venues() -> list[str]:

@@ -1,0 +1,370 @@
+"""Coinbase Exchange: its WebSocket feed and its public REST API. No I/O.
+
+Sources: the exchange's documents "WebSocket Overview", "WebSocket Channels" (ticker, matches, heartbeat, status),
+"WebSocket Rate Limits", "WebSocket Authentication", and of the REST API "Get product trades" and "Get product
+candles". The ticker's side is the taker's; match and REST trade give the maker's, which is turned round here. An
+illiquid product has price "0" and no time: that is no tick. A 24 h price or a quote of "0" means there is none.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+
+from producers.venues.parsing import Count, Number, checked, price, rfc3339, shown, size
+from producers.venues.protocol import (
+    Exchange,
+    Frame,
+    Heartbeat,
+    Ignored,
+    Limits,
+    Malformed,
+    Outcome,
+    ProtocolError,
+    Refused,
+    Rest,
+    RestRequest,
+    Session,
+    Subscriptions,
+)
+from pulsestream.core.clock import MICROS_PER_SECOND, Clock, format_rfc3339, wall_clock
+from pulsestream.core.errors import UsageError
+from schemas.records import Bar, Tick, Trade, bar_id, tick_id, trade_event_id
+from schemas.validate import MAX_TIME
+
+_CHANNELS: Final = {"ticks": "ticker", "trades": "matches", "status": "status"}
+_ALIVE_CHANNEL: Final = "heartbeat"
+_MESSAGE_PRODUCTS: Final = 100
+"""Products in one message: about 1.5 kB."""
+_SIGNED_PATH: Final = "/users/self/verify"
+_TAKER: Final = {"buy": "sell", "sell": "buy"}
+_PRODUCT: Final = re.compile(r"\b[A-Z0-9]+(?:-[A-Z0-9]+)+\b")
+_NEEDS_KEY: Final = re.compile(r"authenticat|signature|api key|passphrase", re.IGNORECASE)
+
+Signer: TypeAlias = Callable[[], dict[str, str]]
+"""Returns the fields that sign a subscribe message sent now."""
+
+
+class _Frame(msgspec.Struct, tag_field="type", gc=False):
+    pass
+
+
+class _Ticker(_Frame, tag="ticker", gc=False):
+    product_id: str
+    sequence: Count
+    price: float
+    time: str | None = None
+    trade_id: Count | None = None
+    side: str | None = None
+    last_size: Number = None
+    best_bid: Number = None
+    best_bid_size: Number = None
+    best_ask: Number = None
+    best_ask_size: Number = None
+    open_24h: Number = None
+    high_24h: Number = None
+    low_24h: Number = None
+    volume_24h: Number = None
+    volume_30d: Number = None
+
+
+class _Match(_Frame, tag="match", gc=False):
+    product_id: str
+    trade_id: Count
+    price: float
+    size: float
+    side: str
+    time: str
+    sequence: Count | None = None
+
+
+class _LastMatch(_Match, tag="last_match", gc=False):
+    pass
+
+
+class _Heartbeat(_Frame, tag="heartbeat", gc=False):
+    product_id: str
+    time: str
+    last_trade_id: Count = 0
+
+
+class _Channel(msgspec.Struct, gc=False):
+    name: str
+    product_ids: list[str] = []
+
+
+class _Subscriptions(_Frame, tag="subscriptions"):
+    channels: list[_Channel]
+
+
+class _Error(_Frame, tag="error"):
+    message: str
+    reason: str = ""
+
+
+class _AnyKind(msgspec.Struct):
+    type: str
+
+
+class _RestTrade(msgspec.Struct, gc=False):
+    trade_id: Count
+    price: float
+    size: float
+    side: str
+    time: str
+
+
+class _RestCandle(msgspec.Struct, array_like=True, gc=False):
+    time: Annotated[int, msgspec.Meta(gt=0, lt=MAX_TIME // MICROS_PER_SECOND)]
+    low: float
+    high: float
+    open: float
+    close: float
+    volume: float
+
+
+_Known: TypeAlias = _Ticker | _Match | _LastMatch | _Heartbeat | _Subscriptions | _Error
+_KINDS: Final = frozenset({"ticker", "match", "last_match", "heartbeat", "subscriptions", "error"})
+_frames = msgspec.json.Decoder(_Known, strict=False)
+_kinds = msgspec.json.Decoder(_AnyKind)
+_rest_trades = msgspec.json.Decoder(list[_RestTrade], strict=False)
+_rest_candles = msgspec.json.Decoder(list[_RestCandle])
+
+
+class CoinbaseSession:
+    """One connection's conversation. `sign`: for signed subscriptions."""
+
+    def __init__(self, exchange: str, datasets: Collection[str], sign: Signer | None = None) -> None:
+        self._exchange = exchange
+        self._channels = [*(channel for dataset, channel in _CHANNELS.items() if dataset in datasets), _ALIVE_CHANNEL]
+        self._sign = sign
+
+    def subscribe(self, products: Collection[str]) -> list[str]:
+        """Return the messages that ask for these products on every channel."""
+        return list(self._requests("subscribe", products, self._sign() if self._sign else {}))
+
+    def unsubscribe(self, products: Collection[str]) -> list[str]:
+        """Return the messages that end these products on every channel."""
+        return list(self._requests("unsubscribe", products, {}))
+
+    def receive(self, frame: Frame, received_time: int) -> Sequence[Outcome]:
+        """Return what a frame is; never raises. `received_time` in microseconds, UTC."""
+        try:
+            decoded = _frames.decode(frame)
+        except msgspec.ValidationError as error:
+            return (_other_kind(frame, error),)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            return (Malformed(shown(f"not JSON: {error}")),)
+        try:
+            return (self._outcome(decoded, received_time),)
+        except (ValueError, OverflowError) as error:
+            return (Malformed(shown(f"{type(decoded).__name__.strip('_').lower()}: {error}")),)
+
+    def _requests(self, kind: str, products: Collection[str], signature: dict[str, str]) -> Iterator[str]:
+        ordered = sorted(products)
+        for start in range(0, len(ordered), _MESSAGE_PRODUCTS):
+            asked = {"product_ids": ordered[start : start + _MESSAGE_PRODUCTS], "channels": self._channels}
+            yield json.dumps({"type": kind} | asked | signature)
+
+    def _outcome(self, frame: _Known, received_time: int) -> Outcome:
+        if isinstance(frame, _Ticker):
+            return _tick(self._exchange, frame, received_time)
+        if isinstance(frame, _Match):
+            return checked(_trade(self._exchange, frame.product_id, frame, received_time, frame.sequence))
+        if isinstance(frame, _Heartbeat):
+            return Heartbeat(frame.product_id, rfc3339(frame.time), frame.last_trade_id or None)
+        if isinstance(frame, _Error):
+            return _refused(frame)
+        listed = {channel.name: frozenset(channel.product_ids) for channel in frame.channels}
+        of_products = [listed.get(channel, frozenset()) for channel in self._channels if channel != "status"]
+        return Subscriptions(frozenset.intersection(*of_products))
+
+
+def _tick(exchange: str, frame: _Ticker, received_time: int) -> Outcome:
+    if frame.time is None:
+        if frame.price == 0:
+            return Ignored("ticker without a trade", alive=True)
+        raise ValueError("a price without a time")
+    best_bid, best_ask = price(frame.best_bid), price(frame.best_ask)
+    tick = Tick(
+        event_id=tick_id(exchange, frame.product_id, frame.sequence),
+        exchange=exchange,
+        product=frame.product_id,
+        sequence=frame.sequence,
+        trade_id=frame.trade_id,
+        side=frame.side,
+        price=frame.price,
+        size=size(frame.last_size),
+        best_bid=best_bid,
+        best_bid_size=None if best_bid is None else size(frame.best_bid_size),
+        best_ask=best_ask,
+        best_ask_size=None if best_ask is None else size(frame.best_ask_size),
+        open_24h=price(frame.open_24h),
+        high_24h=price(frame.high_24h),
+        low_24h=price(frame.low_24h),
+        volume_24h=size(frame.volume_24h),
+        volume_30d=size(frame.volume_30d),
+        exchange_time=rfc3339(frame.time),
+        received_time=received_time,
+    )
+    return checked(tick)
+
+
+def _trade(
+    exchange: str, product: str, said: _Match | _RestTrade, received_time: int, sequence: int | None = None
+) -> Trade:
+    """Return a trade with the taker's side; an unknown side stays as it is, for the validator to refuse."""
+    return Trade(
+        event_id=trade_event_id(exchange, product, said.trade_id),
+        exchange=exchange,
+        product=product,
+        trade_id=said.trade_id,
+        price=said.price,
+        size=said.size,
+        side=_TAKER.get(said.side, said.side),
+        exchange_time=rfc3339(said.time),
+        received_time=received_time,
+        sequence=sequence,
+    )
+
+
+def _refused(error: _Error) -> Refused:
+    """Return a refusal; the exchange names products in the words of its reason only."""
+    reason = shown(f"{error.message}: {error.reason}" if error.reason else error.message)
+    return Refused(reason, frozenset(_PRODUCT.findall(error.reason)), fatal=_NEEDS_KEY.search(reason) is not None)
+
+
+def _other_kind(frame: Frame, error: msgspec.ValidationError) -> Outcome:
+    try:
+        kind = _kinds.decode(frame).type
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return Malformed(shown(f"not a frame: {error}"))
+    return Malformed(shown(f"{kind}: {error}")) if kind in _KINDS else Ignored(shown(kind[:40]))
+
+
+class CoinbaseRest:
+    """History over REST: trades page by id, newest first, and ids count up by one for each product."""
+
+    def __init__(self, exchange: str) -> None:
+        self.exchange = exchange
+        self.url = "https://api.exchange.coinbase.com"
+        self.page = 1000
+        self.candles_page = 300
+        self.periods: Mapping[str, int] = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86400}
+
+    def trades(self, product: str, from_id: int, since: int) -> RestRequest:  # noqa: ARG002 - pages go by id here
+        """Ask for the page of trades that begins with `from_id`: `after` means ids below it."""
+        return RestRequest(f"/products/{product}/trades", {"limit": str(self.page), "after": str(from_id + self.page)})
+
+    def latest_trades(self, product: str) -> RestRequest:
+        """Ask for the newest page of trades."""
+        return RestRequest(f"/products/{product}/trades", {"limit": str(self.page)})
+
+    def trades_at(self, product: str, at: int) -> RestRequest | None:  # noqa: ARG002 - pages go by id here
+        """Return None: no page can be asked for by time."""
+        return None
+
+    def parse_trades(self, product: str, body: bytes, received_time: int) -> list[Trade]:
+        """Return a page's trades in rising order of their ids; raises ProtocolError."""
+        try:
+            page = sorted(_rest_trades.decode(body), key=lambda trade: trade.trade_id)
+            found = [checked(_trade(self.exchange, product, one, received_time)) for one in page]
+        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
+            raise ProtocolError(shown(f"trades of {product}: {error}")) from error
+        trades = [one for one in found if isinstance(one, Trade)]
+        if len(trades) < len(found):
+            reason = next(one.reason for one in found if isinstance(one, Malformed))
+            raise ProtocolError(shown(f"trades of {product}: {reason}"))
+        return trades
+
+    def candles(self, product: str, period: str, start: int, end: int) -> RestRequest:
+        """Ask for the candles that start in [start, end); the exchange counts a candle that starts at its `end`."""
+        query = {
+            "granularity": str(self.periods[period]),
+            "start": format_rfc3339(start),
+            "end": format_rfc3339(end - MICROS_PER_SECOND),
+        }
+        return RestRequest(f"/products/{product}/candles", query)
+
+    def parse_candles(self, product: str, period: str, body: bytes) -> list[Bar]:
+        """Return a page's candles in rising order of start; raises ProtocolError.
+
+        `complete` False and `received_time` 0 are the caller's to fill in.
+        """
+        try:
+            page = sorted(_rest_candles.decode(body), key=lambda candle: candle.time)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise ProtocolError(shown(f"candles of {product}: {error}")) from error
+        return [_bar(self.exchange, product, period, candle) for candle in page]
+
+
+def _bar(exchange: str, product: str, period: str, candle: _RestCandle) -> Bar:
+    start = candle.time * MICROS_PER_SECOND
+    return Bar(
+        event_id=bar_id(exchange, product, period, start, "exchange"),
+        exchange=exchange,
+        product=product,
+        period=period,
+        start=start,
+        open=candle.open,
+        high=candle.high,
+        low=candle.low,
+        close=candle.close,
+        volume=candle.volume,
+        complete=False,
+        revision=0,
+        origin="exchange",
+        received_time=0,
+    )
+
+
+class CoinbaseExchange:
+    """Coinbase Exchange, or under another name an exchange that speaks its language, such as the simulator."""
+
+    url = "wss://ws-feed.exchange.coinbase.com"
+    limits = Limits(messages_per_second=100.0, products=500, connects_per_minute=480.0, requests_per_second=8.0)
+    """The exchange's own: 100 messages a second and 8 connects a second of one address, 10 subscriptions of one
+    account to the same channel of the same product (each product is on one connection here, and on two while one
+    takes over: it matters to ten installations behind one account or address). Its REST API takes 10 requests a
+    second. It states no limit of products; beyond 500 on one connection it drops slow readers."""
+
+    def __init__(self, name: str = "coinbase", *, sign: Signer | None = None) -> None:
+        self.name = name
+        self.rest: Rest = CoinbaseRest(name)
+        self._sign = sign
+
+    def symbol(self, product: str) -> str:
+        """Return the exchange's own name of a product, which is the normalised one."""
+        return product
+
+    def session(self, channels: Collection[str] = ("ticks", "trades")) -> Session:
+        """Return the conversation of a new connection that delivers these datasets."""
+        return CoinbaseSession(self.name, channels, self._sign)
+
+    def signed(self, key: str, secret: str, passphrase: str, clock: Clock = wall_clock) -> "CoinbaseExchange":
+        """Return this exchange with signed subscriptions; raises UsageError for a secret that is not base64."""
+        try:
+            secret_bytes = base64.b64decode(secret, validate=True)
+        except (binascii.Error, ValueError):
+            raise UsageError("the exchange's secret is not base64: copy PULSESTREAM_EXCHANGE_SECRET anew") from None
+
+        def sign() -> dict[str, str]:
+            return _signature(key, secret_bytes, passphrase, str(clock() // MICROS_PER_SECOND))
+
+        return CoinbaseExchange(self.name, sign=sign)
+
+
+def _signature(key: str, secret: bytes, passphrase: str, timestamp: str) -> dict[str, str]:
+    """Return the fields of a signed subscribe message; `timestamp` in seconds since 1970."""
+    digest = hmac.new(secret, f"{timestamp}GET{_SIGNED_PATH}".encode(), hashlib.sha256).digest()
+    signature = base64.b64encode(digest).decode()
+    return {"key": key, "passphrase": passphrase, "timestamp": timestamp, "signature": signature}
+
+
+EXCHANGE: Final[Callable[[str], Exchange]] = CoinbaseExchange
