@@ -13,7 +13,7 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -38,7 +38,7 @@ from pulsestream.core.errors import UsageError
 from schemas.records import Bar, Tick, Trade, bar_id, tick_id, trade_event_id
 from schemas.validate import MAX_TIME
 
-_CHANNELS: Final = {"ticks": "ticker", "trades": "matches", "status": "status"}
+_CHANNELS: Final = {"ticks": "ticker", "trades": "matches"}
 _ALIVE_CHANNEL: Final = "heartbeat"
 _MESSAGE_PRODUCTS: Final = 100
 """Products in one message: about 1.5 kB."""
@@ -58,7 +58,7 @@ class _Frame(msgspec.Struct, tag_field="type", gc=False):
 class _Ticker(_Frame, tag="ticker", gc=False):
     product_id: str
     sequence: Count
-    price: float
+    price: float | Literal[""]
     time: str | None = None
     trade_id: Count | None = None
     side: str | None = None
@@ -138,16 +138,26 @@ _rest_candles = msgspec.json.Decoder(list[_RestCandle])
 
 
 class CoinbaseSession:
-    """One connection's conversation. `sign`: for signed subscriptions."""
+    """One connection's conversation. `sign`: for signed subscriptions.
+
+    Of the channels, `status` is asked for only when it is named beside the datasets: it repeats every product and
+    currency of the exchange, half a megabyte every few seconds, of which nothing is used here.
+    """
 
     def __init__(self, exchange: str, datasets: Collection[str], sign: Signer | None = None) -> None:
         self._exchange = exchange
         self._channels = [*(channel for dataset, channel in _CHANNELS.items() if dataset in datasets), _ALIVE_CHANNEL]
         self._sign = sign
+        self._status_due = "status" in datasets
 
     def subscribe(self, products: Collection[str]) -> list[str]:
         """Return the messages that ask for these products on every channel."""
-        return list(self._requests("subscribe", products, self._sign() if self._sign else {}))
+        signature = self._sign() if self._sign else {}
+        messages = list(self._requests("subscribe", products, signature))
+        if self._status_due:
+            self._status_due = False
+            messages.insert(0, json.dumps({"type": "subscribe", "channels": [{"name": "status"}]} | signature))
+        return messages
 
     def unsubscribe(self, products: Collection[str]) -> list[str]:
         """Return the messages that end these products on every channel."""
@@ -182,13 +192,12 @@ class CoinbaseSession:
         if isinstance(frame, _Error):
             return _refused(frame)
         listed = {channel.name: frozenset(channel.product_ids) for channel in frame.channels}
-        of_products = [listed.get(channel, frozenset()) for channel in self._channels if channel != "status"]
-        return Subscriptions(frozenset.intersection(*of_products))
+        return Subscriptions(frozenset.intersection(*(listed.get(name, frozenset()) for name in self._channels)))
 
 
 def _tick(exchange: str, frame: _Ticker, received_time: int) -> Outcome:
     if frame.time is None:
-        if frame.price == 0:
+        if not frame.price:
             return Ignored("ticker without a trade", alive=True)
         raise ValueError("a price without a time")
     best_bid, best_ask = price(frame.best_bid), price(frame.best_ask)
@@ -199,7 +208,7 @@ def _tick(exchange: str, frame: _Ticker, received_time: int) -> Outcome:
         sequence=frame.sequence,
         trade_id=frame.trade_id,
         side=frame.side,
-        price=frame.price,
+        price=frame.price or 0.0,
         size=size(frame.last_size),
         best_bid=best_bid,
         best_bid_size=None if best_bid is None else size(frame.best_bid_size),
