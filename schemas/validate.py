@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from pulsestream.core.clock import MICROS_PER_SECOND
-from schemas.records import Alert, Event, Record, Stat, Tick, Trade
+from schemas.records import Alert, Bar, Event, Record, Stat, Tick, Trade
 
 MAX_PRICE: Final = 1e15
 MAX_SIZE: Final = 1e18
@@ -24,6 +24,11 @@ MAX_EVENT_DATA: Final = 256 * 1024
 """Bytes of an event's JSON text."""
 OWN_PREFIX: Final = "x-"
 """Exchanges of a tenant's own ticks begin with it, those of the platform never do."""
+
+PERIODS: Final = {"1s": 1, "1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86_400}
+"""Seconds of each period that a bar may cover."""
+ORIGINS: Final = frozenset({"trades", "ticks", "exchange"})
+"""What a bar may be made of."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _PRODUCT = re.compile(r"[A-Z0-9][A-Z0-9._/-]{0,63}")
@@ -58,6 +63,8 @@ def check(record: Record, dataset: str) -> Fault | None:
         return _check_tick(record, own=dataset == "own-ticks")
     if isinstance(record, Trade):
         return _check_trade(record)
+    if isinstance(record, Bar):
+        return _check_bar(record)
     if isinstance(record, Event):
         return _check_event(record)
     if isinstance(record, Stat | Alert):
@@ -98,6 +105,48 @@ def _check_trade(trade: Trade) -> Fault | None:
         or _check_side(trade.side)
         or _check_times(trade.exchange_time, trade.received_time)
     )
+
+
+def _check_bar(bar: Bar) -> Fault | None:
+    return (
+        check_names(bar.exchange, bar.product)
+        or _check_identity(bar.event_id, bar.exchange, bar.product)
+        or _check_period(bar)
+        or _check_bar_prices(bar)
+        or _check_bar_amounts(bar)
+        or _check_times(bar.start, bar.received_time, "start")
+    )
+
+
+def _check_period(bar: Bar) -> Fault | None:
+    seconds = PERIODS.get(bar.period)
+    if seconds is None:
+        return Fault("invalid_period", f"period {bar.period[:60]!r} is none of {', '.join(PERIODS)}")
+    if bar.start % (seconds * MICROS_PER_SECOND):
+        return Fault("invalid_time", f"start {bar.start} is not aligned to {bar.period}")
+    if bar.origin not in ORIGINS:
+        return Fault("invalid_origin", f"origin {bar.origin[:60]!r} is none of {', '.join(sorted(ORIGINS))}")
+    return None
+
+
+def _check_bar_prices(bar: Bar) -> Fault | None:
+    for name in ("open", "high", "low", "close", "vwap"):
+        price = getattr(bar, name)
+        if price is not None and (fault := _check_price(name, price)):
+            return fault
+    if bar.low <= min(bar.open, bar.close) and max(bar.open, bar.close) <= bar.high:
+        return None
+    return Fault("invalid_price", f"open {bar.open!r} and close {bar.close!r} leave {bar.low!r} to {bar.high!r}")
+
+
+def _check_bar_amounts(bar: Bar) -> Fault | None:
+    for name, limit in (("volume", MAX_SIZE), ("buy_volume", MAX_SIZE), ("quote_volume", MAX_SIZE * MAX_PRICE)):
+        amount = getattr(bar, name)
+        if amount is not None and (fault := _check_size(name, amount, limit)):
+            return fault
+    if bar.trades is not None and bar.trades < 0:
+        return Fault("invalid_size", f"trades {bar.trades} is below 0")
+    return None
 
 
 def _check_event(event: Event) -> Fault | None:
@@ -153,21 +202,21 @@ def _check_price(name: str, price: float) -> Fault | None:
     return Fault("invalid_price", f"{name} {price!r} is not a finite number above 0 and at most {MAX_PRICE:g}")
 
 
-def _check_size(name: str, size: float) -> Fault | None:
-    if 0.0 <= size <= MAX_SIZE and not math.isnan(size):
+def _check_size(name: str, size: float, limit: float = MAX_SIZE) -> Fault | None:
+    if 0.0 <= size <= limit and not math.isnan(size):
         return None
-    return Fault("invalid_size", f"{name} {size!r} is not a finite number from 0 to {MAX_SIZE:g}")
+    return Fault("invalid_size", f"{name} {size!r} is not a finite number from 0 to {limit:g}")
 
 
 def _check_side(side: str | None) -> Fault | None:
     return None if side in _SIDES else Fault("invalid_side", f"side {side[:60]!r} is neither buy nor sell")  # type: ignore[index]
 
 
-def _check_times(exchange_time: int, received_time: int) -> Fault | None:
-    fault = _check_time("exchange_time", exchange_time) or _check_time("received_time", received_time)
+def _check_times(exchange_time: int, received_time: int, name: str = "exchange_time") -> Fault | None:
+    fault = _check_time(name, exchange_time) or _check_time("received_time", received_time)
     if fault is None and exchange_time > received_time + MAX_AHEAD:
         seconds = (exchange_time - received_time) / MICROS_PER_SECOND
-        return Fault("time_ahead", f"exchange_time lies {seconds:.1f} s after received_time, at most 10 s are taken")
+        return Fault("time_ahead", f"{name} lies {seconds:.1f} s after received_time, at most 10 s are taken")
     return fault
 
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
-Kind = Literal["text", "double precision", "bigint", "integer", "timestamptz", "jsonb", "bytea"]
+Kind = Literal["text", "double precision", "bigint", "integer", "boolean", "timestamptz", "jsonb", "bytea"]
 """A column's type, by the name it has in `schemas/sql`."""
 
 HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -68,6 +68,7 @@ _PACKERS: Final[dict[Kind, Callable[..., bytes]]] = {
     "double precision": partial(Struct("!id").pack, 8),
     "bigint": partial(_LONG, 8),
     "integer": partial(Struct("!ii").pack, 4),
+    "boolean": partial(Struct("!i?").pack, 1),
     "timestamptz": _time,
     "jsonb": _json,
     "bytea": _bytes,

@@ -16,8 +16,9 @@ from typing import Final, LiteralString, cast
 import psycopg
 from psycopg import sql
 
+from pulsestream.core.clock import to_datetime
 from schemas.migrate import missing
-from schemas.records import Event
+from schemas.records import Event, Trade
 from sinks.copy_binary import stream
 from sinks.errors import DatabaseAwayError, DatabaseError, FencedError
 from sinks.plan import (
@@ -28,12 +29,13 @@ from sinks.plan import (
     Place,
     distinct_events,
     id_conflict,
+    newest_bars,
     newest_feeds,
     newest_stats,
     surviving,
 )
 from sinks.rows import Refused, Row
-from sinks.tables import ALERTS, EVENTS, FEEDS, STATS, TICKS, Table
+from sinks.tables import ALERTS, BARS, EVENTS, FEEDS, STATS, TICKS, TRADES, Table
 
 _DATA: Final = frozenset({"22", "23", "54"})
 """SQLSTATE classes that the record is to blame for; 54 is a record beyond a limit of the server (an index row)."""
@@ -42,7 +44,7 @@ _AWAY_CODES: Final = frozenset({"25006", "25P03", "25P04"})
 """Read-only (a standby, after a failover), and transactions that the server ended for taking too long."""
 _WRONG_SETTING: Final = re.compile(r"authentication failed|does not exist|no pg_hba\.conf entry")
 _CONNECT_OPTIONS: Final = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-_TABLES: Final = (TICKS, EVENTS, STATS, ALERTS, FEEDS)
+_TABLES: Final = (TICKS, TRADES, EVENTS, STATS, BARS, ALERTS, FEEDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Database:
             TICKS.name: lambda rows: self._copy(TICKS, rows),
             ALERTS.name: lambda rows: self._copy(ALERTS, rows),
             EVENTS.name: self._store_events,
+            TRADES.name: self._store_trades,
+            BARS.name: lambda rows: self._upsert(BARS, newest_bars(rows)),
             STATS.name: lambda rows: self._upsert(STATS, newest_stats(rows)),
             FEEDS.name: lambda rows: self._upsert(FEEDS, newest_feeds(rows)),
         }
@@ -211,6 +215,14 @@ class Database:
     def _copy_into(self, query: str, table: Table, rows: Sequence[Row]) -> None:
         with self._connection.cursor() as cursor, cursor.copy(_statement(query, table)) as copy:
             copy.write(stream(row.encoded for row in rows))
+
+    def _store_trades(self, rows: Sequence[Row]) -> Written:
+        times = [cast(Trade, row.record).exchange_time for row in rows]
+        bound = {"oldest": to_datetime(min(times)), "newest": to_datetime(max(times))}
+        self._stage(TRADES, rows)
+        # Not prepared: with the bounds known, the planner leaves out the chunks beyond them.
+        new = self._connection.execute(_statement("insert_staged_trades", TRADES), bound, prepare=False).fetchone()
+        return Written(new[0] if new else 0)
 
     def _store_events(self, rows: Sequence[Row]) -> Written:
         events = distinct_events(rows)

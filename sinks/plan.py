@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar, cast
 
-from schemas.records import AsOf, Event, Feed, Stat
+from schemas.records import AsOf, Bar, Event, Feed, Stat
 from sinks.rows import Arrived, Refused, Removed, Row, event_body, read
 from sinks.tables import BY_DATASET
 
@@ -101,6 +101,11 @@ def newest_stats(rows: Sequence[Row]) -> list[Row]:
     return _greatest(rows, _stat_key, lambda row: as_of_rank(cast(Stat, row.record).as_of))
 
 
+def newest_bars(rows: Sequence[Row]) -> list[Row]:
+    """Return for each bar the row with the greatest as_of (none: the least); of equal ones the one made last."""
+    return _greatest(rows, _bar_key, _bar_rank)
+
+
 def newest_feeds(rows: Sequence[Row]) -> list[Row]:
     """Return for each key of the feeds' ledger the row with the greatest version; of equal ones the last."""
     return _greatest(rows, _feed_key, lambda row: cast(Feed, row.record).version)
@@ -170,6 +175,16 @@ def _greatest(rows: Sequence[Row], key: Callable[[Row], K], rank: Callable[[Row]
 def _stat_key(row: Row) -> tuple[str, int, str]:
     stat = cast(Stat, row.record)
     return row.tenant, stat.at, stat.event_id
+
+
+def _bar_key(row: Row) -> tuple[str, int, str]:
+    bar = cast(Bar, row.record)
+    return row.tenant, bar.start, bar.event_id
+
+
+def _bar_rank(row: Row) -> tuple[tuple[bytes, int, int], int]:
+    bar = cast(Bar, row.record)
+    return (b"", -1, -1) if bar.as_of is None else as_of_rank(bar.as_of), bar.received_time
 
 
 def _feed_key(row: Row) -> str:

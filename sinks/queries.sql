@@ -68,6 +68,50 @@ ON CONFLICT (tenant, at, event_id) DO UPDATE SET ({columns}) = ROW ({updates})
 WHERE (held.as_of_topic COLLATE "C", held.as_of_partition, held.as_of_offset)
     < (EXCLUDED.as_of_topic COLLATE "C", EXCLUDED.as_of_partition, EXCLUDED.as_of_offset);
 
+-- name: upsert_staged_bars
+INSERT INTO bars AS held ({columns})
+SELECT {columns} FROM {staging}
+ON CONFLICT (tenant, start, event_id) DO UPDATE SET ({columns}) = ROW ({updates})
+WHERE (coalesce(held.as_of_topic, '') COLLATE "C", coalesce(held.as_of_partition, -1),
+        coalesce(held.as_of_offset, -1), held.received_time)
+    < (coalesce(EXCLUDED.as_of_topic, '') COLLATE "C", coalesce(EXCLUDED.as_of_partition, -1),
+        coalesce(EXCLUDED.as_of_offset, -1), EXCLUDED.received_time);
+
+-- name: insert_staged_trades
+-- An id that is stored stays as it is, though another source rounds its time differently: so the key alone does not
+-- say. The look-up is a subquery with a limit because the planner never turns that into a scan of the whole table.
+WITH fresh AS (
+    INSERT INTO trades ({columns})
+    SELECT DISTINCT ON (staged.tenant, staged.event_id) {columns}
+    FROM {staging} AS staged
+    WHERE (
+        SELECT true
+        FROM trades AS held
+        WHERE held.tenant = staged.tenant
+            AND held.exchange = staged.exchange
+            AND held.product = staged.product
+            AND held.trade_id = staged.trade_id
+            AND held.event_id = staged.event_id
+            AND held.exchange_time BETWEEN staged.exchange_time - INTERVAL '1 minute'
+                AND staged.exchange_time + INTERVAL '1 minute'
+            AND held.exchange_time BETWEEN %(oldest)s - INTERVAL '1 minute' AND %(newest)s + INTERVAL '1 minute'
+        LIMIT 1) IS NULL
+    ORDER BY staged.tenant, staged.event_id
+    ON CONFLICT DO NOTHING
+    RETURNING tenant, exchange, product, trade_id, exchange_time
+), counted AS (
+    INSERT INTO trade_hours AS held (tenant, exchange, product, hour, trades, first_id, last_id)
+    SELECT tenant, exchange, product, date_trunc('hour', exchange_time, 'UTC'), count(*), min(trade_id), max(trade_id)
+    FROM fresh
+    GROUP BY 1, 2, 3, 4
+    ORDER BY 1, 2, 3, 4
+    ON CONFLICT (tenant, exchange, product, hour) DO UPDATE
+    SET trades = held.trades + EXCLUDED.trades,
+        first_id = least(held.first_id, EXCLUDED.first_id),
+        last_id = greatest(held.last_id, EXCLUDED.last_id)
+)
+SELECT count(*) FROM fresh;
+
 -- name: upsert_staged_feeds
 INSERT INTO feeds AS held ({columns})
 SELECT {columns} FROM {staging}

@@ -11,7 +11,7 @@ from pulsestream.core import topics
 from pulsestream.core.clock import MICROS_PER_SECOND, format_rfc3339
 from schemas.codec import DATASET_RECORDS, codec
 from schemas.errors import DecodeError
-from schemas.records import Alert, DeadLetter, Event, Feed, Header, Record, Stat, Tick
+from schemas.records import Alert, Bar, DeadLetter, Event, Feed, Header, Record, Stat, Tick, Trade
 from schemas.validate import check
 from sinks.copy_binary import encode_row
 from sinks.tables import BY_DATASET, FEEDS
@@ -75,10 +75,12 @@ def read(arrived: Arrived, now: int) -> Reading:
 def time_ahead(record: Record, now: int) -> int | None:
     """Return the time of a record that lies too far after `now` to be true, or None; all in microseconds."""
     match record:
-        case Tick():
+        case Tick() | Trade():
             latest = max(record.exchange_time, record.received_time)
         case Event():
             latest = max(record.time, record.received_time)
+        case Bar():
+            latest = max(record.start, record.received_time)
         case Stat() | Alert():
             latest = record.at
         case _:

@@ -21,7 +21,7 @@ from sinks.errors import GroupRefusedError
 from sinks.plan import Move, Partition, Place, Position
 from sinks.rows import Arrived
 
-PATTERN: Final = r"^ps\.[^.]+\.(ticks|own-ticks|events|stats|alerts)\.v1$"
+PATTERN: Final = r"^ps\.[^.]+\.(ticks|own-ticks|trades|events|stats|bars|alerts)\.v1$"
 LINGER: Final = 0.005
 """Seconds that a batch is gathered for after its first record: what a lone record waits at most."""
 RETRY_PLACING: Final = 0.5

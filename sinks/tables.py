@@ -12,7 +12,7 @@ import msgspec
 
 from schemas import registry
 from schemas.codec import NAMES
-from schemas.records import Alert, Event, Feed, Record, Stat, Tick
+from schemas.records import Alert, AsOf, Bar, Event, Feed, Record, Stat, Tick, Trade
 from sinks.copy_binary import Kind, Pack, packers
 
 Columns = Mapping[str, Kind]
@@ -23,6 +23,7 @@ _KINDS: Final[dict[str, Kind]] = {
     "double": "double precision",
     "long": "bigint",
     "int": "integer",
+    "boolean": "boolean",
     "timestamp-micros": "timestamptz",
 }
 
@@ -68,7 +69,16 @@ _AS_OF: Final[Columns] = {"as_of_topic": "text", "as_of_partition": "integer", "
 
 def _stat_values(stat: Stat) -> Values:
     *fields, as_of, revision = msgspec.structs.astuple(stat)
-    return (*fields, as_of.topic_id, as_of.partition, as_of.offset, revision)
+    return (*fields, *_as_of_values(as_of), revision)
+
+
+def _bar_values(bar: Bar) -> Values:
+    *fields, as_of, origin, received_time = msgspec.structs.astuple(bar)
+    return (*fields, *_as_of_values(as_of), origin, received_time)
+
+
+def _as_of_values(as_of: AsOf | None) -> Values:
+    return (None, None, None) if as_of is None else (as_of.topic_id, as_of.partition, as_of.offset)
 
 
 _FEED_COLUMNS: Final[Columns] = {
@@ -85,17 +95,22 @@ _FEED_COLUMNS: Final[Columns] = {
     "gap_cause": "text",
     "last_trade_id": "bigint",
     "version": "bigint",
+    "gap_missing": "bigint",
+    "complete_until": "timestamptz",
 }
 
 
 def _feed_values(feed: Feed) -> Values:
-    gap: Values = msgspec.structs.astuple(feed.gap)[:6] if feed.gap is not None else (None,) * 6
-    return (feed.exchange, feed.product, feed.state, feed.at, *gap, feed.last_trade_id, feed.version)
+    *gap, missing = msgspec.structs.astuple(feed.gap) if feed.gap is not None else (None,) * 7
+    named = (feed.exchange, feed.product, feed.state, feed.at)
+    return (*named, *gap, feed.last_trade_id, feed.version, missing, feed.complete_until)
 
 
 TICKS: Final = _tenant_table("ticks", Tick, ("exchange_time", "event_id"))
+TRADES: Final = _tenant_table("trades", Trade, ("exchange_time", "event_id"))
 EVENTS: Final = _tenant_table("events", Event, ("time", "event_id"), {"data": {"data": "jsonb"}})
 STATS: Final = _tenant_table("stats", Stat, ("at", "event_id"), {"as_of": _AS_OF}, _stat_values)
+BARS: Final = _tenant_table("bars", Bar, ("start", "event_id"), {"as_of": _AS_OF}, _bar_values)
 ALERTS: Final = _tenant_table(
     "alerts",
     Alert,
@@ -104,5 +119,13 @@ ALERTS: Final = _tenant_table(
 )
 FEEDS: Final = Table("feeds", _FEED_COLUMNS, ("key",), packers(_FEED_COLUMNS.values()), _feed_values)
 
-BY_DATASET: Final = {"ticks": TICKS, "own-ticks": TICKS, "events": EVENTS, "stats": STATS, "alerts": ALERTS}
+BY_DATASET: Final = {
+    "ticks": TICKS,
+    "own-ticks": TICKS,
+    "trades": TRADES,
+    "events": EVENTS,
+    "stats": STATS,
+    "bars": BARS,
+    "alerts": ALERTS,
+}
 """Where the records of a tenant's dataset go; a tenant's own ticks are ticks."""

@@ -96,7 +96,9 @@ def test_time_series_are_hypertables_where_the_extension_exists(empty_database: 
             else []
         )
 
-    assert {name for (name,) in hypertables} == ({"ticks", "events", "stats", "alerts"} if extension else set())
+    assert {name for (name,) in hypertables} == (
+        {"ticks", "trades", "events", "stats", "bars", "alerts"} if extension else set()
+    )
 
 
 def test_tables_of_tenants_enforce_row_level_security_even_for_their_owner(empty_database: str) -> None:

@@ -13,10 +13,17 @@ from sinks.database import Database
 from sinks.errors import DatabaseAwayError, DatabaseError
 from sinks.plan import Place, Position, plan
 from sinks.rows import Arrived
-from tests.support.sinking import START, alert, encoded, event, stat, tick
+from tests.support.sinking import START, alert, bar, encoded, event, stat, tick, trade
 
-DATA = ("ticks", "events", "stats", "alerts")
-RECORDS: dict[str, Record] = {"ticks": tick(1), "events": event(1), "stats": stat(1, 1), "alerts": alert(1)}
+RECORDS: dict[str, Record] = {
+    "ticks": tick(1),
+    "trades": trade(1),
+    "events": event(1),
+    "stats": stat(1, 1),
+    "bars": bar(1),
+    "alerts": alert(1),
+}
+DATA = (*RECORDS, "trade_hours")
 CONTROL = ("tenants", "api_keys", "subscriptions", "rules", "tenant_topics", "outbox")
 
 

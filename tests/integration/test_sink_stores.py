@@ -14,18 +14,20 @@ from pulsestream.core.metrics import REGISTRY
 from pulsestream.core.settings import Settings
 from pulsestream.core.topics import FEEDS
 from schemas.codec import codec
-from schemas.records import Feed, Gap, Tick
+from schemas.records import Bar, Feed, Gap, Record, Tick, Trade
 from sinks import tables
 from tests.support.sinking import (
     START,
     Scene,
     alert,
+    bar,
     encoded,
     event,
     running_sink,
     send,
     stat,
     tick,
+    trade,
     wait_until,
 )
 
@@ -49,7 +51,9 @@ def metric(name: str, **labels: str) -> float:
     [
         ("ticks", "ticks", [tick(number) for number in range(300)]),
         ("own-ticks", "ticks", [tick(number, exchange="x-desk") for number in range(300)]),
+        ("trades", "trades", [trade(number) for number in range(300)]),
         ("events", "events", [event(number) for number in range(300)]),
+        ("bars", "bars", [bar(number) for number in range(300)]),
         ("stats", "stats", [stat(number, number) for number in range(300)]),
         ("alerts", "alerts", [alert(number) for number in range(300)]),
     ],
@@ -67,19 +71,41 @@ def test_every_record_is_one_row(scene: Scene, dataset: str, table: str, records
 
 
 def test_a_row_holds_the_record_exactly(scene: Scene) -> None:
-    sent = tick(1, quote_time=START - 1, trade_id=2**62, best_bid_size=0.1 + 0.2, price=123456.789012345)
-    scene.make("dlq", "ticks")
-    scene.send("ticks", [sent])
+    sent: dict[str, Record] = {
+        "ticks": tick(1, quote_time=START - 1, trade_id=2**62, best_bid_size=0.1 + 0.2, price=123456.789012345),
+        "trades": trade(2**62, price=0.1 + 0.2, exchange_time=START, received_time=START + 1, sequence=None),
+        "bars": bar(1, offset=7, complete=False, quote_volume=0.1 + 0.2, trades=2**40, vwap=None, origin="trades"),
+    }
+    scene.make("dlq", *sent)
+    for dataset, record in sent.items():
+        scene.send(dataset, [record])
 
     with running_sink(scene.settings):
-        scene.wait_stored("ticks", 1)
+        for dataset in sent:
+            scene.wait_stored(dataset, 1)
 
-    names = [field.name for field in msgspec.structs.fields(Tick)]
-    (stored,) = scene.rows(f"SELECT {', '.join(names)} FROM ticks WHERE tenant = %s", scene.tenant)
-    times = {"exchange_time", "received_time", "quote_time"}
-    expected = {name: getattr(sent, name) for name in names}
-    expected |= {name: to_datetime(expected[name]) for name in times}
-    assert dict(zip(names, stored, strict=True)) == expected
+    assert {dataset: held(scene, dataset, type(record)) for dataset, record in sent.items()} == {
+        dataset: shown(record) for dataset, record in sent.items()
+    }
+
+
+TIMES = {"exchange_time", "received_time", "quote_time", "start"}
+AS_OF = {"as_of_topic": "source", "as_of_partition": 0, "as_of_offset": 7}
+
+
+def held(scene: Scene, table: str, kind: type[Tick | Trade | Bar]) -> dict[str, object]:
+    """Return the only row of a table, by the record's own fields."""
+    fields = [field.name for field in msgspec.structs.fields(kind)]
+    names = [name for name in fields if name != "as_of"] + (list(AS_OF) if "as_of" in fields else [])
+    (stored,) = scene.rows(f"SELECT {', '.join(names)} FROM {table} WHERE tenant = %s", scene.tenant)
+    return dict(zip(names, stored, strict=True))
+
+
+def shown(record: Record) -> dict[str, object]:
+    """Return a record as its row holds it."""
+    fields = msgspec.structs.asdict(record)
+    expected = {name: to_datetime(value) if name in TIMES else value for name, value in fields.items()}
+    return expected if expected.pop("as_of", None) is None else expected | AS_OF
 
 
 def test_a_record_stored_before_is_left_out_at_another_offset(scene: Scene) -> None:
@@ -102,17 +128,75 @@ def test_a_record_stored_before_is_left_out_at_another_offset(scene: Scene) -> N
     assert {table: after[table] - before[table] for table in before} == {"ticks": 10, "alerts": 10, "events": 10}
 
 
+def test_a_trade_that_comes_again_changes_nothing_though_its_source_rounds_the_time_differently(scene: Scene) -> None:
+    live = [trade(number) for number in range(1, 11)]
+    filled = [trade(number, exchange_time=START + number * 1000 + 1, price=7.0) for number in range(6, 16)]
+    scene.make("dlq", "trades")
+
+    with running_sink(scene.settings):
+        scene.send("trades", live)
+        scene.wait_stored("trades", 10)
+        scene.send("trades", filled)
+        scene.wait_stored("trades", 20)
+        scene.send("trades", [*live, trade(20, product="ETH-USD"), trade(20), trade(20)])
+        scene.wait_stored("trades", 33)
+
+    stored = scene.rows("SELECT trade_id, price FROM trades WHERE tenant = %s AND product = 'BTC-USD'", scene.tenant)
+    assert sorted(stored) == [
+        *((number, 100.5 + number) for number in range(1, 11)),
+        *((number, 7.0) for number in range(11, 16)),
+        (20, 120.5),
+    ]
+    counted = scene.rows("SELECT product, trades, first_id, last_id FROM trade_hours WHERE tenant = %s", scene.tenant)
+    assert sorted(counted) == [("BTC-USD", 16, 1, 20), ("ETH-USD", 1, 20, 20)]
+
+
+def test_the_hours_of_trades_are_those_of_a_recount_in_whatever_order_they_come(scene: Scene) -> None:
+    hour = 3_600_000_000
+    numbers = [*range(0, 200, 3), *range(190, 50, -1), *range(120)]
+    times = {number: START + number * hour // 20 for number in numbers}
+    records = [trade(number, exchange_time=times[number], received_time=times[number]) for number in numbers]
+    scene.make("dlq", "trades")
+    scene.send("trades", records)
+
+    with running_sink(scene.settings.model_copy(update={"sink_batch": 50})):
+        scene.wait_stored("trades", len(records))
+
+    recount = "SELECT date_trunc('hour', exchange_time, 'UTC'), count(*), min(trade_id), max(trade_id)"
+    expected = scene.rows(f"{recount} FROM trades WHERE tenant = %s GROUP BY 1 ORDER BY 1", scene.tenant)
+    counted = "SELECT hour, trades, first_id, last_id FROM trade_hours WHERE tenant = %s ORDER BY 1"
+    assert scene.rows(counted, scene.tenant) == expected
+    assert sum(row[1] for row in expected) == len(set(numbers))
+
+
+def test_the_bar_with_the_greatest_as_of_wins_and_of_an_exchanges_own_the_one_read_last(scene: Scene) -> None:
+    start = bar(1).start
+    scene.make("dlq", "bars")
+    with running_sink(scene.settings):
+        for sent, offset in enumerate((5, 3, 9, 7), start=1):
+            scene.send("bars", [bar(1, offset=offset, volume=offset, origin="trades", event_id="coinbase:BTC-USD:b")])
+            scene.wait_stored("bars", sent)
+        scene.send("bars", [bar(1, volume=late, received_time=start + late) for late in (5.0, 9.0, 3.0)])
+        scene.wait_stored("bars", 7)
+        scene.send("bars", [bar(1, volume=7.0, received_time=start + 7)])
+        scene.wait_stored("bars", 8)
+
+    volumes = scene.rows("SELECT origin, volume FROM bars WHERE tenant = %s ORDER BY origin", scene.tenant)
+    assert volumes == [("exchange", 9.0), ("trades", 9.0)]
+
+
 def test_a_record_repeated_within_a_batch_is_one_row(scene: Scene) -> None:
-    scene.make("dlq", "ticks", "alerts", "events", "stats")
-    for dataset, record in (("ticks", tick), ("alerts", alert), ("events", event)):
+    scene.make("dlq", "ticks", "trades", "alerts", "events", "stats")
+    for dataset, record in (("ticks", tick), ("trades", trade), ("alerts", alert), ("events", event)):
         scene.send(dataset, [record(number // 2) for number in range(40)])
     scene.send("stats", [stat(number // 2, number) for number in range(40)])
 
+    tables = ("ticks", "trades", "alerts", "events", "stats")
     with running_sink(scene.settings):
-        for dataset in ("ticks", "alerts", "events", "stats"):
+        for dataset in tables:
             scene.wait_stored(dataset, 40)
 
-    assert [scene.count(table) for table in ("ticks", "alerts", "events", "stats")] == [20, 20, 20, 20]
+    assert [scene.count(table) for table in tables] == [20, 20, 20, 20, 20]
 
 
 def test_a_retried_event_is_one_row_though_the_edge_gave_it_another_time(scene: Scene) -> None:
@@ -222,19 +306,22 @@ def test_what_only_the_database_refuses_is_bisected_to_the_record(scene: Scene) 
 
 def test_times_more_than_five_minutes_ahead_are_dead_letters(scene: Scene) -> None:
     late, just = START + 5 * MINUTE + 1, START + 5 * MINUTE
-    scene.make("dlq", "ticks", "events", "stats", "alerts")
+    datasets = ("ticks", "trades", "events", "stats", "bars", "alerts")
+    scene.make("dlq", *datasets)
     for at in (late, just):
+        scene.send("trades", [trade(at, price=1.0, exchange_time=at, received_time=at)])
+        scene.send("bars", [bar(0, received_time=at, event_id=f"coinbase:BTC-USD:{at}")])
         scene.send("ticks", [tick(at, price=1.0, exchange_time=at, received_time=at)])
         scene.send("events", [event(at, time=at, received_time=at)])
         scene.send("stats", [stat(at, 1, at=at, event_id=f"s:{at}")])
         scene.send("alerts", [alert(at, at=at)])
 
     with running_sink(scene.settings, clock=lambda: START):
-        for dataset in ("ticks", "events", "stats", "alerts"):
+        for dataset in datasets:
             scene.wait_stored(dataset, 2)
 
-    assert [letter.reason for letter in scene.dead_letters(4)] == ["time_out_of_range"] * 4
-    assert [scene.count(table) for table in ("ticks", "events", "stats", "alerts")] == [1, 1, 1, 1]
+    assert [letter.reason for letter in scene.dead_letters(6)] == ["time_out_of_range"] * 6
+    assert [scene.count(table) for table in datasets] == [1] * 6
 
 
 @pytest.mark.parametrize("missing", [True, False], ids=["its topic is missing", "it is too large"])
@@ -251,6 +338,34 @@ def test_a_dead_letter_that_cannot_be_stored_is_counted_and_holds_nobody_up(scen
 
     assert metric("sink_dead_letters_lost_total", reason="undecodable") == before + 2
     assert scene.count("ticks") == 3
+
+
+def test_the_feeds_ledger_holds_what_is_said_of_trades_and_backfills(scene: Scene) -> None:
+    hole = Gap(kind="trade_id", from_id=5, to_id=9, opened=START, closed=None, cause="missed", missing=3)
+    progress = Gap(kind="backfill", from_id=70, to_id=99, opened=START, closed=None, cause="backfill")
+    end = f"coinbase:{scene.tenant}"
+    said = {
+        f"backfill:{end}": Feed(
+            exchange="coinbase", product="BTC-USD", state="connected", at=1, gap=progress, version=1
+        ),
+        f"conn:{end}": Feed(exchange="coinbase", state="connected", at=1, complete_until=START, version=1),
+        f"gap:{end}:t5": Feed(exchange="coinbase", product="BTC-USD", state="connected", at=1, gap=hole, version=1),
+        f"trades:{end}": Feed(
+            exchange="coinbase", product="BTC-USD", state="connected", at=1, last_trade_id=9, version=1
+        ),
+    }
+    with running_sink(scene.settings):
+        send(scene.admin, FEEDS, [(key, codec(Feed).encode(feed)) for key, feed in said.items()])
+        wait_until(lambda: scene.rows("SELECT FROM feeds WHERE key = %s", f"trades:{end}"))
+
+    names = "key, gap_kind, gap_from_id, gap_to_id, gap_missing, last_trade_id, complete_until"
+    stored = scene.rows(f"SELECT {names} FROM feeds WHERE key LIKE %s ORDER BY key", f"%{end}%")
+    assert stored == [
+        (f"backfill:{end}", "backfill", 70, 99, None, None, None),
+        (f"conn:{end}", None, None, None, None, None, to_datetime(START)),
+        (f"gap:{end}:t5", "trade_id", 5, 9, 3, None, None),
+        (f"trades:{end}", None, None, None, None, 9, None),
+    ]
 
 
 def test_the_feeds_ledger_holds_the_newest_version_of_each_key(scene: Scene) -> None:
@@ -283,7 +398,7 @@ def test_the_feeds_ledger_holds_the_newest_version_of_each_key(scene: Scene) -> 
     assert metric("sink_dead_letters_lost_total", reason="undecodable") == lost + 1
 
 
-@pytest.mark.parametrize("table", [tables.TICKS, tables.EVENTS, tables.STATS, tables.ALERTS, tables.FEEDS])
+@pytest.mark.parametrize("table", [*{table.name: table for table in tables.BY_DATASET.values()}.values(), tables.FEEDS])
 def test_columns_and_types_are_those_of_the_migrations(database: Any, table: tables.Table) -> None:
     with psycopg.connect(database.url()) as connection:
         found = connection.execute(

@@ -23,7 +23,7 @@ from pulsestream.core.layout import tenant_topic_spec
 from pulsestream.core.settings import PREFIX, Settings
 from pulsestream.core.topics import tenant_topic
 from schemas.codec import codec
-from schemas.records import Alert, AsOf, DeadLetter, Event, PricePoint, Record, Stat, Tick
+from schemas.records import Alert, AsOf, Bar, DeadLetter, Event, PricePoint, Record, Stat, Tick, Trade
 from sinks.writer import Sink
 
 START = 1_618_677_817_056_746
@@ -37,6 +37,22 @@ def tick(number: int, product: str = "BTC-USD", exchange: str = "coinbase", **fi
     values |= {"sequence": number, "exchange_time": at, "received_time": at + 5}
     identity = {"event_id": f"{exchange}:{product}:{number}", "exchange": exchange, "product": product}
     return Tick(**(identity | values | fields))
+
+
+def trade(number: int, product: str = "BTC-USD", exchange: str = "coinbase", **fields: object) -> Trade:
+    at = START + number * 1000
+    identity = {"event_id": f"{exchange}:{product}:t{number}", "exchange": exchange, "product": product}
+    values = {"trade_id": number, "price": 100.5 + number, "size": 0.25, "side": "sell", "sequence": number * 3}
+    return Trade(**(identity | values | {"exchange_time": at, "received_time": at + 5} | fields))
+
+
+def bar(number: int, offset: int | None = None, **fields: object) -> Bar:
+    start = START // 60_000_000 * 60_000_000 + number * 60_000_000
+    identity = {"event_id": f"coinbase:BTC-USD:1m:{start}:exchange", "exchange": "coinbase", "product": "BTC-USD"}
+    values = {"period": "1m", "start": start, "open": 2.0, "high": 4.0, "low": 1.0, "close": 3.0, "volume": 0.5}
+    as_of = None if offset is None else AsOf(topic_id="source", partition=0, offset=offset)
+    more = {"complete": True, "revision": 0, "as_of": as_of, "origin": "exchange", "received_time": start + 60_000_000}
+    return Bar(**(identity | values | more | fields))
 
 
 def event(number: int, **fields: object) -> Event:

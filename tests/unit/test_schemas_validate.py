@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.records import Event, Tick, Trade
-from schemas.validate import MAX_AHEAD, MAX_EVENT_DATA, MAX_PRICE, check
+from schemas.records import Bar, Event, Record, Tick
+from schemas.validate import MAX_AHEAD, MAX_EVENT_DATA, MAX_PRICE, MAX_SIZE, PERIODS, check
 
 NOW = 1_618_677_817_000_000
 
@@ -36,7 +36,7 @@ def event(**changes: object) -> Event:
     return Event(**(fields | changes))  # type: ignore[arg-type]
 
 
-def code(record: Tick | Event | Trade, dataset: str = "ticks") -> str | None:
+def code(record: Record, dataset: str = "ticks") -> str | None:
     fault = check(record, dataset)
     return None if fault is None else fault.code
 
@@ -135,3 +135,76 @@ def test_the_validator_never_raises(text: str, number: float, time: int, other: 
     fault = check(record, "ticks")
 
     assert fault is None or fault.code
+
+
+HOUR = 3_600_000_000
+START = NOW // (24 * HOUR) * 24 * HOUR
+
+
+def bar(**changes: object) -> Bar:
+    fields: dict[str, object] = {
+        "event_id": "coinbase:BTC-USD:1h:0:exchange",
+        "exchange": "coinbase",
+        "product": "BTC-USD",
+        "period": "1h",
+        "start": START,
+        "open": 2.0,
+        "high": 4.0,
+        "low": 1.0,
+        "close": 3.0,
+        "volume": 0.0,
+        "complete": True,
+        "revision": 0,
+        "origin": "exchange",
+        "received_time": START + HOUR,
+    }
+    return Bar(**(fields | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("period", PERIODS)
+def test_a_plain_bar_of_any_period_passes(period: str) -> None:
+    assert check(bar(period=period), "bars") is None
+
+
+@pytest.mark.parametrize("name", ["open", "high", "low", "close", "vwap"])
+@pytest.mark.parametrize("price", [0.0, -1.0, math.nan, math.inf, 1e308])
+def test_a_bar_with_a_price_that_cannot_be_is_refused(name: str, price: float) -> None:
+    assert code(bar(**{name: price}), "bars") == "invalid_price"
+
+
+@pytest.mark.parametrize("changes", [{"open": 0.5}, {"close": 0.5}, {"open": 5.0}, {"close": 5.0}, {"low": 5.0}])
+def test_a_bar_whose_open_or_close_lies_beyond_its_low_and_high_is_refused(changes: dict[str, float]) -> None:
+    assert code(bar(**changes), "bars") == "invalid_price"
+
+
+@pytest.mark.parametrize("flat", [{"open": 1.0, "close": 4.0}, {"open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0}])
+def test_a_bar_whose_prices_touch_its_low_and_high_passes(flat: dict[str, float]) -> None:
+    assert check(bar(**flat), "bars") is None
+
+
+@pytest.mark.parametrize("changes", [{"volume": -1.0}, {"volume": math.nan}, {"buy_volume": math.inf}, {"trades": -1}])
+def test_a_bar_with_an_amount_that_cannot_be_is_refused(changes: dict[str, object]) -> None:
+    assert code(bar(**changes), "bars") == "invalid_size"
+
+
+def test_a_bar_may_turn_over_more_of_the_quote_currency_than_a_size_may_be() -> None:
+    assert check(bar(quote_volume=MAX_SIZE * 100), "bars") is None
+    assert code(bar(quote_volume=1e308), "bars") == "invalid_size"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"period": "2h"}, "invalid_period"),
+        ({"start": START + 1}, "invalid_time"),
+        ({"start": START + HOUR, "period": "1d"}, "invalid_time"),
+        ({"start": -HOUR}, "invalid_time"),
+        ({"received_time": 0}, "invalid_time"),
+        ({"start": START + 24 * HOUR}, "time_ahead"),
+        ({"origin": "guess"}, "invalid_origin"),
+        ({"event_id": "coinbase:ETH-USD:1h"}, "invalid_id"),
+        ({"product": "btc usd"}, "invalid_name"),
+    ],
+)
+def test_a_bar_that_is_no_bar_is_refused(changes: dict[str, object], expected: str) -> None:
+    assert code(bar(**changes), "bars") == expected

@@ -27,6 +27,7 @@ OIDS: dict[Kind, int] = {
     "double precision": 701,
     "bigint": 20,
     "integer": 23,
+    "boolean": 16,
     "timestamptz": 1184,
     "bytea": 17,
 }
@@ -35,6 +36,7 @@ VALUES: dict[Kind, st.SearchStrategy[Any]] = {
     "double precision": st.floats(),
     "bigint": st.integers(-(2**63), 2**63 - 1),
     "integer": st.integers(-(2**31), 2**31 - 1),
+    "boolean": st.booleans(),
     "timestamptz": st.integers(-(10**15), 4 * 10**15),
     "bytea": st.binary(),
 }
@@ -116,7 +118,7 @@ def test_any_bytes_on_any_topic_are_refused_or_removed(value: bytes | None, data
 
 
 def test_a_topic_that_is_not_stored_is_refused() -> None:
-    reading = read(Arrived("ps.acme.trades.v1", 0, 0, NOW, None, b""), NOW)
+    reading = read(Arrived("ps.acme.dlq.v1", 0, 0, NOW, None, b""), NOW)
 
     assert isinstance(reading, Refused)
     assert reading.code == "unknown_topic"
