@@ -152,7 +152,7 @@ class FeedProcess:
 
     def _follow(self) -> None:
         wanted = wanted_products(self._subscriptions.records, self._settings.exchange)
-        self._publisher.route(wanted)
+        self._publisher.route({"ticks": wanted})
         self._feed.want(wanted)
         _log.info("subscriptions", exchange=self._settings.exchange, products=len(wanted))
 

@@ -32,6 +32,9 @@ PUBLISHED = _counter("published_total", "Records whose delivery the broker ackno
 PUBLISH_FAILED = _counter("publish_failed_total", "Records that the broker did not take", "exchange", "code")
 PUBLISH_PENDING = _gauge("publish_pending", "Records handed to the client, not yet acknowledged", "exchange")
 PUBLISH_PARKED = _gauge("publish_parked_tenants", "Tenants whose topic takes no records", "exchange")
+SOCKET_TO_ACK = _histogram(
+    "socket_to_ack_seconds", "From a record's receipt until the broker has acknowledged every tenant's copy", "exchange"
+)
 
 # streams
 STREAM_RECORDS = _counter("stream_records_total", "Records folded into state", "dataset")

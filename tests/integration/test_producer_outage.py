@@ -54,7 +54,7 @@ class Load:
         Admin(settings).create([tenant_topic_spec(settings, tenant, "ticks")])
         self.ledger = Ledger("coinbase", wall_clock, {})
         self.publisher = Publisher(producer_settings(broker), self.ledger, limits)
-        self.publisher.route({product: [tenant] for product in PRODUCTS})
+        self.publisher.route({"ticks": {product: [tenant] for product in PRODUCTS}})
         self.published: dict[str, int] = {}
 
     async def publish(self, count: int = 1) -> None:
@@ -189,7 +189,7 @@ def test_a_stuck_broker_is_named(own_broker: EmbeddedKafka, tenant: str) -> None
     async def scenario() -> Publisher:
         load = Load(own_broker, tenant, Limits())
         publisher = Publisher(producer_settings(own_broker), load.ledger, Limits(), monotonic=lambda: now)
-        publisher.route({"BTC-USD": [tenant]})
+        publisher.route({"ticks": {"BTC-USD": [tenant]}})
         assert publisher.problem() is None
         own_broker.kill()
         await publisher.publish(make_tick("BTC-USD", 1, wall_clock()))

@@ -81,7 +81,7 @@ def test_each_subscribed_tenant_gets_each_tick_once_and_encoded_alike(
 
     async def scenario() -> Bench:
         bench = Bench(broker)
-        bench.publisher.route({"BTC-USD": [first, second], "ETH-USD": [second]})
+        bench.publisher.route({"ticks": {"BTC-USD": [first, second], "ETH-USD": [second]}})
         await bench.publish(30)
         await bench.settled()
         return bench
@@ -103,7 +103,7 @@ def test_key_and_headers_follow_the_contract(broker: EmbeddedKafka, tenant: str,
 
     async def scenario() -> None:
         bench = Bench(broker)
-        bench.publisher.route({"BTC-USD": [tenant]})
+        bench.publisher.route({"ticks": {"BTC-USD": [tenant]}})
         await bench.publisher.publish(make_tick("BTC-USD", 7, 1_618_677_818_000_000))
         await bench.settled()
 
@@ -137,7 +137,7 @@ def test_the_newest_delivery_of_each_product_and_the_bound_of_completeness_are_k
 
     async def scenario() -> None:
         bench = Bench(broker)
-        bench.publisher.route({"BTC-USD": [tenant]})
+        bench.publisher.route({"ticks": {"BTC-USD": [tenant]}})
         assert bench.publisher.complete_until() is None
         first = make_tick("BTC-USD", 1, wall_clock())
         second = make_tick("BTC-USD", 2, first.received_time + 10)
@@ -158,7 +158,7 @@ def test_a_topic_that_appears_in_time_gets_every_tick_in_order(
 ) -> None:
     async def scenario() -> Bench:
         bench = Bench(broker, Limits(topic_patience=20.0))
-        bench.publisher.route({"BTC-USD": [tenant]})
+        bench.publisher.route({"ticks": {"BTC-USD": [tenant]}})
         await bench.publish(50, "BTC-USD")
         make_topics(tenant, "ticks")
         await bench.publish(50, "BTC-USD")
@@ -180,10 +180,10 @@ def test_a_tenant_without_topic_is_parked_alone_and_released_when_it_appears(
 
     async def scenario() -> Bench:
         bench = Bench(broker, Limits(topic_patience=0.5, probe_every=0.2))
-        bench.publisher.route({"BTC-USD": [healthy, missing]})
+        bench.publisher.route({"ticks": {"BTC-USD": [healthy, missing]}})
         await bench.publish(20, "BTC-USD")
         await bench.until(lambda: bench.publisher.parked() != {})
-        assert bench.publisher.parked() == {missing: "topic_missing"}
+        assert bench.publisher.parked() == {f"{missing} ticks": "topic_missing"}
         assert bench.gaps()[f"topic_missing:{missing}"].closed is None
         make_topics(missing, "ticks")
         while bench.publisher.parked():
@@ -217,11 +217,11 @@ def test_a_topic_deleted_under_load_parks_its_tenant_and_a_new_one_releases_it(
 
     async def scenario() -> Bench:
         bench = Bench(broker, Limits(topic_patience=0.5, probe_every=0.2))
-        bench.publisher.route({"BTC-USD": [healthy, broken]})
+        bench.publisher.route({"ticks": {"BTC-USD": [healthy, broken]}})
         await bench.publish(20, "BTC-USD")
         Admin(broker.settings()).delete([tenant_topic(broken, "ticks")])
         await _publish_until(bench, lambda: bool(bench.publisher.parked()))
-        assert bench.publisher.parked() == {broken: "topic_missing"}
+        assert bench.publisher.parked() == {f"{broken} ticks": "topic_missing"}
         make_topics(broken, "ticks")
         await _publish_until(bench, lambda: not bench.publisher.parked())
         await bench.settled()
@@ -284,10 +284,10 @@ def test_a_refused_topic_parks_its_tenant_alone(broker: EmbeddedKafka, two_tenan
 
     async def scenario() -> Bench:
         bench = Bench(broker)
-        bench.publisher.route({"BTC-USD": [healthy, refused]})
+        bench.publisher.route({"ticks": {"BTC-USD": [healthy, refused]}})
         with denied(broker, tenant_topic(refused, "ticks")):
             await _publish_until(bench, lambda: bool(bench.publisher.parked()))
-            assert bench.publisher.parked() == {refused: "topic_refused"}
+            assert bench.publisher.parked() == {f"{refused} ticks": "topic_refused"}
         await _publish_until(bench, lambda: not bench.publisher.parked())
         await bench.settled()
         return bench
@@ -306,13 +306,13 @@ def test_a_stuck_topic_does_not_fill_the_buffer_of_the_others(
 
     async def scenario() -> Bench:
         bench = Bench(broker, Limits(records=400, block=0.0, topic_patience=120.0))
-        bench.publisher.route({"BTC-USD": [healthy, stuck]})
+        bench.publisher.route({"ticks": {"BTC-USD": [healthy, stuck]}})
         await bench.publish(120, "BTC-USD")
         while not bench.publisher.parked():
             await bench.publish(1, "BTC-USD")
             await bench.newest_delivered()
             bench.publisher.tend()
-        assert bench.publisher.parked() == {stuck: "buffer_full"}
+        assert bench.publisher.parked() == {f"{stuck} ticks": "buffer_full"}
         for _ in range(10):
             await bench.publish(50, "BTC-USD")
             await bench.newest_delivered()
@@ -341,10 +341,10 @@ def test_an_unsubscribed_tenant_ends_its_own_interval(broker: EmbeddedKafka, two
 
     async def scenario() -> Bench:
         bench = Bench(broker, Limits(topic_patience=0.2))
-        bench.publisher.route({"BTC-USD": [healthy, missing]})
+        bench.publisher.route({"ticks": {"BTC-USD": [healthy, missing]}})
         await bench.publish(1, "BTC-USD")
         await bench.until(lambda: bench.publisher.parked() != {})
-        bench.publisher.route({"BTC-USD": [healthy]})
+        bench.publisher.route({"ticks": {"BTC-USD": [healthy]}})
         return bench
 
     bench = asyncio.run(scenario())
@@ -361,7 +361,7 @@ def test_an_inherited_interval_ends_with_the_next_delivery(broker: EmbeddedKafka
         bench.ledger.open(Scope(tenant), 1_000, "topic_missing")
         bench.ledger.open(Scope(tenant, "BTC-USD"), 1_000, "timed_out")
         bench.ledger.open(Scope(gone), 1_000, "topic_missing")
-        bench.publisher.route({"BTC-USD": [tenant]})
+        bench.publisher.route({"ticks": {"BTC-USD": [tenant]}})
         bench.publisher.inherit(bench.ledger.open_scopes())
         assert bench.gaps()[f"topic_missing:{gone}"].closed is not None
         assert bench.gaps()[f"topic_missing:{tenant}"].closed is None
