@@ -4,8 +4,7 @@ Numbers that exchanges write as JSON text are decoded by msgspec in its lax mode
 decimal numbers only, but for `nan` and `inf`, which `schemas.validate.check` refuses. Each function is pure.
 """
 
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
@@ -14,7 +13,7 @@ import msgspec
 from producers.venues.protocol import Malformed, ProtocolError
 from pulsestream.core.clock import parse_rfc3339
 from schemas.records import Bar, Tick, Trade
-from schemas.validate import MAX_PRICE, MAX_SIZE, MAX_TIME, check
+from schemas.validate import check
 
 Decoded = TypeVar("Decoded")
 
@@ -65,10 +64,10 @@ def shown(text: str) -> str:
     return text[:_SHOWN].encode("utf-8", "backslashreplace").decode()
 
 
-def answer(decoder: msgspec.json.Decoder[Decoded], body: bytes, what: str) -> Decoded:
+def answer(decode: Callable[[bytes], Decoded], body: bytes, what: str) -> Decoded:
     """Return what an answer over REST holds; raises ProtocolError, which begins with `what` was asked for."""
     try:
-        return decoder.decode(body)
+        return decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ProtocolError(shown(f"{what}: {error}")) from error
 
@@ -83,21 +82,9 @@ def page_of_trades(product: str, trades: Iterable[Trade]) -> list[Trade]:
 
 
 def page_of_bars(product: str, bars: Iterable[Bar]) -> list[Bar]:
-    """Return candles in rising order of start; raises ProtocolError for one that no market can have made."""
+    """Return candles in rising order of start; raises ProtocolError for one that the validator refuses."""
     page = sorted(bars, key=lambda bar: bar.start)
     for bar in page:
-        if not _plausible(bar):
-            raise ProtocolError(shown(f"candles of {product}: not a candle: {bar}"))
+        if fault := check(msgspec.structs.replace(bar, received_time=bar.start), "bars"):
+            raise ProtocolError(shown(f"candles of {product}: {fault.code}: {fault.message}"))
     return page
-
-
-def _plausible(bar: Bar) -> bool:
-    in_range = bar.low <= bar.open <= bar.high and bar.low <= bar.close <= bar.high
-    sizes = (bar.volume, bar.quote_volume, bar.buy_volume, bar.vwap)
-    return (
-        0 < bar.low <= bar.high <= MAX_PRICE
-        and in_range
-        and 0 < bar.start < MAX_TIME
-        and all(size is None or 0 <= size < math.inf for size in sizes)
-        and bar.volume <= MAX_SIZE
-    )

@@ -1,0 +1,455 @@
+"""Binance spot: combined WebSocket streams, and the public REST API. No I/O.
+
+Source: Binance's "WebSocket Streams for Binance" and "Public Rest API for Binance". A tick is a `24hrTicker` event,
+sent once a second, with the newest `bookTicker` quotes of the same connection (quotes carry no time); its sequence is
+its event time. Trades are those of `trade`, or of `aggTrade`: another series of ids, under ids with the prefix `a`,
+so that the two never mix. Times are milliseconds, on both APIs: the microseconds that the exchange offers in the
+address would give one trade two times. Binance confirms every name, so a product that it does not trade stays silent.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Final, TypeAlias
+
+import msgspec
+
+from producers.venues.parsing import Count, Number, answer, checked, page_of_bars, page_of_trades, price, shown, size
+from producers.venues.protocol import (
+    Closing,
+    Frame,
+    Ignored,
+    Limits,
+    Malformed,
+    Outcome,
+    ProtocolError,
+    Refused,
+    RestRequest,
+    Subscriptions,
+)
+from schemas.records import Bar, Tick, Trade, bar_id, tick_id, trade_event_id
+from schemas.validate import MAX_PRICE, MAX_SIZE
+
+_MICROS_PER_MS: Final = 1_000
+_MESSAGE_BYTES: Final = 3_500
+"""Of one message: the exchange drops longer ones than 4 KiB without a word."""
+_SHUTDOWN: Final = "serverShutdown"
+
+
+class _Failure(msgspec.Struct):
+    msg: str
+    code: int = 0
+
+
+class _Envelope(msgspec.Struct):
+    """Market data (stream, data), or the answer to a message (id with result or with an error in one of two forms)."""
+
+    stream: str = ""
+    data: msgspec.Raw = msgspec.Raw()
+    id: int | str | None = None
+    result: msgspec.Raw = msgspec.Raw()
+    error: _Failure | None = None
+    msg: str = ""
+    code: int = 0
+
+
+class _Ticker(
+    msgspec.Struct,
+    gc=False,
+    rename={
+        "symbol": "s",
+        "event_time": "E",
+        "price": "c",
+        "size": "Q",
+        "bid": "b",
+        "bid_size": "B",
+        "ask": "a",
+        "ask_size": "A",
+        "open": "o",
+        "high": "h",
+        "low": "l",
+        "volume": "v",
+        "last_trade": "L",
+    },
+):
+    symbol: str
+    event_time: Count
+    price: float
+    size: Number = None
+    bid: Number = None
+    bid_size: Number = None
+    ask: Number = None
+    ask_size: Number = None
+    open: Number = None
+    high: Number = None
+    low: Number = None
+    volume: Number = None
+    last_trade: int = -1
+
+
+class _Quote(
+    msgspec.Struct, gc=False, rename={"symbol": "s", "bid": "b", "bid_size": "B", "ask": "a", "ask_size": "A"}
+):
+    symbol: str
+    bid: Number
+    bid_size: Number
+    ask: Number
+    ask_size: Number
+
+
+class _Trade(
+    msgspec.Struct,
+    gc=False,
+    rename={"symbol": "s", "trade_id": "t", "price": "p", "size": "q", "time": "T", "buyer_made": "m"},
+):
+    symbol: str
+    trade_id: Count
+    price: float
+    size: float
+    time: Count
+    buyer_made: bool
+
+
+class _Aggregate(
+    msgspec.Struct,
+    gc=False,
+    rename={"trade_id": "a", "price": "p", "size": "q", "time": "T", "buyer_made": "m", "symbol": "s"},
+):
+    trade_id: Count
+    price: float
+    size: float
+    time: Count
+    buyer_made: bool
+    symbol: str = ""
+
+
+class _RestTrade(msgspec.Struct, gc=False, rename={"trade_id": "id", "size": "qty", "buyer_made": "isBuyerMaker"}):
+    trade_id: Count
+    price: float
+    size: float
+    time: Count
+    buyer_made: bool
+
+
+class _Candle(msgspec.Struct, array_like=True, gc=False):
+    start: Count
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    end: Count
+    quote_volume: float
+    trades: Count
+    buy_volume: float
+
+
+_AnyTrade: TypeAlias = _Trade | _Aggregate | _RestTrade
+
+_Request: TypeAlias = tuple[bool | None, frozenset[str]]
+"""Whether these products were asked for or ended; None: neither."""
+_UNKNOWN: Final[_Request] = (None, frozenset())
+
+_envelopes: Final = msgspec.json.Decoder(_Envelope)
+_tickers: Final = msgspec.json.Decoder(_Ticker, strict=False)
+_quotes: Final = msgspec.json.Decoder(_Quote, strict=False)
+_trades: Final = msgspec.json.Decoder(_Trade, strict=False)
+_aggregates: Final = msgspec.json.Decoder(_Aggregate, strict=False)
+_rest_trades: Final = msgspec.json.Decoder(list[_RestTrade], strict=False)
+_rest_aggregates: Final = msgspec.json.Decoder(list[_Aggregate], strict=False)
+_rest_candles: Final = msgspec.json.Decoder(list[_Candle], strict=False)
+_failures: Final = msgspec.json.Decoder(_Failure)
+
+
+def _symbol(product: str) -> str:
+    return product.replace("-", "")
+
+
+class BinanceSession:
+    """One connection's conversation. `aggregate`: trades are those of `aggTrade`.
+
+    It knows the products that were asked for (a symbol does not say where its base ends: BTCUSDT is BTC-USDT because
+    that was asked for), the newest quotes of each, and its own messages that are not yet answered: nothing that the
+    exchange sends makes it larger.
+    """
+
+    def __init__(self, exchange: str, datasets: Collection[str], *, aggregate: bool = False) -> None:
+        self._exchange = exchange
+        self._trade_stream = "aggTrade" if aggregate else "trade"
+        ticks = ("bookTicker", "ticker") if "ticks" in datasets else ()
+        self._streams = (*ticks, *((self._trade_stream,) if "trades" in datasets else ()))
+        self._products: dict[str, str] = {}
+        self._quotes: dict[str, _Quote] = {}
+        self._unanswered: dict[int, _Request] = {}
+        self._confirmed: frozenset[str] = frozenset()
+        self._ids = count(1)
+
+    def subscribe(self, products: Collection[str]) -> list[str]:
+        """Return the messages that ask for these products; of two products with one symbol the first one gets it."""
+        for product in products:
+            self._products.setdefault(_symbol(product), product)
+        asked = [product for product in products if self._products[_symbol(product)] == product]
+        return list(self._messages(asked, wanted=True))
+
+    def unsubscribe(self, products: Collection[str]) -> list[str]:
+        """Return the messages that end these products; what still arrives of them is ignored."""
+        known = [product for product in products if self._products.get(_symbol(product)) == product]
+        for product in known:
+            del self._products[_symbol(product)]
+            self._quotes.pop(_symbol(product), None)
+        return list(self._messages(known, wanted=False))
+
+    def receive(self, frame: Frame, received_time: int) -> Sequence[Outcome]:
+        """Return what a frame holds; never raises. `received_time` in microseconds, UTC."""
+        try:
+            envelope = _envelopes.decode(frame)
+            return (self._market(envelope, received_time) if envelope.stream else self._answer(envelope),)
+        except (msgspec.DecodeError, ValueError, RecursionError, OverflowError) as error:
+            return (Malformed(shown(f"not a frame: {error}")),)
+
+    def _messages(self, products: list[str], *, wanted: bool) -> Iterator[str]:
+        for chunk in _chunks(sorted(products), len(self._streams)):
+            number = next(self._ids)
+            self._unanswered[number] = (wanted, frozenset(chunk))
+            streams = [f"{_symbol(product).lower()}@{stream}" for product in chunk for stream in self._streams]
+            yield json.dumps({"method": "SUBSCRIBE" if wanted else "UNSUBSCRIBE", "params": streams, "id": number})
+
+    def _market(self, envelope: _Envelope, received_time: int) -> Outcome:
+        name, at, stream = envelope.stream.partition("@")
+        if not at and name.removeprefix("!") == _SHUTDOWN:
+            return Closing(_SHUTDOWN)
+        symbol = name.upper()
+        product = self._products.get(symbol)
+        if product is None or stream not in self._streams:
+            return Ignored(shown(stream[:40] or "stream"), alive=bool(at))
+        if stream == "bookTicker":
+            return self._quote(symbol, envelope.data)
+        if stream == "ticker":
+            return self._tick(product, symbol, envelope.data, received_time)
+        said = (_trades if stream == "trade" else _aggregates).decode(envelope.data)
+        _same(symbol, said.symbol)
+        return checked(_trade(self._exchange, product, said, received_time))
+
+    def _quote(self, symbol: str, data: msgspec.Raw) -> Outcome:
+        quote = _quotes.decode(data)
+        _same(symbol, quote.symbol)
+        prices, sizes = (quote.bid, quote.ask), (quote.bid_size, quote.ask_size)
+        if not all(0 <= (number or 0) <= MAX_PRICE for number in prices):
+            raise ValueError(f"quotes {prices} are no prices")
+        if not all(0 <= (number or 0) <= MAX_SIZE for number in sizes):
+            raise ValueError(f"quoted sizes {sizes} are no sizes")
+        self._quotes[symbol] = quote
+        return Ignored("bookTicker", alive=True)
+
+    def _tick(self, product: str, symbol: str, data: msgspec.Raw, received_time: int) -> Outcome:
+        said = _tickers.decode(data)
+        _same(symbol, said.symbol)
+        if said.price == 0:
+            return Ignored("ticker without a trade", alive=True)
+        quote = self._quotes.get(symbol, said)
+        best_bid, best_ask = price(quote.bid), price(quote.ask)
+        tick = Tick(
+            event_id=tick_id(self._exchange, product, said.event_time),
+            exchange=self._exchange,
+            product=product,
+            sequence=said.event_time,
+            trade_id=None if said.last_trade < 0 else said.last_trade,
+            price=said.price,
+            size=size(said.size),
+            best_bid=best_bid,
+            best_bid_size=None if best_bid is None else size(quote.bid_size),
+            best_ask=best_ask,
+            best_ask_size=None if best_ask is None else size(quote.ask_size),
+            open_24h=price(said.open),
+            high_24h=price(said.high),
+            low_24h=price(said.low),
+            volume_24h=size(said.volume),
+            exchange_time=said.event_time * _MICROS_PER_MS,
+            received_time=received_time,
+        )
+        return checked(tick)
+
+    def _answer(self, said: _Envelope) -> Outcome:
+        wanted, products = self._unanswered.pop(said.id, _UNKNOWN) if isinstance(said.id, int) else _UNKNOWN
+        failure = said.error or (_Failure(said.msg, said.code) if said.msg else None)
+        if failure is not None:
+            return self._refused(failure, products if wanted else frozenset())
+        if not bytes(said.result):
+            raise ValueError("neither market data nor an answer")
+        if wanted is None:
+            return Ignored("result")
+        self._confirmed = self._confirmed | products if wanted else self._confirmed - products
+        return Subscriptions(self._confirmed)
+
+    def _refused(self, failure: _Failure, products: frozenset[str]) -> Refused:
+        for product in products - self._confirmed:
+            if self._products.get(_symbol(product)) == product:
+                del self._products[_symbol(product)]
+        return Refused(shown(f"{failure.code}: {failure.msg}"), products)
+
+
+def _chunks(products: list[str], streams: int) -> Iterator[list[str]]:
+    """Divide products over messages that are short enough; a product is never divided."""
+    chunk: list[str] = []
+    length = 0
+    for product in products:
+        added = streams * (len(product) + len('"@bookTicker", '))
+        if chunk and length + added > _MESSAGE_BYTES:
+            yield chunk
+            chunk, length = [], 0
+        chunk.append(product)
+        length += added
+    if chunk and streams:
+        yield chunk
+
+
+def _same(symbol: str, named: str) -> None:
+    if symbol != named:
+        raise ValueError(f"the stream of {symbol!r} brings {named[:40]!r}")
+
+
+def _trade(exchange: str, product: str, said: _AnyTrade, received_time: int) -> Trade:
+    event_id = (
+        f"{exchange}:{product}:a{said.trade_id}"
+        if isinstance(said, _Aggregate)
+        else trade_event_id(exchange, product, said.trade_id)
+    )
+    return Trade(
+        event_id=event_id,
+        exchange=exchange,
+        product=product,
+        trade_id=said.trade_id,
+        price=said.price,
+        size=said.size,
+        side="sell" if said.buyer_made else "buy",
+        exchange_time=said.time * _MICROS_PER_MS,
+        received_time=received_time,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BinanceRest:
+    """History over REST: trades page by id. `aggregate`: those of `aggTrades`, which page by time too."""
+
+    exchange: str
+    aggregate: bool = False
+    url: str = "https://api.binance.com"
+    page: int = 1000
+    candles_page: int = 1000
+
+    @property
+    def periods(self) -> dict[str, int]:
+        """The candle periods that this platform knows as bars, in seconds."""
+        return {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86400}
+
+    def trades(self, product: str, from_id: int, since: int) -> RestRequest:  # noqa: ARG002 - pages go by id here
+        """Ask for the page of trades that begins with `from_id`."""
+        path = "/api/v3/aggTrades" if self.aggregate else "/api/v3/historicalTrades"
+        return RestRequest(path, self._query(product) | {"fromId": str(from_id)})
+
+    def latest_trades(self, product: str) -> RestRequest:
+        """Ask for the newest page of trades."""
+        return RestRequest("/api/v3/aggTrades" if self.aggregate else "/api/v3/trades", self._query(product))
+
+    def trades_at(self, product: str, at: int) -> RestRequest | None:
+        """Ask for aggregated trades from a time on; single trades can be asked for by id only: None."""
+        if not self.aggregate:
+            return None
+        return RestRequest("/api/v3/aggTrades", self._query(product) | {"startTime": str(at // _MICROS_PER_MS)})
+
+    def parse_trades(self, product: str, body: bytes, received_time: int) -> list[Trade]:
+        """Return a page's trades in rising order of their ids; raises ProtocolError."""
+        what = f"trades of {product}"
+        _raise_failure(body, what)
+        rows: Sequence[_AnyTrade]
+        rows = answer(_rest_aggregates.decode if self.aggregate else _rest_trades.decode, body, what)
+        return page_of_trades(product, (_trade(self.exchange, product, row, received_time) for row in rows))
+
+    def candles(self, product: str, period: str, start: int, end: int) -> RestRequest:
+        """Ask for the candles that start in [start, end); the exchange counts a candle that starts at its `endTime`."""
+        query = {
+            "interval": period,
+            "startTime": str(start // _MICROS_PER_MS),
+            "endTime": str(end // _MICROS_PER_MS - 1),
+        }
+        return RestRequest("/api/v3/klines", self._query(product) | query)
+
+    def parse_candles(self, product: str, period: str, body: bytes) -> list[Bar]:
+        """Return a page's candles in rising order of start; raises ProtocolError.
+
+        `complete` False and `received_time` 0 are the caller's to fill in.
+        """
+        what = f"candles of {product}"
+        _raise_failure(body, what)
+        rows = answer(_rest_candles.decode, body, what)
+        return page_of_bars(product, (self._bar(product, period, row) for row in rows))
+
+    def _query(self, product: str) -> dict[str, str]:
+        return {"symbol": _symbol(product), "limit": str(self.page)}
+
+    def _bar(self, product: str, period: str, row: _Candle) -> Bar:
+        start = row.start * _MICROS_PER_MS
+        return Bar(
+            event_id=bar_id(self.exchange, product, period, start, "exchange"),
+            exchange=self.exchange,
+            product=product,
+            period=period,
+            start=start,
+            open=row.open,
+            high=row.high,
+            low=row.low,
+            close=row.close,
+            volume=row.volume,
+            quote_volume=row.quote_volume,
+            trades=row.trades,
+            buy_volume=row.buy_volume,
+            complete=False,
+            revision=0,
+            origin="exchange",
+            received_time=0,
+        )
+
+
+def _raise_failure(body: bytes, what: str) -> None:
+    """Raise ProtocolError with the exchange's own words, if the body is an object with an error's fields."""
+    if not body.lstrip().startswith(b"{"):
+        return
+    failure = answer(_failures.decode, body, what)
+    raise ProtocolError(shown(f"{what}: {failure.code}: {failure.msg}"))
+
+
+class BinanceExchange:
+    """Binance spot, or under another name an exchange that speaks its language, such as the simulator.
+
+    aggregate_trades: take aggregated trades (one for all fills of a taker's order at one price) in place of single
+    ones. Use a name of its own for it: the ids of the two series have nothing to do with each other.
+    """
+
+    url = "wss://stream.binance.com:9443/stream"
+    limits = Limits(
+        messages_per_second=4.0,
+        products=341,
+        connects_per_minute=60.0,
+        requests_per_second=1.5,
+        max_age=23.5 * 3600,
+    )
+    """The exchange's own: 5 messages a second of one connection, pongs included; 1,024 streams of one connection, and a
+    product takes three; 300 connects in five minutes; 24 hours. Its REST API weighs requests, 6,000 a minute of one
+    address: a page of trades weighs 25, so four pages a second, of which a backfill beside the feed takes two."""
+
+    def __init__(self, name: str = "binance", *, aggregate_trades: bool = False) -> None:
+        self.name = name
+        self.rest = BinanceRest(name, aggregate_trades)
+        self._aggregate = aggregate_trades
+
+    def symbol(self, product: str) -> str:
+        """Return the exchange's own name of a product: BTCUSDT of BTC-USDT."""
+        return _symbol(product)
+
+    def session(self, channels: Collection[str] = ("ticks", "trades")) -> BinanceSession:
+        """Return the conversation of a new connection that delivers these datasets."""
+        return BinanceSession(self.name, channels, aggregate=self._aggregate)
+
+
+EXCHANGE: Final = BinanceExchange
