@@ -17,6 +17,13 @@ class Outbox:
         self.waiting: dict[str, Feed | None] = {}
         self._newest: dict[str, Feed] = dict(records)
 
+    def adopt(self, records: Mapping[str, Feed]) -> None:
+        """Take over records that another process has written: their keys count on from their versions."""
+        for key, record in records.items():
+            held = self._newest.get(key)
+            if held is None or held.version < record.version:
+                self._newest[key] = record
+
     def newest(self, key: str) -> Feed | None:
         """Return the newest record of a key, written or not."""
         return self._newest.get(key)
@@ -24,6 +31,12 @@ class Outbox:
     def keys(self) -> Iterable[str]:
         """Return every key that has a record."""
         return list(self._newest)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drop records, also those that wait: somebody else writes them from now on."""
+        for key in keys:
+            self._newest.pop(key, None)
+            self.waiting.pop(key, None)
 
     def write(self, key: str, record: Feed) -> Feed:
         """Put a record's next version behind everything that waits, and return it.

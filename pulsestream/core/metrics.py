@@ -24,9 +24,21 @@ def _histogram(name: str, meaning: str, *labels: str) -> Histogram:
 
 # producers
 FEED_FRAMES = _counter("feed_frames_total", "Frames received from an exchange", "exchange", "kind")
-FEED_CONNECTED = _gauge("feed_connected", "1 while the exchange's socket delivers", "exchange")
+FEED_CONNECTED = _gauge("feed_connected", "1 while the exchange delivers a shard's products", "exchange", "shard")
 FEED_CONNECTS = _counter("feed_connects_total", "Attempts to connect to an exchange", "exchange")
-FEED_REFUSED_PRODUCTS = _gauge("feed_refused_products", "Products that the exchange does not deliver", "exchange")
+FEED_PRODUCTS = _gauge("feed_products", "Products that the exchange confirmed", "exchange", "shard")
+FEED_REFUSED_PRODUCTS = _gauge(
+    "feed_refused_products", "Products that the exchange does not deliver", "exchange", "shard"
+)
+FEED_SILENT_SECONDS = _gauge(
+    "feed_silent_seconds", "Since the last market data of a shard that has products", "exchange", "shard"
+)
+FEED_FIRST_RECORD_SECONDS = _histogram(
+    "feed_first_record_seconds", "From an attempt to connect to the connection's first tick or trade", "exchange"
+)
+FEED_LATENCY_SECONDS = _histogram(
+    "feed_latency_seconds", "From the exchange's time of a record to its receipt, never below 0", "exchange", "dataset"
+)
 FEED_GAPS = _counter("feed_gaps_total", "Intervals without data, opened in the ledger", "exchange", "cause")
 PUBLISHED = _counter("published_total", "Records whose delivery the broker acknowledged", "exchange")
 PUBLISH_FAILED = _counter("publish_failed_total", "Records that the broker did not take", "exchange", "code")
@@ -35,6 +47,17 @@ PUBLISH_PARKED = _gauge("publish_parked_tenants", "Tenants whose topic takes no 
 SOCKET_TO_ACK = _histogram(
     "socket_to_ack_seconds", "From a record's receipt until the broker has acknowledged every tenant's copy", "exchange"
 )
+TRADE_GAPS_OPEN = _gauge("trade_gaps_open", "Gaps in trade ids that are being filled", "exchange")
+TRADES_MISSING = _gauge("trades_missing", "Trades that are known to exist and have not reached Kafka", "exchange")
+TRADES_FILLED = _counter("trades_filled_total", "Missing trades that reached Kafka later", "exchange")
+TRADES_UNRECOVERABLE = _counter("trades_unrecoverable_total", "Missing trades that REST does not have", "exchange")
+TRADE_DUPLICATES = _counter("trade_duplicates_total", "Trades received again and not published", "exchange")
+TRADE_COMPLETENESS = _gauge(
+    "trade_completeness_ratio", "Trades neither missing nor unrecoverable, of all since the process began", "exchange"
+)
+REST_REQUESTS = _counter("rest_requests_total", "Requests to an exchange's REST API", "exchange", "outcome")
+REST_SECONDS = _histogram("rest_seconds", "Time to a REST answer, retries and waiting excluded", "exchange")
+REST_CLOSED = _gauge("rest_circuit_open", "1 while an exchange's REST API counts as away", "exchange")
 
 # streams
 STREAM_RECORDS = _counter("stream_records_total", "Records folded into state", "dataset")
