@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import chain
 from typing import Final, Protocol, TypeAlias
 
 from producers.accounting import Account, Delivered
@@ -408,9 +409,10 @@ class Lanes:
         return min([received_time, *waiting]) - 1
 
     def _oldest_by_topic(self) -> dict[str, int]:
+        """Return the first received_time on its way to each topic, or missed there and not written down yet."""
         oldest: dict[str, int] = {}
         for parcel in self._parcels:
-            for topic in parcel.waiting:
+            for topic in chain(parcel.waiting, (topic for topic, _ in parcel.missed)):
                 if parcel.received_time < oldest.get(topic, parcel.received_time + 1):
                     oldest[topic] = parcel.received_time
         return oldest
