@@ -17,7 +17,18 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
-from producers.venues.parsing import Count, Number, checked, price, rfc3339, shown, size
+from producers.venues.parsing import (
+    Count,
+    Number,
+    answer,
+    checked,
+    page_of_bars,
+    page_of_trades,
+    price,
+    rfc3339,
+    shown,
+    size,
+)
 from producers.venues.protocol import (
     Exchange,
     Frame,
@@ -26,7 +37,6 @@ from producers.venues.protocol import (
     Limits,
     Malformed,
     Outcome,
-    ProtocolError,
     Refused,
     Rest,
     RestRequest,
@@ -281,16 +291,8 @@ class CoinbaseRest:
 
     def parse_trades(self, product: str, body: bytes, received_time: int) -> list[Trade]:
         """Return a page's trades in rising order of their ids; raises ProtocolError."""
-        try:
-            page = sorted(_rest_trades.decode(body), key=lambda trade: trade.trade_id)
-            found = [checked(_trade(self.exchange, product, one, received_time)) for one in page]
-        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
-            raise ProtocolError(shown(f"trades of {product}: {error}")) from error
-        trades = [one for one in found if isinstance(one, Trade)]
-        if len(trades) < len(found):
-            reason = next(one.reason for one in found if isinstance(one, Malformed))
-            raise ProtocolError(shown(f"trades of {product}: {reason}"))
-        return trades
+        page = answer(_rest_trades.decode, body, f"trades of {product}")
+        return page_of_trades(product, (_trade(self.exchange, product, one, received_time) for one in page))
 
     def candles(self, product: str, period: str, start: int, end: int) -> RestRequest:
         """Ask for the candles that start in [start, end); the exchange counts a candle that starts at its `end`."""
@@ -306,11 +308,8 @@ class CoinbaseRest:
 
         `complete` False and `received_time` 0 are the caller's to fill in.
         """
-        try:
-            page = sorted(_rest_candles.decode(body), key=lambda candle: candle.time)
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            raise ProtocolError(shown(f"candles of {product}: {error}")) from error
-        return [_bar(self.exchange, product, period, candle) for candle in page]
+        page = answer(_rest_candles.decode, body, f"candles of {product}")
+        return page_of_bars(product, (_bar(self.exchange, product, period, candle) for candle in page))
 
 
 def _bar(exchange: str, product: str, period: str, candle: _RestCandle) -> Bar:

@@ -359,7 +359,7 @@ class KrakenRest:
 
     def _trade(self, product: str, row: _RestTrade, received_time: int) -> Trade:
         side = _SIDES.get(row.side, row.side)
-        at = _micros(product, row.time)
+        at = _micros(row.time)
         return _trade(self.exchange, product, row, side=side, exchange_time=at, received_time=received_time)
 
     def _bar(self, product: str, period: str, row: _Candle) -> Bar:
@@ -400,10 +400,10 @@ def _rows(body: bytes, what: str) -> msgspec.Raw:
     return rows[0]
 
 
-def _micros(product: str, seconds: Decimal) -> int:
-    """Return the whole microseconds of a time in seconds; digits beyond them are cut, as in the WebSocket's times."""
+def _micros(seconds: Decimal) -> int:
+    """Return the whole microseconds of a time in seconds; digits beyond them are cut. Raises ValueError."""
     if not seconds.is_finite() or not 0 < seconds < _MAX_SECONDS:
-        raise ProtocolError(shown(f"trades of {product}: {seconds} is no time in seconds"))
+        raise ValueError(f"{seconds} is no time in seconds")
     return int(seconds * MICROS_PER_SECOND)
 
 

@@ -23,6 +23,7 @@ Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A sequence number or an id: it fits Avro's long."""
 
 _SHOWN: Final = 200
+_BEGIN: Final = 80
 _WHOLE: Final = len("2021-04-17T16:43:30")
 _MICROS: Final = len("2021-04-17T16:43:30.244075Z")
 
@@ -65,26 +66,35 @@ def shown(text: str) -> str:
 
 
 def answer(decode: Callable[[bytes], Decoded], body: bytes, what: str) -> Decoded:
-    """Return what an answer over REST holds; raises ProtocolError, which begins with `what` was asked for."""
+    """Return what an answer over REST holds; raises ProtocolError: what was asked for, the fault, how it begins."""
     try:
         return decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise ProtocolError(shown(f"{what}: {error}")) from error
+        begin = body[:_BEGIN].decode("utf-8", "backslashreplace")
+        raise ProtocolError(shown(f"{what}: {error}: {begin}")) from error
 
 
 def page_of_trades(product: str, trades: Iterable[Trade]) -> list[Trade]:
-    """Return trades in rising order of their ids; raises ProtocolError for one that the validator refuses."""
-    page = sorted(trades, key=lambda trade: trade.trade_id)
+    """Return trades in rising order of their ids; raises ProtocolError for one that cannot be made or stored."""
+    what = f"trades of {product}"
+    try:
+        page = sorted(trades, key=lambda trade: trade.trade_id)
+    except (ValueError, OverflowError) as error:
+        raise ProtocolError(shown(f"{what}: {error}")) from error
     for trade in page:
         if fault := check(trade, "trades"):
-            raise ProtocolError(shown(f"trades of {product}: {fault.code}: {fault.message}"))
+            raise ProtocolError(shown(f"{what}: {fault.code}: {fault.message}"))
     return page
 
 
 def page_of_bars(product: str, bars: Iterable[Bar]) -> list[Bar]:
-    """Return candles in rising order of start; raises ProtocolError for one that the validator refuses."""
-    page = sorted(bars, key=lambda bar: bar.start)
+    """Return candles in rising order of start; raises ProtocolError for one that cannot be made or stored."""
+    what = f"candles of {product}"
+    try:
+        page = sorted(bars, key=lambda bar: bar.start)
+    except (ValueError, OverflowError) as error:
+        raise ProtocolError(shown(f"{what}: {error}")) from error
     for bar in page:
         if fault := check(msgspec.structs.replace(bar, received_time=bar.start), "bars"):
-            raise ProtocolError(shown(f"candles of {product}: {fault.code}: {fault.message}"))
+            raise ProtocolError(shown(f"{what}: {fault.code}: {fault.message}"))
     return page
