@@ -4,24 +4,29 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from producers.ledger import BUFFER, Ledger
+from producers.ledger import BUFFER
 from producers.publisher import Limits, Publisher
 from pulsestream.core.clock import wall_clock
 from pulsestream.core.kafka import Admin
 from pulsestream.core.layout import platform_topic_specs, tenant_topic_spec
+from pulsestream.core.topics import tenant_topic
 from pulsestream.local.kafka import EmbeddedKafka
-from schemas.records import Gap
+from schemas.codec import codec
+from schemas.records import Trade
 from tests.support.e2e import eventually
+from tests.support.intervals import Intervals
 from tests.support.producing import (
     make_tick,
+    make_trade,
     producer_settings,
     read_feeds,
     read_ticks,
+    read_topic,
     sent_ticks,
     start_exchange,
     start_producer,
@@ -46,15 +51,32 @@ def own_broker() -> Iterator[EmbeddedKafka]:
         shutil.rmtree(home)
 
 
+class Told:
+    """What a listener heard of trades."""
+
+    def __init__(self) -> None:
+        self.stored: list[int] = []
+        self.gone: list[int] = []
+
+    def acknowledged(self, product: str, trade_id: int) -> None:
+        assert product in PRODUCTS
+        self.stored.append(trade_id)
+
+    def lost(self, product: str, trade_id: int) -> None:
+        assert product in PRODUCTS
+        self.gone.append(trade_id)
+
+
 class Load:
     """A publisher under load; `published` holds what was offered, with its received_time."""
 
     def __init__(self, broker: EmbeddedKafka, tenant: str, limits: Limits) -> None:
         settings = broker.settings()
-        Admin(settings).create([tenant_topic_spec(settings, tenant, "ticks")])
-        self.ledger = Ledger("coinbase", wall_clock, {})
-        self.publisher = Publisher(producer_settings(broker), self.ledger, limits)
-        self.publisher.route({"ticks": {product: [tenant] for product in PRODUCTS}})
+        Admin(settings).create([tenant_topic_spec(settings, tenant, dataset) for dataset in ("ticks", "trades")])
+        self.intervals = Intervals()
+        self.told = Told()
+        self.publisher = Publisher(producer_settings(broker), self.intervals, limits, trades=self.told)
+        self.publisher.route({name: {product: [tenant] for product in PRODUCTS} for name in ("ticks", "trades")})
         self.published: dict[str, int] = {}
 
     async def publish(self, count: int = 1) -> None:
@@ -63,6 +85,10 @@ class Load:
             tick = make_tick(PRODUCTS[sequence % 3], sequence, wall_clock())
             self.published[tick.event_id] = tick.received_time
             await self.publisher.publish(tick)
+
+    async def publish_trades(self, trade_ids: Iterable[int]) -> None:
+        for trade_id in trade_ids:
+            await self.publisher.publish(make_trade(PRODUCTS[trade_id % 3], trade_id, wall_clock()))
 
     async def flow(self, until: Callable[[], bool], pause: float = 0.002) -> None:
         deadline = time.monotonic() + 60
@@ -77,9 +103,6 @@ class Load:
             return self.publisher.account.pending == 0
 
         await until(is_settled)
-
-    def gaps(self) -> list[Gap]:
-        return [feed.gap for _, feed in self.ledger.unsent() if feed.gap is not None]
 
 
 def test_a_broker_killed_and_restarted_under_load_costs_nothing(own_broker: EmbeddedKafka, tenant: str) -> None:
@@ -100,7 +123,7 @@ def test_a_broker_killed_and_restarted_under_load_costs_nothing(own_broker: Embe
     account = load.publisher.account
     assert account.produced == len(load.published) == account.acknowledged + account.failed.total()
     assert account.failed == {}
-    assert load.gaps() == []
+    assert load.intervals.every == []
     stored = [tick.event_id for tick in read_ticks(own_broker, tenant)]
     assert sorted(stored) == sorted(load.published)
 
@@ -132,10 +155,36 @@ def test_ticks_beyond_a_full_buffer_are_counted_and_written_down(own_broker: Emb
     stored = {tick.event_id for tick in read_ticks(own_broker, tenant)}
     lost = load.published.keys() - stored
     assert len(lost) == 51
-    [gap] = load.gaps()
+    [gap] = load.intervals.every
     assert gap.cause == "buffer_full"
     assert gap.closed is not None
     assert all(gap.opened < load.published[name] < gap.closed for name in lost)
+
+
+def test_trades_that_a_full_buffer_drops_are_handed_back_and_can_be_published_again(
+    own_broker: EmbeddedKafka, tenant: str
+) -> None:
+    async def scenario() -> Load:
+        load = Load(own_broker, tenant, Limits(records=100, block=0.2))
+        await load.publish_trades(range(1, 11))
+        await load.settled()
+        own_broker.kill()
+        await load.publish_trades(range(11, 141))
+        assert load.told.gone == list(range(111, 141))
+        assert not load.publisher.is_accepting
+        own_broker.start()
+        await load.settled()
+        await load.publish_trades(load.told.gone)
+        await load.settled()
+        return load
+
+    load = asyncio.run(scenario())
+
+    assert sorted(load.told.stored) == list(range(1, 141))
+    assert load.intervals.every == []
+    assert load.publisher.is_accepting
+    stored = [message.value() for message in read_topic(own_broker, tenant_topic(tenant, "trades"))]
+    assert sorted(codec(Trade).decode(value).trade_id for value in stored) == list(range(1, 141))
 
 
 def test_a_tick_whose_wait_is_cancelled_is_counted(own_broker: EmbeddedKafka, tenant: str) -> None:
@@ -155,7 +204,7 @@ def test_a_tick_whose_wait_is_cancelled_is_counted(own_broker: EmbeddedKafka, te
 
     account = load.publisher.account
     assert (account.produced, account.acknowledged, account.failed) == (101, 100, {"buffer_full": 1})
-    assert load.ledger.open_scopes() == [BUFFER]
+    assert load.intervals.open_scopes() == [BUFFER]
 
 
 def test_what_cannot_be_flushed_within_the_bound_is_counted_and_written_down(
@@ -167,6 +216,7 @@ def test_what_cannot_be_flushed_within_the_bound_is_counted_and_written_down(
         await load.settled()
         own_broker.kill()
         await load.publish(30)
+        await load.publish_trades([7, 8])
         begun = time.monotonic()
         assert not await load.publisher.drain(0.5)
         assert time.monotonic() - begun < 3.0
@@ -176,9 +226,10 @@ def test_what_cannot_be_flushed_within_the_bound_is_counted_and_written_down(
     load = asyncio.run(scenario())
 
     account = load.publisher.account
-    assert (account.produced, account.acknowledged, account.failed.total(), account.pending) == (40, 10, 30, 0)
-    assert {gap.cause for gap in load.gaps()} == {f"stopped:{tenant}"}
-    opened = {feed.product: feed.gap.opened for _, feed in load.ledger.unsent() if feed.gap is not None}
+    assert (account.produced, account.acknowledged, account.failed.total(), account.pending) == (42, 10, 32, 0)
+    assert sorted(load.told.gone) == [7, 8]
+    assert {(gap.scope.tenant, gap.cause) for gap in load.intervals.every} == {(tenant, "stopped")}
+    opened = {gap.scope.product: gap.opened for gap in load.intervals.every}
     lost = list(load.published.items())[10:]
     assert all(opened[name.split(":")[1]] < received_time for name, received_time in lost)
 
@@ -188,7 +239,7 @@ def test_a_stuck_broker_is_named(own_broker: EmbeddedKafka, tenant: str) -> None
 
     async def scenario() -> Publisher:
         load = Load(own_broker, tenant, Limits())
-        publisher = Publisher(producer_settings(own_broker), load.ledger, Limits(), monotonic=lambda: now)
+        publisher = Publisher(producer_settings(own_broker), load.intervals, Limits(), monotonic=lambda: now)
         publisher.route({"ticks": {"BTC-USD": [tenant]}})
         assert publisher.problem() is None
         own_broker.kill()

@@ -16,25 +16,28 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented t
     ResourceType,
 )
 
-from producers.ledger import Ledger, Scope
+from producers.ledger import Scope
 from producers.publisher import Limits, Publisher
 from pulsestream.core.clock import wall_clock
 from pulsestream.core.kafka import Admin
+from pulsestream.core.metrics import REGISTRY
 from pulsestream.core.topics import tenant_topic
 from pulsestream.local.kafka import EmbeddedKafka
-from schemas.records import Gap
-from tests.support.producing import make_tick, producer_settings, read_ticks, read_topic, until
+from schemas.codec import codec
+from schemas.records import Bar, bar_id
+from tests.support.intervals import Intervals
+from tests.support.producing import make_tick, make_trade, producer_settings, read_ticks, read_topic, until
 
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 MakeTopics = Callable[..., list[str]]
 
 
 class Bench:
-    """A publisher and its ledger, and ticks with growing sequence numbers."""
+    """A publisher and the intervals it opened, and ticks with growing sequence numbers."""
 
     def __init__(self, broker: EmbeddedKafka, limits: Limits | None = None) -> None:
-        self.ledger = Ledger("coinbase", wall_clock, {})
-        self.publisher = Publisher(producer_settings(broker), self.ledger, limits or Limits(probe_every=0.2))
+        self.intervals = Intervals()
+        self.publisher = Publisher(producer_settings(broker), self.intervals, limits or Limits(probe_every=0.2))
         self.sequence = 0
         self.newest = 0
         self.published: list[str] = []
@@ -60,10 +63,6 @@ class Bench:
 
     async def settled(self) -> None:
         await self.until(lambda: self.publisher.account.pending == 0)
-
-    def gaps(self) -> dict[str, Gap]:
-        """The intervals written down, by cause."""
-        return {feed.gap.cause: feed.gap for _, feed in self.ledger.unsent() if feed.gap is not None}
 
 
 @pytest.fixture
@@ -121,6 +120,77 @@ def test_key_and_headers_follow_the_contract(broker: EmbeddedKafka, tenant: str,
     }
 
 
+def test_trades_and_bars_go_to_their_own_topics_and_a_backfilled_record_says_so(
+    broker: EmbeddedKafka, tenant: str, make_topics: MakeTopics
+) -> None:
+    make_topics(tenant, "trades", "bars")
+    bar = make_bar("BTC-USD", 1_618_677_780_000_000)
+
+    async def scenario() -> None:
+        bench = Bench(broker)
+        bench.publisher.route({dataset: {"BTC-USD": [tenant]} for dataset in ("trades", "bars")})
+        await bench.publisher.publish(make_trade("BTC-USD", 7, 1_618_677_818_000_000))
+        await bench.publisher.publish(make_tick("BTC-USD", 7, 1_618_677_818_000_000))
+        await bench.publisher.publish(bar, backfill=True)
+        await bench.settled()
+        assert bench.publisher.account.produced == 2
+
+    asyncio.run(scenario())
+
+    [trade_message] = read_topic(broker, tenant_topic(tenant, "trades"))
+    headers = dict(trade_message.headers() or [])
+    assert trade_message.key() == b"BTC-USD"
+    assert (headers["ce_type"], headers["ce_id"]) == (b"pulsestream.trade.v1", b"coinbase:BTC-USD:t7")
+    assert "ps-backfill" not in headers
+    [bar_message] = read_topic(broker, tenant_topic(tenant, "bars"))
+    headers = dict(bar_message.headers() or [])
+    assert codec(Bar).decode(bar_message.value()) == bar
+    assert (headers["ce_type"], headers["ps-backfill"]) == (b"pulsestream.bar.v1", b"1")
+    assert headers["ce_time"] == b"2021-04-17T16:43:00.000000Z"
+
+
+def make_bar(product: str, start: int) -> Bar:
+    return Bar(
+        event_id=bar_id("coinbase", product, "1m", start, "exchange"),
+        exchange="coinbase",
+        product=product,
+        period="1m",
+        start=start,
+        open=1.5,
+        high=2.5,
+        low=0.5,
+        close=2.0,
+        volume=3.25,
+        complete=True,
+        revision=1,
+        origin="exchange",
+        received_time=start + 60_000_000,
+    )
+
+
+def test_the_time_from_receipt_to_acknowledgement_is_measured_once_a_record_and_never_below_zero(
+    broker: EmbeddedKafka, two_tenants: tuple[str, str]
+) -> None:
+    def measured(name: str) -> float:
+        return REGISTRY.get_sample_value(f"pulsestream_socket_to_ack_seconds_{name}", {"exchange": "coinbase"}) or 0.0
+
+    count, total = measured("count"), measured("sum")
+
+    async def scenario() -> None:
+        bench = Bench(broker)
+        bench.publisher.route({"ticks": {"BTC-USD": two_tenants}})
+        await bench.publisher.publish(make_tick("BTC-USD", 1, wall_clock() + 3_600_000_000))
+        await bench.settled()
+        assert (measured("count"), measured("sum")) == (count + 1, total)
+        await bench.publisher.publish(make_tick("BTC-USD", 2, wall_clock() - 5_000_000))
+        await bench.settled()
+
+    asyncio.run(scenario())
+
+    assert measured("count") == count + 2
+    assert 5.0 < measured("sum") - total < 15.0
+
+
 def test_a_product_that_nobody_wants_is_not_sent(broker: EmbeddedKafka) -> None:
     async def scenario() -> int:
         bench = Bench(broker)
@@ -168,7 +238,7 @@ def test_a_topic_that_appears_in_time_gets_every_tick_in_order(
     bench = asyncio.run(scenario())
 
     assert [tick.sequence for tick in read_ticks(broker, tenant)] == list(range(1, 101))
-    assert bench.gaps() == {}
+    assert bench.intervals.every == []
     assert bench.publisher.parked() == {}
 
 
@@ -184,7 +254,7 @@ def test_a_tenant_without_topic_is_parked_alone_and_released_when_it_appears(
         await bench.publish(20, "BTC-USD")
         await bench.until(lambda: bench.publisher.parked() != {})
         assert bench.publisher.parked() == {f"{missing} ticks": "topic_missing"}
-        assert bench.gaps()[f"topic_missing:{missing}"].closed is None
+        assert bench.intervals.newest(Scope(missing)).closed is None
         make_topics(missing, "ticks")
         while bench.publisher.parked():
             await bench.publish(1, "BTC-USD")
@@ -198,7 +268,7 @@ def test_a_tenant_without_topic_is_parked_alone_and_released_when_it_appears(
 
     assert [tick.event_id for tick in read_ticks(broker, healthy)] == bench.published
     received = read_ticks(broker, missing)
-    gap = bench.gaps()[f"topic_missing:{missing}"]
+    gap = bench.intervals.newest(Scope(missing))
     assert gap.closed is not None
     lost = set(bench.published) - {tick.event_id for tick in received}
     everything = {tick.event_id: tick.received_time for tick in read_ticks(broker, healthy)}
@@ -230,7 +300,7 @@ def test_a_topic_deleted_under_load_parks_its_tenant_and_a_new_one_releases_it(
     bench = asyncio.run(scenario())
 
     assert [tick.event_id for tick in read_ticks(broker, healthy)] == bench.published
-    assert bench.gaps()[f"topic_missing:{broken}"].closed is not None
+    assert bench.intervals.newest(Scope(broken)).closed is not None
     account = bench.publisher.account
     assert account.produced == account.acknowledged + account.failed.total() == 2 * len(bench.published)
 
@@ -295,7 +365,7 @@ def test_a_refused_topic_parks_its_tenant_alone(broker: EmbeddedKafka, two_tenan
     bench = asyncio.run(scenario())
 
     assert [tick.event_id for tick in read_ticks(broker, healthy)] == bench.published
-    assert bench.gaps()[f"topic_refused:{refused}"].closed is not None
+    assert bench.intervals.newest(Scope(refused)).closed is not None
 
 
 def test_a_stuck_topic_does_not_fill_the_buffer_of_the_others(
@@ -331,7 +401,7 @@ def test_a_stuck_topic_does_not_fill_the_buffer_of_the_others(
     received = [tick.event_id for tick in read_ticks(broker, stuck)]
     assert set(bench.published) - set(received) == set(bench.published[-505:-5])
     assert bench.publisher.account.failed == {"buffer_full": 500}
-    gap = bench.gaps()[f"buffer_full:{stuck}"]
+    gap = bench.intervals.newest(Scope(stuck))
     assert gap.closed is not None
 
 
@@ -350,7 +420,7 @@ def test_an_unsubscribed_tenant_ends_its_own_interval(broker: EmbeddedKafka, two
     bench = asyncio.run(scenario())
 
     assert bench.publisher.parked() == {}
-    assert bench.gaps()[f"topic_missing:{missing}"].closed is not None
+    assert bench.intervals.newest(Scope(missing)).closed is not None
 
 
 def test_an_inherited_interval_ends_with_the_next_delivery(broker: EmbeddedKafka, two_tenants: tuple[str, str]) -> None:
@@ -358,17 +428,17 @@ def test_an_inherited_interval_ends_with_the_next_delivery(broker: EmbeddedKafka
 
     async def scenario() -> Bench:
         bench = Bench(broker)
-        bench.ledger.open(Scope(tenant), 1_000, "topic_missing")
-        bench.ledger.open(Scope(tenant, "BTC-USD"), 1_000, "timed_out")
-        bench.ledger.open(Scope(gone), 1_000, "topic_missing")
+        bench.intervals.open(Scope(tenant), 1_000, "topic_missing")
+        bench.intervals.open(Scope(tenant, "BTC-USD"), 1_000, "timed_out")
+        bench.intervals.open(Scope(gone), 1_000, "topic_missing")
         bench.publisher.route({"ticks": {"BTC-USD": [tenant]}})
-        bench.publisher.inherit(bench.ledger.open_scopes())
-        assert bench.gaps()[f"topic_missing:{gone}"].closed is not None
-        assert bench.gaps()[f"topic_missing:{tenant}"].closed is None
+        bench.publisher.inherit(bench.intervals.open_scopes())
+        assert bench.intervals.newest(Scope(gone)).closed is not None
+        assert bench.intervals.newest(Scope(tenant)).closed is None
         await bench.publish(1, "BTC-USD")
         await bench.settled()
         return bench
 
     bench = asyncio.run(scenario())
 
-    assert all(gap.closed is not None for gap in bench.gaps().values())
+    assert bench.intervals.open_scopes() == []

@@ -10,33 +10,14 @@ from hypothesis import strategies as st
 from producers.lanes import Failure, Lanes, Limits, MarketRecord, Parcel, Reach
 from producers.ledger import BUFFER, Scope
 from pulsestream.core.topics import tenant_topic
-from schemas.records import Tick, Trade, trade_event_id
-from tests.support.producing import make_tick
+from schemas.records import Tick, Trade
+from tests.support.intervals import Interval, Intervals
+from tests.support.producing import make_tick, make_trade
 
 PRODUCT = "BTC-USD"
 TIMED_OUT = Failure("_MSG_TIMED_OUT", "timed_out", Reach.ALL)
 MISSING = Failure("_UNKNOWN_TOPIC", "topic_missing", Reach.TOPIC)
 TOO_LARGE = Failure("MSG_SIZE_TOO_LARGE", "msg_size_too_large", Reach.RECORD)
-
-
-class Intervals:
-    """Intervals as the ledger keeps them: one open for a scope, a second opening changes nothing."""
-
-    def __init__(self) -> None:
-        self.closed: list[tuple[Scope, int, int]] = []
-        self.opened: dict[Scope, tuple[int, str]] = {}
-
-    def open(self, scope: Scope, opened: int, cause: str) -> None:
-        self.opened.setdefault(scope, (opened, cause))
-
-    def close(self, scope: Scope, closed: int) -> None:
-        if scope in self.opened:
-            self.closed.append((scope, self.opened.pop(scope)[0], closed))
-
-    def cover(self, tenant: str, product: str, at: int) -> bool:
-        concerned = {Scope(tenant), Scope(tenant, product), BUFFER}
-        still = any(opened < at for scope, (opened, _) in self.opened.items() if scope in concerned)
-        return still or any(opened < at <= closed for scope, opened, closed in self.closed if scope in concerned)
 
 
 @dataclass
@@ -77,7 +58,7 @@ class Bench:
 
     def trade(self, trade_id: int) -> Trade:
         self.now += 10
-        return make_trade(trade_id, self.now)
+        return make_trade(PRODUCT, trade_id, self.now)
 
     def send(self, record: MarketRecord) -> tuple[Parcel, list[str]]:
         """Offer a record and hand out its copies as the publisher does; returns those that the client has."""
@@ -85,20 +66,6 @@ class Bench:
         lanes = self.lanes.wanted_by(dataset_of(record), record.product)
         self.lanes.account.produced += len(lanes)
         return parcel, [lane.topic for lane in lanes if lane.held is None or self.lanes.admits(lane, parcel)]
-
-
-def make_trade(trade_id: int, received_time: int) -> Trade:
-    return Trade(
-        event_id=trade_event_id("coinbase", PRODUCT, trade_id),
-        exchange="coinbase",
-        product=PRODUCT,
-        trade_id=trade_id,
-        price=100.5,
-        size=0.25,
-        side="buy",
-        exchange_time=received_time - 5_000,
-        received_time=received_time,
-    )
 
 
 def dataset_of(record: MarketRecord) -> str:
@@ -189,7 +156,7 @@ def test_a_trade_is_acknowledged_with_its_first_copy_and_only_once() -> None:
     assert bench.lanes.acknowledged(parcel, second)
 
     assert bench.told == Told(acknowledged_ids=[7])
-    assert bench.intervals.opened == {}
+    assert bench.intervals.open_scopes() == []
 
 
 def test_a_trade_that_one_tenant_alone_misses_is_an_interval_of_that_tenant() -> None:
@@ -197,11 +164,11 @@ def test_a_trade_that_one_tenant_alone_misses_is_an_interval_of_that_tenant() ->
     parcel, [first, second] = bench.send(bench.trade(7))
 
     bench.lanes.failed(parcel, first, TIMED_OUT)
-    assert bench.intervals.opened == {}
+    assert bench.intervals.open_scopes() == []
     bench.lanes.acknowledged(parcel, second)
 
     assert bench.told == Told(acknowledged_ids=[7])
-    assert bench.intervals.opened == {Scope("one", PRODUCT): (bench.now - 1, "timed_out")}
+    assert bench.intervals.every == [Interval(Scope("one", PRODUCT), bench.now - 1, "timed_out")]
 
 
 def test_a_trade_that_no_tenant_got_is_handed_back_and_leaves_no_interval() -> None:
@@ -212,7 +179,7 @@ def test_a_trade_that_no_tenant_got_is_handed_back_and_leaves_no_interval() -> N
         bench.lanes.failed(parcel, topic, TIMED_OUT)
 
     assert bench.told == Told(lost_ids=[7])
-    assert bench.intervals.opened == {}
+    assert bench.intervals.open_scopes() == []
 
 
 def test_without_a_listener_a_lost_trade_is_an_interval_as_a_tick_would_be() -> None:
@@ -222,7 +189,7 @@ def test_without_a_listener_a_lost_trade_is_an_interval_as_a_tick_would_be() -> 
     for topic in topics:
         bench.lanes.failed(parcel, topic, TIMED_OUT)
 
-    assert set(bench.intervals.opened) == {Scope("one", PRODUCT), Scope("two", PRODUCT)}
+    assert set(bench.intervals.open_scopes()) == {Scope("one", PRODUCT), Scope("two", PRODUCT)}
 
 
 def test_a_trade_without_any_topic_is_not_fetched_again() -> None:
@@ -233,7 +200,7 @@ def test_a_trade_without_any_topic_is_not_fetched_again() -> None:
 
     assert bench.told == Told(acknowledged_ids=[7])
     assert bench.lanes.parked() == {"one trades": "topic_missing"}
-    assert set(bench.intervals.opened) == {Scope("one")}
+    assert set(bench.intervals.open_scopes()) == {Scope("one")}
 
 
 def test_a_tenants_interval_ends_when_the_last_of_its_held_topics_takes_records() -> None:
@@ -245,11 +212,11 @@ def test_a_tenants_interval_ends_when_the_last_of_its_held_topics_takes_records(
 
     probe, [topic] = bench.send(bench.tick())
     bench.lanes.acknowledged(probe, topic)
-    assert set(bench.intervals.opened) == {Scope("one")}
+    assert set(bench.intervals.open_scopes()) == {Scope("one")}
     probe, [topic] = bench.send(bench.trade(2))
     bench.lanes.acknowledged(probe, topic)
 
-    assert bench.intervals.opened == {}
+    assert bench.intervals.open_scopes() == []
     assert bench.lanes.parked() == {}
 
 
@@ -286,7 +253,7 @@ def test_ticks_without_room_are_one_interval_of_everybody_and_trades_are_handed_
 
     assert bench.told == Told(lost_ids=[7])
     assert bench.lanes.account.failed == {"buffer_full": 3}
-    assert bench.intervals.closed == [(BUFFER, oldest - 1, last + 1)]
+    assert bench.intervals.every == [Interval(BUFFER, oldest - 1, "buffer_full", last + 1)]
 
 
 def test_a_trade_that_found_room_for_some_tenants_only_is_an_interval() -> None:
@@ -314,13 +281,13 @@ def test_a_stuck_topic_is_held_when_the_others_move_and_released_when_it_has_emp
         bench.lanes.tend(answered=True)
 
     assert bench.lanes.parked() == {"two ticks": "buffer_full"}
-    assert bench.intervals.opened[Scope("two")][0] < parcels[0].received_time
+    assert bench.intervals.newest(Scope("two")).opened < parcels[0].received_time
     for parcel in parcels:
         bench.lanes.acknowledged(parcel, tenant_topic("two", "ticks"))
     bench.lanes.tend(answered=True)
 
     assert bench.lanes.parked() == {}
-    assert bench.intervals.opened == {}
+    assert bench.intervals.open_scopes() == []
 
 
 def test_nothing_is_held_while_the_broker_answers_nobody() -> None:
@@ -340,12 +307,12 @@ def test_an_interval_of_an_earlier_process_ends_with_the_next_delivery(product: 
     for scope in (Scope("one", product), Scope("gone", product)):
         bench.intervals.open(scope, 5, "killed")
 
-    bench.lanes.inherit(list(bench.intervals.opened))
-    assert set(bench.intervals.opened) == {Scope("one", product)}
+    bench.lanes.inherit(bench.intervals.open_scopes())
+    assert set(bench.intervals.open_scopes()) == {Scope("one", product)}
     parcel, [topic] = bench.send(bench.tick())
     bench.lanes.acknowledged(parcel, topic)
 
-    assert bench.intervals.opened == {}
+    assert bench.intervals.open_scopes() == []
 
 
 def test_a_dropped_lane_ends_its_intervals_and_late_reports_are_counted() -> None:
@@ -357,6 +324,6 @@ def test_a_dropped_lane_ends_its_intervals_and_late_reports_are_counted() -> Non
     bench.lanes.route({})
     bench.lanes.acknowledged(late, topic)
 
-    assert bench.intervals.opened == {}
+    assert bench.intervals.open_scopes() == []
     assert bench.lanes.account.pending == 0
     assert bench.lanes.wanted_by("ticks", PRODUCT) == ()
