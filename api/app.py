@@ -12,6 +12,7 @@ from api import errors, health_endpoints
 from api.dependencies import Services
 from api.edge import Edge
 from api.errors import MEDIA_TYPE, FieldError, Problem
+from api.feeds import endpoints as feeds
 from api.ingestion.app import IngestionApp
 from api.openapi import documented
 from api.rules import endpoints as rules
@@ -26,6 +27,7 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
     subscriptions.router,
     rules.router,
     search.router,
+    feeds.router,
 )
 _NOTHING: Final = object()
 _DESCRIPTION: Final = (

@@ -6,6 +6,7 @@ from fastapi import Request
 
 from api.auth import Authenticator
 from api.database import Database
+from api.feeds.service import Feeds
 from api.health import Health
 from api.ingestion.service import Ingestion
 from api.rules.service import Rules
@@ -25,6 +26,7 @@ class Services:
     subscriptions: Subscriptions
     rules: Rules
     search: Search
+    feeds: Feeds
     ingestion: Ingestion
 
 
@@ -52,3 +54,8 @@ def rules(request: Request) -> Rules:
 def search(request: Request) -> Search:
     """Return the search."""
     return services(request).search
+
+
+def feeds(request: Request) -> Feeds:
+    """Return the feeds' service."""
+    return services(request).feeds

@@ -32,9 +32,11 @@ SELECT pg_notify('pulsestream_outbox', '');
 -- name: list_subscriptions
 SELECT exchange, product, datasets, since FROM subscriptions WHERE tenant = %(tenant)s ORDER BY exchange, product;
 
--- name: insert_subscription
+-- name: put_subscription
 INSERT INTO subscriptions (tenant, exchange, product, datasets)
 VALUES (%(tenant)s, %(exchange)s, %(product)s, %(datasets)s)
+ON CONFLICT (tenant, exchange, product) DO UPDATE
+SET datasets = EXCLUDED.datasets, version = EXCLUDED.version
 RETURNING since, version;
 
 -- name: delete_subscription
@@ -75,6 +77,17 @@ SELECT event_id, exchange, product, sequence, trade_id, side, price, size, best_
 FROM ticks WHERE tenant = %(tenant)s {filters}
 ORDER BY exchange_time {direction}, event_id {direction} LIMIT %(limit)s;
 
+-- name: search_trades
+SELECT event_id, exchange, product, trade_id, price, size, side, exchange_time, received_time, sequence
+FROM trades WHERE tenant = %(tenant)s {filters}
+ORDER BY exchange_time {direction}, event_id {direction} LIMIT %(limit)s;
+
+-- name: search_bars
+SELECT event_id, exchange, product, period, start, open, high, low, close, volume, quote_volume, vwap, trades,
+       buy_volume, complete, revision, origin, received_time
+FROM bars WHERE tenant = %(tenant)s {filters}
+ORDER BY start {direction}, event_id {direction} LIMIT %(limit)s;
+
 -- name: search_events
 SELECT event_id, type, source, product, time, received_time, data
 FROM events WHERE tenant = %(tenant)s {filters}
@@ -99,6 +112,9 @@ AND product = %(product)s
 -- name: filter_exchange
 AND exchange = %(exchange)s
 
+-- name: filter_period
+AND period = %(period)s
+
 -- name: filter_type
 AND type = %(type)s
 
@@ -119,6 +135,46 @@ AND {time} {beyond_or_at} %(cursor_time)s::timestamptz
 
 -- name: filter_strictly_behind
 AND {time} {beyond} %(cursor_time)s::timestamptz
+
+-- name: read_feeds
+-- What the ledger says of connections and products; row level security leaves the tenant's own.
+SELECT key, exchange, product, state, at, last_trade_id, complete_until, appended_at
+FROM feeds
+WHERE gap_kind IS NULL AND exchange = ANY(%(exchanges)s);
+
+-- name: read_feed_gaps
+-- Gaps that are open or were closed since a time: of each product or connection (the key says which) the first few,
+-- open ones first, then the newest.
+SELECT key, exchange, product, gap_kind, gap_from_id, gap_to_id, gap_missing, gap_opened, gap_closed, gap_cause, of_all
+FROM (
+    SELECT *,
+           row_number() OVER (PARTITION BY exchange, scope ORDER BY gap_closed IS NOT NULL, gap_opened DESC, key) AS nth,
+           count(*) OVER (PARTITION BY exchange, scope) AS of_all
+    FROM feeds
+    CROSS JOIN LATERAL split_part(key, ':', 3) AS scope
+    WHERE gap_kind IN ('time', 'trade_id')
+        AND exchange = ANY(%(exchanges)s)
+        AND (product IS NULL OR product = ANY(%(products)s))
+        AND (gap_closed IS NULL OR gap_closed >= %(from)s)
+) AS ranked
+WHERE nth <= %(limit)s
+ORDER BY exchange, scope, nth;
+
+-- name: read_trade_hours
+-- Of each product the hours from a time on, and the last one before it.
+SELECT own.exchange, own.product, counted.hour, counted.trades, counted.first_id, counted.last_id
+FROM unnest(%(exchanges)s::text[], %(products)s::text[]) AS own (exchange, product)
+CROSS JOIN LATERAL (
+    (SELECT hour, trades, first_id, last_id FROM trade_hours AS held
+     WHERE held.tenant = %(tenant)s AND held.exchange = own.exchange AND held.product = own.product
+         AND hour >= %(from)s)
+    UNION ALL
+    (SELECT hour, trades, first_id, last_id FROM trade_hours AS held
+     WHERE held.tenant = %(tenant)s AND held.exchange = own.exchange AND held.product = own.product
+         AND hour < %(from)s
+     ORDER BY hour DESC LIMIT 1)
+) AS counted
+ORDER BY own.exchange, own.product, counted.hour;
 
 -- name: take_relay_lock
 SELECT pg_try_advisory_lock(%(lock)s) AS taken;

@@ -17,6 +17,7 @@ from api.auth import Authenticator, database_lookup
 from api.cursor import CursorSeal
 from api.database import Database
 from api.dependencies import Services
+from api.feeds.service import Feeds
 from api.health import Health
 from api.ingestion.publisher import Fatal, Publisher
 from api.ingestion.service import Ingestion
@@ -64,6 +65,7 @@ async def open_services(
             Subscriptions(database),
             Rules(database, clock),
             Search(database, CursorSeal(peppers)),
+            Feeds(database, clock, settings.feed_shards),
             Ingestion(publisher, EventsTopicGate(database, time.monotonic)),
         )
     finally:

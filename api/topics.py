@@ -10,8 +10,8 @@ from api.cache import AnswerCache
 from api.database import Connection, Database, execute, fetch_all
 from pulsestream.core.topics import tenant_topic
 
-OUTPUTS: Final = ("stats", "alerts", "dlq")
-"""Requested with the first input: whoever reads an input can write its outputs. Bars follow when they live."""
+OUTPUTS: Final = ("stats", "bars", "alerts", "dlq")
+"""Requested with the first input: whoever reads an input can write its outputs."""
 MAX_WAIT: Final = 5.0
 """Seconds that the first request of a tenant waits for its topics."""
 FRESH: Final = 30.0
@@ -31,9 +31,9 @@ class TopicStatus:
     detail: str | None
 
 
-async def request_topics(connection: Connection, tenant: str, dataset: str) -> None:
-    """Ask for an input topic and the outputs that belong to it; asking again changes nothing."""
-    await execute(connection, "request_topics", {"tenant": tenant, "datasets": [*OUTPUTS, dataset]})
+async def request_topics(connection: Connection, tenant: str, *datasets: str) -> None:
+    """Ask for input topics and the outputs that belong to them; asking again changes nothing."""
+    await execute(connection, "request_topics", {"tenant": tenant, "datasets": [*OUTPUTS, *datasets]})
 
 
 async def topic_statuses(connection: Connection, tenant: str) -> list[TopicStatus]:

@@ -144,7 +144,7 @@ def _read_feed(arrived: Arrived) -> Reading:
     if arrived.value is None:
         return Removed(key, arrived)
     feed = codec(Feed).decode(arrived.value)
-    encoded = encode_row(FEEDS.packers, (key, *FEEDS.values(feed)))
+    encoded = encode_row(FEEDS.packers, (key, *FEEDS.values(feed), arrived.appended_at))
     return Row("feeds", "", feed, encoded, arrived)
 
 

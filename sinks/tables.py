@@ -97,6 +97,7 @@ _FEED_COLUMNS: Final[Columns] = {
     "version": "bigint",
     "gap_missing": "bigint",
     "complete_until": "timestamptz",
+    "appended_at": "timestamptz",
 }
 
 

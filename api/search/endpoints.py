@@ -17,7 +17,7 @@ from pulsestream.core.clock import parse_rfc3339, to_datetime, to_micros
 
 router = APIRouter(tags=["search"])
 _encoder = msgspec.json.Encoder()
-_FIELDS = ("product", "exchange", "type", "source")
+_FIELDS = ("product", "exchange", "period", "type", "source")
 
 
 class SearchParameters(BaseModel):
@@ -26,10 +26,11 @@ class SearchParameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dataset: str | None = Field(
-        None, description="ticks, events, stats or alerts (trades and bars follow); default: ticks and events together"
+        None, description="ticks, trades, events, stats, bars or alerts; default: ticks and events together"
     )
     product: str | None = Field(None, max_length=256, examples=["BTC-USD"])
-    exchange: str | None = Field(None, max_length=256, description="of ticks, stats and alerts", examples=["coinbase"])
+    exchange: str | None = Field(None, max_length=256, description="of all but events", examples=["coinbase"])
+    period: str | None = Field(None, max_length=256, description="of bars: 1s, 1m, 5m, 15m, 1h, 1d", examples=["1m"])
     type: str | None = Field(None, max_length=256, description="of events", examples=["order.filled"])
     source: str | None = Field(None, max_length=256, description="of events", examples=["/desk/1"])
     from_: str | None = Field(None, alias="from", description="RFC 3339, included", examples=["2026-01-31T12:00:00Z"])

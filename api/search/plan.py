@@ -31,12 +31,12 @@ SEARCHABLE: Final[Mapping[str, Dataset]] = {
     for dataset in (
         Dataset("ticks", "exchange_time", "event_id", frozenset({"product", "exchange"})),
         Dataset("events", "time", "event_id", frozenset({"product", "type", "source"})),
+        Dataset("trades", "exchange_time", "event_id", frozenset({"product", "exchange"})),
+        Dataset("bars", "start", "event_id", frozenset({"product", "exchange", "period"})),
         Dataset("stats", "at", "event_id", frozenset({"product", "exchange"})),
         Dataset("alerts", "at", "alert_id", frozenset({"product", "exchange"})),
     )
 }
-FOLLOWING: Final = ("trades", "bars")
-"""Named by the API, not stored yet."""
 
 
 class SearchError(ValueError):
@@ -103,10 +103,6 @@ def _datasets(request: SearchRequest) -> list[Dataset]:
 
 
 def _named(name: str) -> Dataset:
-    if name in FOLLOWING:
-        raise SearchError(
-            "dataset", f"{name} are not stored yet: they follow in a later version; use {_listed(SEARCHABLE)}"
-        )
     if name not in SEARCHABLE:
         raise SearchError("dataset", f"{name[:60]!r} is not a dataset: use {_listed(SEARCHABLE)}")
     return SEARCHABLE[name]

@@ -11,7 +11,7 @@ from api.search.plan import Plan
 from pulsestream.core.clock import to_micros
 
 Row = dict[str, Any]
-_TIMES: Final = ("exchange_time", "received_time", "quote_time", "time", "at")
+_TIMES: Final = ("exchange_time", "received_time", "quote_time", "time", "at", "start")
 
 
 async def run(connection: Connection, plan: Plan, tenant: str, limit: int) -> list[tuple[int, Row]]:

@@ -1,6 +1,6 @@
 """PUT and GET /api/v1/subscriptions."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends
 from pydantic import Field
@@ -9,7 +9,7 @@ from api.auth import CanReadSubscriptions, CanWriteSubscriptions
 from api.dependencies import subscriptions
 from api.models import Body, Moment, Shown
 from api.openapi import problems
-from api.subscriptions.repository import Product
+from api.subscriptions.repository import DATASETS, Product
 from api.subscriptions.service import Subscriptions, Wanted
 
 router = APIRouter(tags=["subscriptions"], prefix="/api/v1/subscriptions")
@@ -21,6 +21,9 @@ class WantedProduct(Body):
 
     exchange: str = Field(description="the exchange's name", examples=["coinbase"])
     product: str = Field(description="the product's normalised name", examples=["BTC-USD"])
+    datasets: list[Literal["ticks", "trades"]] = Field(
+        list(DATASETS), min_length=1, description="what the tenant gets of it; default: both", examples=[["trades"]]
+    )
 
 
 class WantedSet(Body):
@@ -36,7 +39,7 @@ class ShownSubscription(Shown):
 
     exchange: str = Field(examples=["coinbase"])
     product: str = Field(examples=["BTC-USD"])
-    datasets: list[str] = Field(examples=[["ticks"]])
+    datasets: list[str] = Field(examples=[["ticks", "trades"]])
     since: Moment
 
 
@@ -62,11 +65,11 @@ async def replace_subscriptions(
 ) -> Wanted:
     """Set the products that the tenant gets: the full set, so that sending it again changes nothing.
 
-    The topics are made behind this answer; they are `active` within seconds.
+    The topics are made behind this answer; they are `active` within seconds. A subscription made before there were
+    trades gets them when its set is sent again.
     """
-    return await service.replace(
-        caller.tenant, [Product(wanted.exchange, wanted.product) for wanted in body.subscriptions]
-    )
+    wanted = [(Product(one.exchange, one.product), one.datasets) for one in body.subscriptions]
+    return await service.replace(caller.tenant, wanted)
 
 
 @router.get("", response_model=ShownSet, responses=problems(400, 401, 403, 503))

@@ -1,5 +1,6 @@
 """Rows of subscriptions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -8,8 +9,8 @@ from api.database import Connection, execute, fetch_all, fetch_one
 from pulsestream.core.clock import to_micros
 from schemas.records import Subscription
 
-DATASETS: Final = ("ticks",)
-"""What a subscription brings; trades follow."""
+DATASETS: Final = ("ticks", "trades")
+"""What a subscription brings, unless it says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -36,13 +37,15 @@ async def list_subscriptions(connection: Connection, tenant: str) -> list[Subscr
     return [SubscriptionRow(**row) for row in rows]
 
 
-async def insert_subscription(connection: Connection, tenant: str, wanted: Product) -> Subscription:
-    """Store a subscription and return it as the control topic shows it."""
+async def put_subscription(
+    connection: Connection, tenant: str, wanted: Product, datasets: Sequence[str]
+) -> Subscription:
+    """Store a subscription, or other datasets of one, and return it as the control topic shows it."""
     named = {"tenant": tenant, "exchange": wanted.exchange, "product": wanted.product}
-    row = await fetch_one(connection, "insert_subscription", {**named, "datasets": list(DATASETS)})
+    row = await fetch_one(connection, "put_subscription", {**named, "datasets": list(datasets)})
     if row is None:
         raise RuntimeError("INSERT INTO subscriptions returned no row")
-    return Subscription(**named, datasets=list(DATASETS), since=to_micros(row["since"]), version=row["version"])
+    return Subscription(**named, datasets=list(datasets), since=to_micros(row["since"]), version=row["version"])
 
 
 async def delete_subscription(connection: Connection, tenant: str, unwanted: Product) -> None:

@@ -1,6 +1,6 @@
 """The full set of products that a tenant wants, brought about by its difference to what is stored."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from api import errors
@@ -31,27 +31,39 @@ class Subscriptions:
         async with self._database.tenant(tenant) as connection:
             return await _wanted(connection, tenant)
 
-    async def replace(self, tenant: str, products: Sequence[Product]) -> Wanted:
-        """Make `products` the full set; what stays is not touched. Raises Problem 422 for an impossible name."""
-        faults = list(_faults(products))
+    async def replace(self, tenant: str, wanted: Sequence[tuple[Product, Iterable[str]]]) -> Wanted:
+        """Make these products with their datasets the full set; a product named twice gets the datasets of both.
+
+        What stays as it is is not touched. Raises Problem 422 for an impossible name.
+        """
+        faults = list(_faults([product for product, _ in wanted]))
         if faults:
             raise errors.invalid_body(faults)
         async with self._database.tenant(tenant) as connection:
             await lock_tenant(connection, tenant)
-            await _replace(connection, tenant, set(products))
+            await _replace(connection, tenant, _by_product(wanted))
             return await _wanted(connection, tenant)
 
 
-async def _replace(connection: Connection, tenant: str, wanted: Collection[Product]) -> None:
+def _by_product(wanted: Iterable[tuple[Product, Iterable[str]]]) -> dict[Product, list[str]]:
+    named: dict[Product, set[str]] = {}
+    for product, datasets in wanted:
+        named.setdefault(product, set()).update(datasets)
+    return {product: [name for name in repository.DATASETS if name in names] for product, names in named.items()}
+
+
+async def _replace(connection: Connection, tenant: str, wanted: Mapping[Product, list[str]]) -> None:
     stored = await repository.list_subscriptions(connection, tenant)
-    held = {Product(row.exchange, row.product) for row in stored}
+    held = {Product(row.exchange, row.product): row.datasets for row in stored}
     if wanted:
-        await request_topics(connection, tenant, "ticks")
-    for product in sorted(held.difference(wanted)):
+        await request_topics(connection, tenant, *sorted({name for names in wanted.values() for name in names}))
+    for product in sorted(held.keys() - wanted.keys()):
         await repository.delete_subscription(connection, tenant, product)
         await remove_subscription(connection, tenant, product.exchange, product.product)
-    for product in sorted(set(wanted) - held):
-        await publish_subscription(connection, await repository.insert_subscription(connection, tenant, product))
+    for product, datasets in sorted(wanted.items()):
+        if held.get(product) != datasets:
+            changed = await repository.put_subscription(connection, tenant, product, datasets)
+            await publish_subscription(connection, changed)
 
 
 async def _wanted(connection: Connection, tenant: str) -> Wanted:

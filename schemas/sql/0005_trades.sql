@@ -44,7 +44,8 @@ CREATE TABLE bars (
     appended_at     timestamptz NOT NULL,
     PRIMARY KEY (tenant, start, event_id)
 );
-CREATE INDEX bars_by_product ON bars (tenant, product, period, start, event_id);
+CREATE INDEX bars_by_product ON bars (tenant, product, start, event_id);
+CREATE INDEX bars_by_period ON bars (tenant, product, period, start, event_id);
 
 -- How many trades of an hour (of their event times) are stored, and their first and last ids. The sink counts in the
 -- transaction that stores them; counting them when somebody asks would take seconds.
@@ -82,7 +83,10 @@ BEGIN
     END IF;
 END $$;
 
-ALTER TABLE feeds ADD COLUMN gap_missing bigint, ADD COLUMN complete_until timestamptz;
+ALTER TABLE feeds
+    ADD COLUMN gap_missing bigint,
+    ADD COLUMN complete_until timestamptz,
+    ADD COLUMN appended_at timestamptz; -- when the broker took the record: a producer that lives goes on saying so
 CREATE INDEX feeds_by_product ON feeds (exchange, product, gap_opened);
 
 -- The ledger belongs to no tenant, but names products, and tenants whose own topic took no records (cause:tenant).

@@ -17,6 +17,7 @@ PRODUCT = {"exchange": "coinbase", "product": "BTC-USD"}
 SUBSCRIPTIONS = "/api/v1/subscriptions"
 RULES = "/api/v1/rules"
 SEARCH = "/api/v1/ingestion/events/search"
+FEEDS = "/api/v1/feeds"
 
 
 @dataclass
@@ -75,6 +76,24 @@ def _store_rows(running: Installation, tenant: str) -> None:
             VALUES (%s, 'victims-own', 'coinbase', 'BTC-USD', '1m', now(), 'ticks', 1, 't', 0, 0, 0, now())""",
             (tenant,),
         )
+        connection.execute(
+            """INSERT INTO trades (tenant, event_id, exchange, product, trade_id, price, size, side, exchange_time,
+            received_time, appended_at)
+            VALUES (%s, 'victims-own', 'coinbase', 'BTC-USD', 1, 1, 1, 'buy', now(), now(), now())""",
+            (tenant,),
+        )
+        connection.execute(
+            """INSERT INTO bars (tenant, event_id, exchange, product, period, start, open, high, low, close, volume,
+            complete, revision, origin, received_time, appended_at)
+            VALUES (%s, 'victims-own', 'coinbase', 'BTC-USD', '1m', now(), 1, 1, 1, 1, 1, true, 0, 'exchange', now(),
+            now())""",
+            (tenant,),
+        )
+        connection.execute(
+            """INSERT INTO feeds (key, exchange, product, state, at, gap_kind, gap_opened, gap_cause, version)
+            VALUES ('gap:coinbase:BTC-USD:1', 'coinbase', 'BTC-USD', 'connected', now(), 'time', now(), %s, 1)""",
+            (f"victims-own:{tenant}",),
+        )
 
 
 def registering_again_gives_no_key(pair: Pair) -> None:
@@ -117,11 +136,22 @@ def another_tenants_rule_cannot_be_deleted(pair: Pair) -> None:
 
 
 def searching_finds_ones_own(pair: Pair) -> None:
-    for dataset in ("", "?dataset=ticks", "?dataset=events", "?dataset=stats", "?dataset=alerts", "?product=BTC-USD"):
+    named = [f"?dataset={name}" for name in ("ticks", "trades", "events", "stats", "bars", "alerts")]
+    for dataset in ("", *named, "?product=BTC-USD"):
         assert pair.intrude("GET", SEARCH + dataset).json()["rows"] == [], dataset
         assert "victims-own" in pair.victim.http.get(SEARCH + dataset, headers={"X-API-Key": pair.victim.key}).text or (
             dataset == "?product=BTC-USD"
         )
+
+
+def the_feeds_are_those_of_ones_own_products(pair: Pair) -> None:
+    assert pair.intrude("GET", FEEDS).json()["feeds"] == []
+    assert "victims-own" in str(pair.victim.call("GET", FEEDS))
+    pair.intrude("PUT", SUBSCRIPTIONS, json={"subscriptions": [PRODUCT]})
+    answer = pair.intrude("GET", FEEDS)
+    assert [feed["product"] for feed in answer.json()["feeds"]] == ["BTC-USD"]
+    pair.assert_hidden(answer)
+    pair.intrude("PUT", SUBSCRIPTIONS, json={"subscriptions": []})
 
 
 def an_event_goes_to_ones_own_topic(pair: Pair) -> None:
@@ -158,6 +188,7 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("get", RULES + "/{rule_id}"): another_tenants_rule_does_not_exist,
     ("delete", RULES + "/{rule_id}"): another_tenants_rule_cannot_be_deleted,
     ("get", SEARCH): searching_finds_ones_own,
+    ("get", FEEDS): the_feeds_are_those_of_ones_own_products,
     ("post", "/api/v1/ingestion/events"): an_event_goes_to_ones_own_topic,
     ("post", "/api/v1/ingestion/events/batch"): a_batch_goes_to_ones_own_topic,
 }

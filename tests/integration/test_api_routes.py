@@ -307,13 +307,13 @@ def test_the_full_set_of_products_is_brought_about_and_shown(running: Installati
     shown = call(tenant, "PUT", "/api/v1/subscriptions", json={"subscriptions": PRODUCTS}).json()
 
     assert [(row["exchange"], row["product"], row["datasets"]) for row in shown["subscriptions"]] == [
-        ("coinbase", "BTC-USD", ["ticks"]),
-        ("coinbase", "ETH-USD", ["ticks"]),
+        ("coinbase", "BTC-USD", ["ticks", "trades"]),
+        ("coinbase", "ETH-USD", ["ticks", "trades"]),
     ]
     running.wait_for_topics(tenant)
     topics = call(tenant, "GET", "/api/v1/subscriptions").json()["topics"]
     assert {topic["topic"] for topic in topics} == {
-        f"ps.{tenant.slug}.{dataset}.v1" for dataset in ("stats", "alerts", "dlq", "ticks")
+        f"ps.{tenant.slug}.{dataset}.v1" for dataset in ("stats", "bars", "alerts", "dlq", "ticks", "trades")
     }
 
 
@@ -339,7 +339,45 @@ def test_what_is_left_out_ends_with_a_null_on_the_control_topic(running: Install
     assert first is not None
     assert last is not None
     assert last.version > first.version
-    assert (last.exchange, last.product, last.datasets) == ("coinbase", "BTC-USD", ["ticks"])
+    assert (last.exchange, last.product, last.datasets) == ("coinbase", "BTC-USD", ["ticks", "trades"])
+
+
+def test_a_subscription_made_before_there_were_trades_gets_them_when_its_set_is_sent_again(
+    running: Installation, tenant: Tenant
+) -> None:
+    call(tenant, "PUT", "/api/v1/subscriptions", json={"subscriptions": [PRODUCTS[0] | {"datasets": ["ticks"]}]})
+    before = call(tenant, "GET", "/api/v1/subscriptions").json()["subscriptions"]
+
+    after = call(tenant, "PUT", "/api/v1/subscriptions", json={"subscriptions": PRODUCTS[:1]}).json()["subscriptions"]
+
+    assert [row["datasets"] for row in (*before, *after)] == [["ticks"], ["ticks", "trades"]]
+    assert after[0]["since"] == before[0]["since"]
+    eventually(lambda: _assert_on_topic(running, tenant, {"BTC-USD": 2}))
+
+
+@pytest.mark.parametrize("datasets", [[], ["stats"], ["ticks", "tocks"], "ticks", None])
+def test_datasets_that_no_feed_has_are_refused(tenant: Tenant, datasets: object) -> None:
+    body = {"subscriptions": [PRODUCTS[0] | {"datasets": datasets}]}
+
+    answer = call(tenant, "PUT", "/api/v1/subscriptions", json=body)
+
+    document = problem(answer, 422, "invalid-body")
+    assert "/subscriptions/0/datasets" in str(document["errors"])
+
+
+@pytest.mark.parametrize("query", ["hours=0", "hours=169", "hours=x", "products=BTC-USD", "exchange=" + "x" * 257])
+def test_feeds_asked_for_in_a_way_that_means_nothing_are_refused(tenant: Tenant, query: str) -> None:
+    problem(call(tenant, "GET", f"/api/v1/feeds?{query}"), 400, "invalid-parameters")
+
+
+def test_the_feeds_of_a_new_tenant_say_that_nothing_is_known_yet(tenant: Tenant) -> None:
+    call(tenant, "PUT", "/api/v1/subscriptions", json={"subscriptions": PRODUCTS[:1]})
+
+    [feed] = call(tenant, "GET", "/api/v1/feeds?hours=2").json()["feeds"]
+
+    assert (feed["state"], feed["connection"], feed["last_trade_id"], feed["gaps"]) == ("unknown", None, None, [])
+    assert [(hour["trades"], hour["percent"]) for hour in feed["completeness"]] == [(0, None), (0, None)]
+    assert parse_rfc3339(feed["completeness"][0]["hour"]) % 3_600_000_000 == 0
 
 
 def _assert_on_topic(running: Installation, tenant: Tenant, counts: dict[str, int]) -> None:
@@ -465,7 +503,7 @@ def test_a_wrong_rule_is_refused_with_a_pointer_into_it(
     ("query", "parameter"),
     [
         ("dataset=bogus", "dataset"),
-        ("dataset=trades", "dataset"),
+        ("dataset=trade", "dataset"),
         ("dataset=ticks&type=a", "type"),
         ("limit=0", "limit"),
         ("limit=1001", "limit"),

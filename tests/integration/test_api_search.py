@@ -140,7 +140,44 @@ def alert(tenant: str, alert_id: str, step: int, **changes: Any) -> dict[str, An
     } | changes
 
 
-TABLES = {"ticks": tick, "events": event, "stats": stat, "alerts": alert}
+def trade(tenant: str, event_id: str, step: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "tenant": tenant,
+        "event_id": event_id,
+        "exchange": "coinbase",
+        "product": "BTC-USD",
+        "trade_id": step,
+        "price": 61902.5,
+        "size": 0.25,
+        "side": "buy",
+        "exchange_time": moment(step),
+        "received_time": moment(step),
+        "appended_at": moment(step),
+    } | changes
+
+
+def bar(tenant: str, event_id: str, step: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "tenant": tenant,
+        "event_id": event_id,
+        "exchange": "coinbase",
+        "product": "BTC-USD",
+        "period": "1m",
+        "start": moment(step),
+        "open": 2.0,
+        "high": 4.0,
+        "low": 1.0,
+        "close": 3.0,
+        "volume": 0.5,
+        "complete": True,
+        "revision": 0,
+        "origin": "exchange",
+        "received_time": moment(step),
+        "appended_at": moment(step),
+    } | changes
+
+
+TABLES = {"ticks": tick, "trades": trade, "events": event, "stats": stat, "bars": bar, "alerts": alert}
 
 
 def slug() -> str:
@@ -222,7 +259,7 @@ def test_a_page_that_ends_with_the_last_row_has_no_next(store: Store) -> None:
 # ---- rows and filters ----
 
 
-@pytest.mark.parametrize("dataset", ["ticks", "events", "stats", "alerts"])
+@pytest.mark.parametrize("dataset", TABLES)
 def test_every_dataset_is_searchable_and_names_itself_and_its_ids(store: Store, dataset: str) -> None:
     tenant = slug()
     fill(store, tenant, (dataset, "one", 1))
@@ -256,7 +293,7 @@ def test_a_row_holds_what_the_record_held(store: Store) -> None:
 
 def test_the_default_is_ticks_and_events_newest_first(store: Store) -> None:
     tenant = slug()
-    fill(store, tenant, ("ticks", "a", 1), ("events", "b", 2), ("ticks", "c", 3), ("stats", "d", 4), ("alerts", "e", 5))
+    fill(store, tenant, ("ticks", "a", 1), ("events", "b", 2), ("ticks", "c", 3), ("stats", "d", 4), ("trades", "e", 5))
 
     assert ids(store.page(tenant, SearchRequest())) == ["c", "b", "a"]
 
@@ -284,6 +321,20 @@ def test_filters_keep_what_they_say(store: Store, request_: SearchRequest, found
     )
 
     assert ids(store.page(tenant, request_)) == found
+
+
+def test_bars_are_searched_by_period_and_walked_by_their_start(store: Store) -> None:
+    tenant = slug()
+    store.insert("bars", [bar(tenant, f"{number}", number, period="1m" if number % 2 else "5m") for number in range(9)])
+
+    request, cursor, walked = SearchRequest("bars", {"period": "5m", "product": "BTC-USD"}, limit=2), None, []
+    for _ in range(3):
+        page = store.page(tenant, request, cursor)
+        walked += [(row["event_id"], row["start"], row["period"]) for row in page.rows]
+        cursor = page.next_cursor
+
+    assert walked == [(f"{number}", _shown(number), "5m") for number in (8, 6, 4, 2, 0)]
+    assert cursor is None
 
 
 # ---- tenants and cursors ----
@@ -340,6 +391,11 @@ def test_a_cursor_belongs_to_its_filters_and_order_and_not_to_the_pages_size(sto
     [
         ("ticks", SearchRequest("ticks")),
         ("ticks", SearchRequest("ticks", {"product": "BTC-USD"})),
+        ("trades", SearchRequest("trades")),
+        ("trades", SearchRequest("trades", {"product": "BTC-USD"})),
+        ("bars", SearchRequest("bars")),
+        ("bars", SearchRequest("bars", {"product": "BTC-USD"})),
+        ("bars", SearchRequest("bars", {"product": "BTC-USD", "period": "1m"})),
         ("events", SearchRequest("events")),
         ("events", SearchRequest("events", {"type": "order.filled"})),
         ("stats", SearchRequest("stats")),

@@ -16,7 +16,7 @@ from tests.conftest import Database
 
 SettingsOf = Callable[..., Settings]
 Row = tuple[str, str | None, str | None]
-EVERY = ("stats", "alerts", "dlq", "ticks")
+EVERY = ("stats", "bars", "alerts", "dlq", "ticks", "trades")
 
 
 @pytest.fixture
@@ -92,15 +92,15 @@ def test_a_tenant_beyond_the_budget_is_refused_whole_until_there_is_room(
     used = sum(count for name, count in existing.items() if parse_tenant_topic(name))
     ask(*EVERY)
 
-    provision(service_settings("relay", partition_budget=used + 11))
+    provision(service_settings("relay", partition_budget=used + 17))
 
     assert set(statuses(admin).values()) == {"refused"}
-    assert f"12 more partitions are needed and {used} of {used + 11} are used" in str(rows(admin)["ticks"][2])
+    assert f"18 more partitions are needed and {used} of {used + 17} are used" in str(rows(admin)["ticks"][2])
     assert not any(name.startswith(f"ps.{tenant}.") for name in Admin(service_settings("admin")).topics())
 
-    provision(service_settings("relay", partition_budget=used + 12))
+    provision(service_settings("relay", partition_budget=used + 18))
     assert set(statuses(admin).values()) == {"refused"}, "what was refused is looked at again with `again` only"
-    provision(service_settings("relay", partition_budget=used + 12), again=True)
+    provision(service_settings("relay", partition_budget=used + 18), again=True)
     assert set(statuses(admin).values()) == {"active"}
 
 
@@ -113,7 +113,7 @@ def test_a_tick_topic_with_another_partition_count_is_refused_and_the_others_are
 
     provision(service_settings("relay"))
 
-    assert statuses(admin) == {"stats": "active", "alerts": "active", "dlq": "active", "ticks": "refused"}
+    assert statuses(admin) == dict.fromkeys(EVERY, "active") | {"ticks": "refused"}
     assert "has 4 partitions, PULSESTREAM_PARTITIONS is 3" in str(rows(admin)["ticks"][2])
 
 

@@ -34,9 +34,8 @@ def test_a_field_that_only_one_of_the_default_datasets_has_leaves_the_other_out(
 @pytest.mark.parametrize(
     ("request_", "parameter", "words"),
     [
-        (SearchRequest("bogus"), "dataset", "alerts, events, stats, ticks"),
-        (SearchRequest("trades"), "dataset", "follow"),
-        (SearchRequest("bars"), "dataset", "follow"),
+        (SearchRequest("bogus"), "dataset", "alerts, bars, events, stats, ticks, trades"),
+        (SearchRequest("trades", {"period": "1m"}), "period", "trades have no period"),
         (SearchRequest("ticks", {"type": "a"}), "type", "ticks have no type"),
         (SearchRequest(None, {"type": "a", "exchange": "b"}), "dataset", "type and exchange"),
         (SearchRequest(from_time=5, to_time=5), "to", "after from"),
