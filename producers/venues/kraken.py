@@ -389,7 +389,7 @@ def _pair(product: str) -> str:
     return _OLD_NAMES.get(base, base) + _OLD_NAMES.get(quote, quote)
 
 
-def _rows(body: bytes, what: str) -> msgspec.Raw:
+def _rows(body: bytes, what: str) -> bytes:
     """Return the rows of an answer, which stand under a name of the pair that differs from the one asked for."""
     said = answer(_rest_answers.decode, body, what)
     if said.error:
@@ -397,7 +397,7 @@ def _rows(body: bytes, what: str) -> msgspec.Raw:
     rows = [value for name, value in said.result.items() if name != "last"]
     if len(rows) != 1:
         raise ProtocolError(f"{what}: the answer holds {len(rows)} pairs, not one")
-    return rows[0]
+    return bytes(rows[0])
 
 
 def _micros(seconds: Decimal) -> int:
