@@ -1,7 +1,7 @@
 """Event clocks: what time it is for a key between its records, and which keys have something to do by then. Pure.
 
-A key's clock runs on from its last record's time for as long as the exchange's feed has been connected since
-(`FeedStates.running`), so that an outage lets no timer act, and a replay of old data behaves like a live feed.
+A key's clock runs on from its last record's time for as long as the connection that its product comes over has been
+up since (`FeedStates.running`), so that an outage lets no timer act, and a replay of old data behaves like a live feed.
 """
 
 import heapq
@@ -10,68 +10,76 @@ from dataclasses import dataclass
 from typing import Final
 
 from pulsestream.core.clock import MICROS_PER_SECOND
+from pulsestream.core.sharding import feed_shard
 from schemas.records import Feed
 
 SILENCE: Final = 6 * MICROS_PER_SECOND
 """How long a connected feed may say nothing before it counts as disconnected: a living producer speaks every 2 s."""
-_CONNECTED = "connected"
+_CONNECTED: Final = "connected"
+_KEY: Final = "conn:"
 
 
 class FeedStates:
-    """Which exchanges are connected, and for how long each has been, by a monotonic clock in microseconds.
+    """Which connections deliver, and for how long each has, by a monotonic clock in microseconds.
 
-    A producer that was killed cannot say that it is gone: its silence does.
+    A product comes over one connection of its exchange: that of its feed shard. A producer that was killed cannot say
+    that it is gone: its silence does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shards: int) -> None:
+        self._shards = shards
         self._connected: dict[str, bool] = {}
-        #: For an exchange that is or was disconnected: time spent connected up to the last change, and when that was.
+        #: Of a connection that is or was away: time spent connected up to the last change, and when that was.
         self._spent: dict[str, tuple[int, int]] = {}
         #: The newest record of each connection, and when it was first seen.
         self._heard: dict[str, tuple[Feed, int]] = {}
 
+    def connection(self, exchange: str, product: str) -> str:
+        """Return the name of the connection that a product comes over: {exchange}:{shard}."""
+        return f"{exchange}:{feed_shard(exchange, product, self._shards)}"
+
     def update(self, feeds: Mapping[str, Feed], now: int) -> None:
-        """Take the feeds table (keys `conn:{exchange}:{shard}`); an exchange is connected when all its shards are."""
-        connections = {key: feed for key, feed in feeds.items() if key.startswith("conn:")}
-        self._heard = {key: self._first_seen(key, feed, now) for key, feed in connections.items()}
+        """Take the feeds table; what it says of connections stands under `conn:{exchange}:{shard}`."""
+        records = {key.removeprefix(_KEY): feed for key, feed in feeds.items() if key.startswith(_KEY)}
+        self._heard = {name: self._first_seen(name, feed, now) for name, feed in records.items()}
         self.expire(now)
 
     def expire(self, now: int) -> None:
-        """Count exchanges as disconnected whose feeds have said nothing for `SILENCE`."""
-        states: dict[str, bool] = {}
-        for feed, heard_at in self._heard.values():
-            alive = feed.state == _CONNECTED and now - heard_at <= SILENCE
-            states[feed.exchange] = states.get(feed.exchange, True) and alive
-        for exchange in states.keys() | self._connected.keys():
-            connected = states.get(exchange, True)
-            if connected is not self.connected(exchange):
-                self._spent[exchange] = (self.running(exchange, now), now)
-                self._connected[exchange] = connected
+        """Count connections as away that have said nothing for `SILENCE`."""
+        states = {
+            name: feed.state == _CONNECTED and now - heard_at <= SILENCE
+            for name, (feed, heard_at) in self._heard.items()
+        }
+        for name in states.keys() | self._connected.keys():
+            connected = states.get(name, True)
+            if connected is not self.connected(name):
+                self._spent[name] = (self.running(name, now), now)
+                self._connected[name] = connected
 
-    def _first_seen(self, key: str, feed: Feed, now: int) -> tuple[Feed, int]:
-        held = self._heard.get(key)
+    def _first_seen(self, name: str, feed: Feed, now: int) -> tuple[Feed, int]:
+        held = self._heard.get(name)
         return held if held is not None and held[0].version == feed.version else (feed, now)
 
-    def connected(self, exchange: str) -> bool:
-        """Return whether the exchange's feed is connected; one that nobody reports on counts as connected."""
-        return self._connected.get(exchange, True)
+    def connected(self, connection: str) -> bool:
+        """Return whether a connection delivers; one that nobody reports on counts as connected."""
+        return self._connected.get(connection, True)
 
-    def running(self, exchange: str, now: int) -> int:
-        """Return a time in microseconds that stands still while the exchange is disconnected."""
-        spent, since = self._spent.get(exchange, (0, 0))
-        return spent + (now - since if self.connected(exchange) else 0)
+    def running(self, connection: str, now: int) -> int:
+        """Return a time in microseconds that stands still while the connection is away."""
+        spent, since = self._spent.get(connection, (0, 0))
+        return spent + (now - since if self.connected(connection) else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Anchor:
-    """A key's event time at a moment of its exchange's running time."""
+    """A key's event time at a moment of its connection's running time."""
 
     event_time: int
     running: int
 
 
 class EventClocks:
-    """The clocks of one shard's keys, and a queue of what is due for each (source topic, exchange)."""
+    """The clocks of one shard's keys, and a queue of what is due for each (source topic, connection)."""
 
     def __init__(self) -> None:
         self._anchors: dict[str, _Anchor] = {}
@@ -80,11 +88,11 @@ class EventClocks:
 
     @property
     def queues(self) -> list[tuple[str, str]]:
-        """The (source topic, exchange) pairs in which something may fall due."""
+        """The (source topic, connection) pairs in which something may fall due."""
         return [pair for pair, queue in self._queues.items() if queue]
 
     def heard(self, key: str, event_time: int, running: int) -> None:
-        """Set a key's clock: it is `event_time` there now, at the exchange's running time `running`."""
+        """Set a key's clock: it is `event_time` there now, at its connection's running time `running`."""
         self._anchors[key] = _Anchor(event_time, running)
 
     def wait_for(self, pair: tuple[str, str], key: str, deadline: int | None) -> None:

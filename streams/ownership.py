@@ -62,7 +62,7 @@ class Ownership:
         self.pool = pool
         self.fail = fail
         self.outputs = Outputs(settings, self.refused, fail)
-        self.feeds = FeedStates()
+        self.feeds = FeedStates(settings.feed_shards)
         self.rules = RuleBook()
         self.parking = Parking()
         self.lanes: dict[int, Lane] = {}
@@ -132,7 +132,7 @@ class Ownership:
             lane.learn(taken)
 
     def hear(self, feeds: Mapping[str, Feed]) -> None:
-        """Take what the feeds topic says of the exchanges' connections."""
+        """Take what the feeds topic says of the connections to exchanges."""
         self.feeds.update(feeds, micros())
 
     async def give_up(self, timeout: float) -> None:  # noqa: ASYNC109 - see Lane.close
@@ -250,7 +250,7 @@ class Ownership:
         self._sources = sources
         self.lanes = {}
         for partition, store, restored in taken:
-            shard = Shard(restored, lambda exchange: self.feeds.running(exchange, micros()))
+            shard = Shard(restored, self.feeds.connection, lambda connection: self.feeds.running(connection, micros()))
             _forget_remade(shard, restored, [source for source in sources.values() if source.partition == partition])
             self.lanes[partition] = Lane(partition, shard, store, self)
         self._starts = {tp: self._start(tp, assigned[tp]) for tp in sources}

@@ -31,8 +31,10 @@ _STAT: Final = codec(Stat)
 _ALERT: Final = codec(Alert)
 _V = TypeVar("_V")
 
+ConnectionOf = Callable[[str, str], str]
+"""Returns the name of the connection that a product (of an exchange) comes over."""
 Running = Callable[[str], int]
-"""Returns the running time of an exchange's feed in microseconds; it stands still while disconnected."""
+"""Returns the running time of a connection in microseconds; it stands still while that is away."""
 AtEnd = Callable[[str], bool]
 """Returns whether everything in this shard's partition of a source topic is folded, by a fetch of just now."""
 ReadWhole = Callable[[str], bool]
@@ -68,7 +70,7 @@ class Folding:
 class Shard:
     """The state of one partition. Not safe to share between threads."""
 
-    def __init__(self, restored: Restored, running: Running) -> None:
+    def __init__(self, restored: Restored, connection_of: ConnectionOf, running: Running) -> None:
         self.states: dict[str, KeyState] = snapshot.restore(restored.engine)
         self.positions: dict[str, Position] = dict(restored.positions)
         self.outbox = Outbox(restored.alerts)
@@ -77,6 +79,7 @@ class Shard:
         self._rules_of: dict[str, tuple[ActiveRule, ...]] = {}
         self._changes = Changes()
         self._clocks = EventClocks()
+        self._connection_of = connection_of
         self._running = running
         for key in self.states:
             self._set_clock(key)
@@ -114,14 +117,14 @@ class Shard:
     # ---- clock ----
 
     def tick(self, connected: Callable[[str], bool], at_end: AtEnd) -> list[Output]:
-        """Let the event clocks act, on keys whose source is read to its end and whose feed is connected."""
+        """Let the event clocks act, on keys whose source is read to its end and whose connection is up."""
         outputs: list[Output] = []
-        for topic, exchange in self._clocks.queues:
-            running = self._running(exchange)
+        for topic, connection in self._clocks.queues:
+            running = self._running(connection)
             tenant = topic.split(".")[1]
-            due = self._clocks.is_due((topic, exchange), running)
-            if due and tenant not in self.parked and connected(exchange) and at_end(topic):
-                for key, clock in self._clocks.take_due((topic, exchange), running):
+            due = self._clocks.is_due((topic, connection), running)
+            if due and tenant not in self.parked and connected(connection) and at_end(topic):
+                for key, clock in self._clocks.take_due((topic, connection), running):
                     outputs += self._advance(key, clock)
         return outputs
 
@@ -302,7 +305,7 @@ class Shard:
         if after is None:
             return
         if before is None or after.watermark > before.watermark:
-            self._clocks.heard(key, after.watermark, self._running(after.exchange))
+            self._clocks.heard(key, after.watermark, self._running(self._connection(key)))
         self._wait(key)
 
     def _set_clock(self, key: str) -> None:
@@ -310,13 +313,17 @@ class Shard:
         if state is None:
             self._clocks.forget(key)
             return
-        self._clocks.heard(key, max(state.watermark, state.clock_mark), self._running(state.exchange))
+        self._clocks.heard(key, max(state.watermark, state.clock_mark), self._running(self._connection(key)))
         self._wait(key)
 
     def _wait(self, key: str) -> None:
         state = self.states[key]
         deadline = engine.next_deadline(state, self._rules_for(key))
-        self._clocks.wait_for((source_topic(key), state.exchange), key, deadline)
+        self._clocks.wait_for((source_topic(key), self._connection(key)), key, deadline)
+
+    def _connection(self, key: str) -> str:
+        _, exchange, product = parts_of(key)
+        return self._connection_of(exchange, product)
 
 
 def _fold_or_bisect(

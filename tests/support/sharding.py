@@ -105,7 +105,7 @@ class World:
     def recover(self) -> None:
         """Take the partition over from its last checkpoint."""
         self.unacknowledged = []
-        self.shard = Shard(sort(self.committed), lambda _: self.now)
+        self.shard = Shard(sort(self.committed), lambda exchange, _: exchange, lambda _: self.now)
         self.shard.learn(self.rules)
         self.send_pending()
 

@@ -139,10 +139,11 @@ class Streams:
         self.send_bytes(RULES, [(rule_id, codec(Rule).encode(rule), {})])
 
     def put_feed(self, exchange: str, state: str) -> None:
-        """Publish the state of an exchange's connection."""
+        """Publish the state of every connection to an exchange."""
         now = time.time_ns()
         feed = Feed(exchange=exchange, state=state, at=now // 1000, version=now)
-        self.send_bytes(FEEDS, [(f"conn:{exchange}:0", codec(Feed).encode(feed), {})])
+        shards = range(self.admin.feed_shards)
+        self.send_bytes(FEEDS, [(f"conn:{exchange}:{shard}", codec(Feed).encode(feed), {}) for shard in shards])
 
     def stats(self, tenant: str | None = None) -> list[Stat]:
         """Return every statistic on the tenant's topic."""

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pulsestream.core.sharding import feed_shard
 from schemas.control import Change
 from schemas.records import Feed, Rule
 from streams import discovery
@@ -17,7 +18,8 @@ from streams.rulebook import KEPT, RuleBook
 from streams.vigil import LIMIT, Vigil
 from tests.support.ticking import definition
 
-PAIR = ("ps.acme.ticks.v1", "coinbase")
+PAIR = ("ps.acme.ticks.v1", "coinbase:0")
+SHARDS = 8
 SECOND = 1_000_000
 
 
@@ -29,62 +31,64 @@ def feed(state: str, exchange: str = "coinbase", version: int = 1) -> Feed:
 
 
 def test_a_feeds_time_stands_still_while_it_is_disconnected() -> None:
-    feeds = FeedStates()
+    feeds = FeedStates(SHARDS)
     feeds.update({"conn:coinbase:0": feed("connected")}, 100)
 
     feeds.update({"conn:coinbase:0": feed("disconnected", version=2)}, 150)
-    stood = [feeds.running("coinbase", now) for now in (150, 170, 200)]
+    stood = [feeds.running("coinbase:0", now) for now in (150, 170, 200)]
     feeds.update({"conn:coinbase:0": feed("connected", version=3)}, 200)
 
     assert stood == [150, 150, 150]
-    assert feeds.running("coinbase", 230) == 180
+    assert feeds.running("coinbase:0", 230) == 180
 
 
-def test_an_exchange_is_connected_when_all_its_shards_are_and_when_nobody_reports_on_it() -> None:
-    feeds = FeedStates()
-    feeds.update({"conn:kraken:0": feed("connected", "kraken"), "conn:kraken:1": feed("stale", "kraken")}, 1)
-    feeds.update({"conn:kraken:0": feed("connected", "kraken"), "gap:kraken:*:1": feed("stale", "kraken")}, 1)
-    one_left = feeds.connected("kraken")
-    feeds.update({"conn:kraken:0": feed("stale", "kraken", version=2)}, 2)
+def test_a_product_follows_the_connection_of_its_shard_and_one_that_nobody_reports_on_is_connected() -> None:
+    feeds = FeedStates(SHARDS)
+    shard = {product: feed_shard("kraken", product, SHARDS) for product in ("BTC-USD", "ETH-USD", "SOL-USD")}
+    away, up, silent = shard.values()
+    assert len({away, up, silent}) == 3
+    records = {f"conn:kraken:{away}": feed("stale", "kraken"), f"conn:kraken:{up}": feed("connected", "kraken")}
 
-    assert one_left
-    assert not feeds.connected("kraken")
-    assert feeds.connected("binance")
+    feeds.update(records | {f"gap:kraken:*{silent}:1": feed("stale", "kraken")}, 1)
+
+    connected = {product: feeds.connected(feeds.connection("kraken", product)) for product in shard}
+    assert connected == {"BTC-USD": False, "ETH-USD": True, "SOL-USD": True}
+    assert feeds.connected(feeds.connection("binance", "BTC-USD"))
 
 
 def test_a_feed_that_falls_silent_counts_as_disconnected_until_it_speaks_again() -> None:
-    feeds = FeedStates()
+    feeds = FeedStates(SHARDS)
     feeds.update({"conn:coinbase:0": feed("connected")}, 0)
 
     feeds.expire(SILENCE)
-    alive = feeds.connected("coinbase")
+    alive = feeds.connected("coinbase:0")
     feeds.expire(SILENCE + 1)
-    silent = feeds.connected("coinbase")
+    silent = feeds.connected("coinbase:0")
     feeds.update({"conn:coinbase:0": feed("connected", version=2)}, 4 * SILENCE)
 
     assert (alive, silent) == (True, False)
-    assert feeds.connected("coinbase")
-    assert feeds.running("coinbase", 4 * SILENCE + 5) == SILENCE + 1 + 5
+    assert feeds.connected("coinbase:0")
+    assert feeds.running("coinbase:0", 4 * SILENCE + 5) == SILENCE + 1 + 5
 
 
 def test_the_same_record_seen_again_is_no_sign_of_life() -> None:
-    feeds = FeedStates()
+    feeds = FeedStates(SHARDS)
     feeds.update({"conn:coinbase:0": feed("connected")}, 0)
 
     feeds.update({"conn:coinbase:0": feed("connected"), "conn:kraken:0": feed("connected", "kraken")}, 2 * SILENCE)
 
-    assert not feeds.connected("coinbase")
-    assert feeds.connected("kraken")
+    assert not feeds.connected("coinbase:0")
+    assert feeds.connected("kraken:0")
 
 
 def test_a_removed_feed_counts_as_connected_again() -> None:
-    feeds = FeedStates()
+    feeds = FeedStates(SHARDS)
     feeds.update({"conn:coinbase:0": feed("disconnected")}, 5)
 
     feeds.update({}, 9)
 
-    assert feeds.connected("coinbase")
-    assert feeds.running("coinbase", 10) == 6
+    assert feeds.connected("coinbase:0")
+    assert feeds.running("coinbase:0", 10) == 6
 
 
 def test_a_key_is_due_when_its_clock_has_run_on_to_the_deadline() -> None:
