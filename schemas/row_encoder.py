@@ -176,7 +176,8 @@ def _parts() -> dict[str, Any]:
 
     def text(value: str) -> bytes:
         encoded = value.encode()
-        return long(len(encoded)) + encoded
+        length = len(encoded)
+        return (small[length] if length < _LOW else long(length)) + encoded
 
     def boolean(value: bool) -> bytes:  # noqa: FBT001 - a field's value
         return b"\x01" if value else b"\x00"
