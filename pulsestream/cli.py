@@ -112,6 +112,7 @@ def relay() -> None:
 
 @app.command()
 def exchange(
+    venue: Annotated[str, typer.Option(help="language: coinbase, binance or kraken")] = "coinbase",
     frames: Annotated[Path | None, typer.Option(help="recording to replay, one `seconds JSON` a line")] = None,
     synthetic: Annotated[int | None, typer.Option(help="seed of an endless self-made market")] = None,
     speed: Annotated[float, typer.Option(min=0, help="of a replay; 2 is twice as fast, 0 as fast as it goes")] = 1.0,
@@ -121,15 +122,24 @@ def exchange(
     sent: Annotated[Path | None, typer.Option(help="write every frame sent to this file")] = None,
     write: Annotated[Path | None, typer.Option(help="write a synthetic recording instead of serving")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="market time of --write")] = 60.0,
+    faults: Annotated[Path | None, typer.Option(help="YAML plan of what shall go wrong")] = None,
+    fault_log: Annotated[Path | None, typer.Option(help="write every fault that happened to this file")] = None,
+    truth: Annotated[Path | None, typer.Option(help="write all trades and ticks of the market to this file")] = None,
+    rest_rate: Annotated[
+        float | None, typer.Option(min=0, help="REST requests a second, 0: any; default: the exchange's limit")
+    ] = None,
+    max_age: Annotated[float | None, typer.Option(min=1, help="seconds until a connection is ended")] = None,
     *,
     loop: Annotated[bool, typer.Option("--loop", help="begin the replay again at its end")] = False,
     unfiltered: Annotated[bool, typer.Option("--unfiltered", help="send every frame to every client")] = False,
 ) -> None:
     """Serve a local exchange, real or synthetic.
 
-    It speaks Coinbase's WebSocket protocol: subscriptions, tickers, matches, heartbeats, errors.
+    It speaks the WebSocket and, on the same port, the REST protocol of Coinbase Exchange, Binance spot or Kraken v2:
+    subscriptions, confirmations, errors, heartbeats, limits; trades and candles of the market, and of 24 hours before.
 
-    Examples: pulsestream exchange --synthetic 7 --port 9443; pulsestream exchange --frames day.frames --speed 10
+    Examples: pulsestream exchange --synthetic 7 --port 9443; pulsestream exchange --frames day.frames --speed 10;
+    pulsestream exchange --venue kraken --synthetic 7 --faults plan.yaml --fault-log faults.jsonl --truth truth.jsonl
     """
     from producers.exchange import server
     from producers.exchange import synthetic as market
@@ -137,13 +147,16 @@ def exchange(
     _start("exchange")
     wanted = tuple(name for name in products.split(",") if name)
     if write is not None:
-        count = market.write_recording(write, seed=synthetic or 0, seconds=seconds, products=wanted, rate=rate)
+        count = market.write_recording(
+            write, seed=synthetic or 0, seconds=seconds, products=wanted, rate=rate, venue=venue
+        )
         typer.echo(f"{count} frames written to {write}")
         return
     server.run(
         server.ExchangeOptions(
-            frames=frames, synthetic=synthetic, speed=speed, products=wanted, rate=rate, port=port, sent=sent,
-            loop=loop, unfiltered=unfiltered,
+            venue=venue, frames=frames, synthetic=synthetic, speed=speed, products=wanted, rate=rate, port=port,
+            sent=sent, loop=loop, unfiltered=unfiltered, faults=faults, fault_log=fault_log, truth=truth,
+            rest_rate=rest_rate, max_age=max_age,
         )
     )  # fmt: skip
 

@@ -7,16 +7,13 @@ sizes whole units of 1e-8, so that all published figures agree with one another 
 
 import math
 import random
-import uuid
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from producers.exchange.market import UNIT_DIGITS, Print, Ticker, Trade
 from pulsestream.core.clock import MICROS_PER_SECOND
 
-UNIT_DIGITS: Final = 8
-"""Decimals of a size."""
 _HOUR: Final = 3600 * MICROS_PER_SECOND
 _VARIANCE: Final = 1.2e-4**2  # of the log price in a second: about 3.5 % a day
 _SHOCK, _PERSISTENCE = 0.08, 0.90
@@ -38,30 +35,16 @@ class Listing:
     size: float
 
 
-@dataclass(frozen=True, slots=True)
-class Print:
-    """One trade and the ticker that follows it, as the exchange writes them, but without their time.
-
-    `side` is the taker's; the match frame carries the maker's.
-    """
-
-    match: Mapping[str, str | int]
-    ticker: Mapping[str, str | int]
-
-
 @dataclass(slots=True)
 class _Hour:
-    """Open, high, low (ticks) and volume (units) of one hour."""
+    """Open, high, low (ticks), volume (units), ticks times units, and number of trades of one hour."""
 
     open: int
     high: int
     low: int
     volume: int = 0
-
-    def trade(self, price: int, size: int) -> None:
-        self.high = max(self.high, price)
-        self.low = min(self.low, price)
-        self.volume += size
+    quote: int = 0
+    trades: int = 0
 
 
 class Instrument:
@@ -81,30 +64,30 @@ class Instrument:
         self._hours = self._history()
         self._month = round(29 * sum(hour.volume for hour in self._hours) * self._random.uniform(0.8, 1.25))
 
-    def trade(self, at: int) -> list[Print]:
-        """Match one incoming order: one trade, or several at one time when it sweeps price levels."""
+    def trade(self, at: int, anchor: int = 0) -> list[Print]:
+        """Match one incoming order: one trade, or several at one time when it sweeps price levels.
+
+        The times of what is returned count from `anchor`.
+        """
         self._move(at)
         self._turn_hour(at)
         taker = self._random.choice(("buy", "sell"))
-        order = self._uuid()
+        order = self._random.getrandbits(60)
         bid, ask = self._quotes()
         self._sequence += self._random.randint(1, 40)
         prints = []
         for level in range(self._cascade()):
             price = ask + level if taker == "buy" else max(1, bid - level)
             quotes = (price - (ask - bid), price) if taker == "buy" else (price, price + (ask - bid))
-            prints.append(self._print(taker, order, price, (max(1, quotes[0]), quotes[1])))
+            prints.append(self._print(anchor + at, taker, order, price, (max(1, quotes[0]), quotes[1])))
             self._sequence += 2
         self._traded = at
         return prints
 
-    def untraded_ticker(self) -> Mapping[str, str | int]:
-        """Return the ticker of a product without any trade: price "0", and neither time nor trade."""
+    def untraded_ticker(self, time: int) -> Ticker:
+        """Return the ticker of a product without any trade."""
         self._sequence += self._random.randint(1, 3)
-        zeros = dict.fromkeys(
-            ("price", "open_24h", "volume_24h", "low_24h", "high_24h", "volume_30d", "best_bid", "best_ask"), "0"
-        )
-        return {"type": "ticker", "sequence": self._sequence, "product_id": self._listing.product, **zeros}
+        return Ticker(self._listing.product, self._sequence, time)
 
     def _move(self, at: int) -> None:
         seconds = min(max((at - self._traded) / MICROS_PER_SECOND, 0.001), _LONGEST_STEP)
@@ -126,46 +109,46 @@ class Instrument:
             levels += 1
         return levels
 
-    def _print(self, taker: str, order: str, price: int, quotes: tuple[int, int]) -> Print:
+    def _print(self, time: int, taker: str, order: int, price: int, quotes: tuple[int, int]) -> Print:
         size = self._size(self._listing.size)
         self._trade_id += 1
-        self._hours[-1].trade(price, size)
-        return Print(self._match(taker, order, price, size), self._ticker(taker, price, size, quotes))
+        hour = self._hours[-1]
+        hour.high, hour.low = max(hour.high, price), min(hour.low, price)
+        hour.volume += size
+        hour.quote += price * size
+        hour.trades += 1
+        trade = Trade(
+            self._listing.product, self._trade_id, self._sequence, time, price, self._listing.decimals, size, taker,
+            order,
+        )  # fmt: skip
+        return Print(trade, self._ticker(trade, quotes))
 
-    def _match(self, taker: str, order: str, price: int, size: int) -> dict[str, str | int]:
-        return {
-            "type": "match",
-            "trade_id": self._trade_id,
-            "maker_order_id": self._uuid(),
-            "taker_order_id": order,
-            "side": "sell" if taker == "buy" else "buy",
-            "size": _decimal(size, UNIT_DIGITS),
-            "price": self._text(price),
-            "product_id": self._listing.product,
-            "sequence": self._sequence,
-        }
-
-    def _ticker(self, taker: str, price: int, size: int, quotes: tuple[int, int]) -> dict[str, str | int]:
-        volume = sum(hour.volume for hour in self._hours)
-        return {
-            "type": "ticker",
-            "sequence": self._sequence,
-            "product_id": self._listing.product,
-            "price": self._text(price),
-            "open_24h": self._text(self._hours[0].open),
-            "volume_24h": _decimal(volume, UNIT_DIGITS),
-            "low_24h": self._text(min(hour.low for hour in self._hours)),
-            "high_24h": self._text(max(hour.high for hour in self._hours)),
-            "volume_30d": _decimal(volume + self._month, UNIT_DIGITS),
-            "best_bid": self._text(quotes[0]),
-            "best_bid_size": _decimal(self._size(4 * self._listing.size), UNIT_DIGITS),
-            "best_ask": self._text(quotes[1]),
-            "best_ask_size": _decimal(self._size(4 * self._listing.size), UNIT_DIGITS),
-            "side": taker,
-            "time": "",
-            "trade_id": self._trade_id,
-            "last_size": _decimal(size, UNIT_DIGITS),
-        }
+    def _ticker(self, trade: Trade, quotes: tuple[int, int]) -> Ticker:
+        high, low, volume, quote, trades = 0, trade.price, 0, 0, 0
+        for hour in self._hours:
+            high = max(high, hour.high)
+            low = min(low, hour.low)
+            volume += hour.volume
+            quote += hour.quote
+            trades += hour.trades
+        return Ticker(
+            product=trade.product,
+            sequence=trade.sequence,
+            time=trade.time,
+            trade=trade,
+            decimals=trade.decimals,
+            bid=quotes[0],
+            bid_size=self._size(4 * self._listing.size),
+            ask=quotes[1],
+            ask_size=self._size(4 * self._listing.size),
+            open=self._hours[0].open,
+            high=high,
+            low=low,
+            volume=volume,
+            quote_volume=quote,
+            trades=trades,
+            volume_30d=volume + self._month,
+        )
 
     def _turn_hour(self, at: int) -> None:
         price = self._ticks(self._log_price)
@@ -179,9 +162,10 @@ class Instrument:
         log_price = self._begin
         for _ in range(24):
             step = self._random.gauss(0.0, math.sqrt(_VARIANCE * 3600))
-            ends = sorted((self._ticks(log_price), self._ticks(log_price - step)))
+            first, last = self._ticks(log_price - step), self._ticks(log_price)
             volume = sum(self._size(self._listing.size) for _ in range(20)) * round(180 * self._listing.weight + 1)
-            hours.appendleft(_Hour(self._ticks(log_price - step), ends[1], ends[0], volume))
+            quote = volume * (first + last) // 2
+            hours.appendleft(_Hour(first, max(first, last), min(first, last), volume, quote, 3600))
             log_price -= step
         return hours
 
@@ -190,14 +174,3 @@ class Instrument:
 
     def _size(self, median: float) -> int:
         return max(1, round(median * self._random.lognormvariate(0.0, 1.1) * 10.0**UNIT_DIGITS))
-
-    def _text(self, ticks: int) -> str:
-        return _decimal(ticks, self._listing.decimals)
-
-    def _uuid(self) -> str:
-        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
-
-
-def _decimal(number: int, digits: int) -> str:
-    whole, fraction = divmod(number, 10**digits)
-    return f"{whole}.{fraction:0{digits}d}"

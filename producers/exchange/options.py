@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from producers.exchange.dialects import speak
 from producers.exchange.errors import SimulatorError
-from producers.exchange.market import Market
 from producers.exchange.replay import Replay
+from producers.exchange.source import Market
 from producers.exchange.synthetic import SyntheticMarket, listings
 
 
@@ -14,6 +15,7 @@ from producers.exchange.synthetic import SyntheticMarket, listings
 class ExchangeOptions:
     """Exactly one of `frames` (a recording to replay) and `synthetic` (a market's seed) says what is played.
 
+    venue: the exchange whose language is spoken: coinbase, binance or kraken.
     speed: of a replay; 2 is twice as fast, 0 as fast as clients take the frames.
     loop: begin the replay again at its end, with new ids and present times.
     unfiltered: every subscribed client gets every frame.
@@ -23,9 +25,16 @@ class ExchangeOptions:
     sent: file to which all frames sent are written as a recording; `{session}` in its name becomes the session's
         number, which gives one file a session.
     subscribe_within: seconds until a client that has subscribed to nothing is disconnected.
+        None: as the exchange does.
     outbox: frames that may wait for a slow client before it is disconnected.
+    faults: plan of what goes wrong, YAML (producers.exchange.faults); fault_log: file for what did.
+    truth: file for what the market did, whatever went wrong (producers.exchange.journal).
+    rest_rate: REST requests a second, 0: any number; None: the exchange's own limit.
+    max_age: seconds until a connection is ended, announced `notice` seconds before where the exchange does that; None:
+        the exchange's own age (Binance: 24 h).
     """
 
+    venue: str = "coinbase"
     frames: Path | None = None
     synthetic: int | None = None
     speed: float = 1.0
@@ -36,8 +45,14 @@ class ExchangeOptions:
     host: str = "127.0.0.1"
     port: int = 0
     sent: Path | None = None
-    subscribe_within: float = 5.0
+    subscribe_within: float | None = None
     outbox: int = 10_000
+    faults: Path | None = None
+    fault_log: Path | None = None
+    truth: Path | None = None
+    rest_rate: float | None = None
+    max_age: float | None = None
+    notice: float = 10.0
 
 
 def make_market(options: ExchangeOptions) -> Market:
@@ -50,11 +65,19 @@ def make_market(options: ExchangeOptions) -> Market:
         return _synthetic(options, options.synthetic)
     if options.loop and options.speed == 0:
         raise SimulatorError("a loop needs a speed above 0: without one its times would run ahead of the clock")
+    if options.loop and options.venue != "coinbase":
+        raise SimulatorError("only a recording of Coinbase's frames can be played in a loop")
     assert options.frames is not None  # noqa: S101 - one of the two is set, see above
-    return Replay(options.frames, speed=options.speed, loop=options.loop, extra_products=options.products)
+    return Replay(
+        options.frames,
+        dialect=speak(options.venue),
+        speed=options.speed,
+        loop=options.loop,
+        extra_products=options.products,
+    )
 
 
 def _synthetic(options: ExchangeOptions, seed: int) -> Market:
     if options.speed != 1 or options.loop:
         raise SimulatorError("speed and loop belong to a replay: a synthetic market has a rate and never ends")
-    return SyntheticMarket(seed, listings(options.products, seed), rate=options.rate)
+    return SyntheticMarket(seed, listings(options.products, seed, options.venue), rate=options.rate)

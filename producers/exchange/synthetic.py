@@ -1,6 +1,6 @@
-"""A self-made market in the exchange's protocol: endless, and the same for the same seed but for ids and times.
+"""A self-made market: endless, and the same for the same seed but for ids and times.
 
-Trades arrive as a Poisson process whose intensity varies from second to second; each makes a match and a ticker.
+Trades arrive as a Poisson process whose intensity varies from second to second; each changes the quotes.
 `write_recording` writes the same market to a file without waiting, with the irregularities that a consumer must
 stand: silent seconds, ticks that share a microsecond, a ticker that arrives late, a product without a price.
 """
@@ -15,12 +15,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
+from producers.exchange.board import Board
+from producers.exchange.dialects import Dialect, speak
 from producers.exchange.errors import SimulatorError
-from producers.exchange.instrument import MEAN_CASCADE, Instrument, Listing, Print
-from producers.exchange.market import LastTrades, Moment
-from producers.exchange.protocol import FeedFrame, encode, subscriptions_frame
+from producers.exchange.history import Past
+from producers.exchange.instrument import MEAN_CASCADE, Instrument, Listing
+from producers.exchange.market import FeedFrame, Moment, Recorded, Ticker
 from producers.frames import FrameWriter
-from pulsestream.core.clock import MICROS_PER_SECOND, Clock, format_rfc3339, wall_clock
+from pulsestream.core.clock import MICROS_PER_SECOND, Clock, wall_clock
 
 LISTINGS: Final = (
     Listing("BTC-USD", 64_000.0, 2, 4.0, 0.01),
@@ -45,9 +47,10 @@ LISTINGS: Final = (
     Listing("MONA-USD", 0.4, 4, 0.0, 1.0),
 )
 """Products that the market always has. The last one never trades: its ticker says price "0"."""
-RECORDED: Final = ("BTC-USD", "ETH-USD", "SOL-USD", "ADA-USD", "DOGE-USD")
-"""Products of a recording for which none are named; the one that never trades comes with every recording."""
+RECORDED: Final = ("BTC", "ETH", "SOL", "ADA", "DOGE")
+"""Currencies whose dollar products a recording has for which none are named, beside the one that never trades."""
 
+_DOLLARS: Final = tuple(f"{currency}-USD" for currency in RECORDED)
 _PRODUCT: Final = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{1,20}")
 _BACKGROUND: Final = 0.01  # trades of unnamed products, relative to named ones
 _UNTRADED_EVERY: Final = 10 * MICROS_PER_SECOND
@@ -55,16 +58,21 @@ _LULL_EVERY, _LULL_AT = 8, 5  # of every eight seconds the sixth is silent
 _LATE_BY, _LATEST = 3 * MICROS_PER_SECOND, 9 * MICROS_PER_SECOND
 
 
-def listings(named: Sequence[str], seed: int) -> tuple[Listing, ...]:
+def listings(named: Sequence[str], seed: int, venue: str = "coinbase") -> tuple[Listing, ...]:
     """Return the market's products: the named ones, equally busy, and the standing ones in the background.
 
-    None named: the standing ones alone. Raises SimulatorError for a name unlike BTC-USD.
+    None named: the standing ones alone. Binance's standing ones are quoted in USDT where the others' are in USD.
+    Raises SimulatorError for a name unlike BTC-USD.
     """
+    if venue == "binance":
+        standing = tuple(replace(entry, product=entry.product.replace("-USD", "-USDT")) for entry in LISTINGS)
+    else:
+        standing = LISTINGS
     if not named:
-        return LISTINGS
+        return standing
     chosen = [listing(product, seed) for product in dict.fromkeys(named)]
     taken = {entry.product for entry in chosen}
-    return (*chosen, *(_reweighted(entry, _BACKGROUND) for entry in LISTINGS if entry.product not in taken))
+    return (*chosen, *(_reweighted(entry, _BACKGROUND) for entry in standing if entry.product not in taken))
 
 
 def listing(product: str, seed: int) -> Listing:
@@ -72,8 +80,8 @@ def listing(product: str, seed: int) -> Listing:
     if not _PRODUCT.fullmatch(product):
         raise SimulatorError(f"{product!r} is no product: name products as BASE-QUOTE in capitals, such as BTC-USD")
     for entry in LISTINGS:
-        if entry.product == product:
-            return _reweighted(entry, 1.0)
+        if product in (entry.product, entry.product.replace("-USD", "-USDT")):
+            return replace(_reweighted(entry, 1.0), product=product)
     dice = random.Random(f"{seed}:{product}")  # noqa: S311 - a market, no secret
     price = 10 ** dice.uniform(-1.5, 3.5)
     decimals = min(8, max(2, 4 - math.floor(math.log10(price))))
@@ -108,10 +116,14 @@ class SyntheticMarket:
         for at, product in self._orders():
             while reminder <= at:
                 if silent:
-                    tickers = [instrument.untraded_ticker() for instrument in silent]
-                    yield Moment(reminder, partial(_untraded_frames, tickers))
+                    yield Moment(reminder, partial(_remind, silent, reminder))
                 reminder += _UNTRADED_EVERY
-            yield Moment(at, partial(_trade_frames, at, instruments[product].trade(at)))
+            yield Moment(at, partial(instruments[product].trade, at))
+
+    def pasts(self, started: int) -> Mapping[str, Past]:
+        """Return the past of each product that trades."""
+        busy = [entry for entry in self._listings if entry.weight]
+        return {entry.product: Past(entry, self._seed, started, self._rate * entry.weight) for entry in busy}
 
     def _orders(self) -> Iterator[tuple[int, str]]:
         """Yield market time and product of each incoming order."""
@@ -140,51 +152,64 @@ def write_recording(
     rate: float = 2.0,
     start: int | None = None,
     clock: Clock = wall_clock,
+    venue: str = "coinbase",
 ) -> int:
-    """Write the first seconds of a market as a recording and return how many frames it has.
+    """Write the first seconds of a market as a recording of an exchange's frames and return how many it has.
 
     Ids and times count from `start` (microseconds since 1970); None: so long ago that the recording ends now. Raises
     SimulatorError for a wrong product or rate, FrameError if the file cannot be written.
     """
     duration = round(seconds * MICROS_PER_SECOND)
     begin = clock() - duration if start is None else start
-    named = [listing(product, seed) for product in dict.fromkeys(products or RECORDED)]
-    untraded = [entry for entry in LISTINGS if not entry.weight and entry.product not in products]
+    recorded = [entry.product for entry in listings((), seed, venue) if entry.product.startswith(_DOLLARS)]
+    named = [listing(product, seed) for product in dict.fromkeys(products or recorded)]
+    untraded = [entry for entry in listings((), seed, venue) if not entry.weight and entry.product not in products]
     market = SyntheticMarket(seed, [*named, *untraded], rate=rate, lulls=True)
+    dialect = speak(venue)
     dice = random.Random(f"{seed}:receipt")  # noqa: S311 - a market, no secret
-    channels = dict.fromkeys(("ticker", "matches", "heartbeat"), market.products)
-    count, received = 1, begin
+    count, received = 0, begin
     with FrameWriter(path) as file:
-        file.write(begin, subscriptions_frame(channels))
-        for at, frame in _with_late_ticker(_published(market, begin, duration), duration):
+        if (first := dialect.prologue(market.products)) is not None:
+            file.write(begin, first)
+            count += 1
+        for at, frame in _with_late_ticker(_published(market, dialect, begin, duration), duration, dialect):
             received = max(received, begin + at + dice.randint(2_000, 25_000))
             file.write(received, frame.text)
             count += 1
     return count
 
 
-def _published(market: SyntheticMarket, begin: int, duration: int) -> Iterator[tuple[int, FeedFrame]]:
+def _published(market: SyntheticMarket, dialect: Dialect, begin: int, duration: int) -> Iterator[tuple[int, FeedFrame]]:
     """Yield all frames up to a market time, in order, with each second's heartbeats."""
-    last = LastTrades()
+    now = [begin]
+    board = Board(market.products, lambda: now[0])
+    client = dialect.session(board, "/")
+    for message in dialect.heartbeat_requests(market.products):
+        client.receive(message, begin)
     beat = MICROS_PER_SECOND
     for moment in market.moments(begin):
         while beat <= min(moment.at, duration):
-            yield from ((beat, last.heartbeat(product, begin + beat)) for product in market.products)
+            now[0] = begin + beat
+            yield from ((beat, frame) for frame in (*dialect.due(now[0]), *client.beat(now[0])))
             beat += MICROS_PER_SECOND
         if moment.at > duration:
             return
-        frames = moment.frames(begin)
-        last.publish(frames)
+        events = moment.events(begin)
+        board.happen(events)
+        frames = [frame for event in events if not isinstance(event, Recorded) for frame in dialect.render(event)]
+        board.publish(frames)
         yield from ((moment.at, frame) for frame in frames)
 
 
-def _with_late_ticker(published: Iterator[tuple[int, FeedFrame]], duration: int) -> Iterator[tuple[int, FeedFrame]]:
+def _with_late_ticker(
+    published: Iterator[tuple[int, FeedFrame]], duration: int, dialect: Dialect
+) -> Iterator[tuple[int, FeedFrame]]:
     """Deliver one ticker from the middle late, after a newer one of its product if one comes within nine seconds."""
     due, latest = min(_LATE_BY, duration // 4), min(_LATEST, duration // 2)
     held: FeedFrame | None = None
     held_at, overtaken, released = 0, False, False
     for at, frame in published:
-        if held is None and at >= 2 * duration // 5 and _is_trade(frame):
+        if held is None and at >= 2 * duration // 5 and _is_tick(frame, dialect):
             held, held_at = frame, at
             continue
         if held is not None and not released and at >= held_at + (due if overtaken else latest):
@@ -192,40 +217,18 @@ def _with_late_ticker(published: Iterator[tuple[int, FeedFrame]], duration: int)
             released = True
         yield at, frame
         overtaken = overtaken or (
-            held is not None and at > held_at and _is_trade(frame) and frame.product == held.product
+            held is not None and at > held_at and _is_tick(frame, dialect) and frame.product == held.product
         )
     if held is not None and not released:
         yield duration, held
 
 
-def _is_trade(frame: FeedFrame) -> bool:
-    return frame.channel == "ticker" and frame.trade_id is not None
+def _is_tick(frame: FeedFrame, dialect: Dialect) -> bool:
+    return frame.channel in dialect.kinds["ticks"] and frame.trade_id is not None
 
 
-def _trade_frames(at: int, prints: Sequence[Print], anchor: int) -> list[FeedFrame]:
-    time = format_rfc3339(anchor + at)
-    return [
-        frame
-        for trade in prints
-        for frame in (_frame("matches", trade.match, time), _frame("ticker", trade.ticker, time))
-    ]
-
-
-def _frame(channel: str, fields: Mapping[str, str | int], time: str) -> FeedFrame:
-    return FeedFrame(
-        channel,
-        str(fields["product_id"]),
-        encode({**fields, "time": time}),
-        int(fields["sequence"]),
-        int(fields["trade_id"]),
-    )
-
-
-def _untraded_frames(tickers: Sequence[Mapping[str, str | int]], anchor: int) -> list[FeedFrame]:
-    del anchor  # what never traded has no time
-    return [
-        FeedFrame("ticker", str(ticker["product_id"]), encode(ticker), int(ticker["sequence"])) for ticker in tickers
-    ]
+def _remind(silent: Sequence[Instrument], at: int, anchor: int) -> list[Ticker]:
+    return [instrument.untraded_ticker(anchor + at) for instrument in silent]
 
 
 def _after_lull(at: int) -> int:

@@ -2,10 +2,11 @@ import json
 
 import pytest
 
+from producers.exchange.board import Board
+from producers.exchange.dialects.coinbase import heartbeat_frame
 from producers.exchange.errors import SimulatorError
-from producers.exchange.market import MAX_LAG, LastTrades, Pacer
+from producers.exchange.market import MAX_LAG, FeedFrame, Pacer
 from producers.exchange.options import ExchangeOptions, make_market
-from producers.exchange.protocol import FeedFrame
 from pulsestream.core.clock import MICROS_PER_SECOND, parse_rfc3339
 
 NOON = parse_rfc3339("2026-01-31T12:00:00Z")
@@ -15,13 +16,17 @@ def trade(sequence: int | None, trade_id: int | None) -> FeedFrame:
     return FeedFrame("ticker", "BTC-USD", "{}", sequence, trade_id)
 
 
-def heartbeat(last: LastTrades) -> dict[str, object]:
-    fields: dict[str, object] = json.loads(last.heartbeat("BTC-USD", NOON).text)
+def board() -> Board:
+    return Board(["BTC-USD"], lambda: NOON)
+
+
+def heartbeat(last: Board) -> dict[str, object]:
+    fields: dict[str, object] = json.loads(heartbeat_frame("BTC-USD", *last.last_ids("BTC-USD"), NOON).text)
     return fields
 
 
 def test_a_heartbeat_before_any_frame_knows_no_trade() -> None:
-    assert heartbeat(LastTrades()) == {
+    assert heartbeat(board()) == {
         "type": "heartbeat",
         "last_trade_id": 0,
         "product_id": "BTC-USD",
@@ -31,7 +36,7 @@ def test_a_heartbeat_before_any_frame_knows_no_trade() -> None:
 
 
 def test_a_heartbeat_reports_the_highest_ids_even_if_a_frame_came_late() -> None:
-    last = LastTrades()
+    last = board()
 
     last.publish([trade(90, 20), trade(88, 19), trade(None, None)])
 

@@ -5,20 +5,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.exchange.protocol import FeedFrame, decode_head, feed_frame
-from producers.exchange.session import MAX_ERRORS, Session
+from producers.exchange.board import Board
+from producers.exchange.dialects.coinbase import MAX_ERRORS, Coinbase, Session
+from producers.exchange.market import FeedFrame
 
+NOW = 1_600_000_000_000_000
 PRODUCTS = ("BTC-USD", "ETH-USD", "ETH-EUR", "SOL-USD")
 CHANNELS = ("ticker", "matches", "heartbeat", "level2")
 Answer = dict[str, object]
 
 
 def session() -> Session:
-    return Session(PRODUCTS)
+    return Session(Board(PRODUCTS, lambda: NOW))
+
+
+def answered(to: Session, message: str | bytes, now: int = NOW) -> list[Answer]:
+    return [json.loads(answer.text) for answer in to.receive(message, now).frames]
 
 
 def send(to: Session, message: object) -> list[Answer]:
-    return [json.loads(answer) for answer in to.receive(json.dumps(message))]
+    return answered(to, json.dumps(message))
 
 
 def subscribe(to: Session, *channels: object, products: object = ()) -> list[Answer]:
@@ -120,9 +126,7 @@ def test_wrong_messages_are_refused_with_the_exchanges_reason(message: object, r
 
 @pytest.mark.parametrize("message", ["", "{", b"\xff", '{"type":"subscribe"', "[" * 100_000, '"\\ud800"'])
 def test_malformed_json_is_answered_by_an_error_frame(message: str | bytes) -> None:
-    answers = session().receive(message)
-
-    assert [json.loads(answer)["type"] for answer in answers] == ["error"]
+    assert [answer["type"] for answer in answered(session(), message)] == ["error"]
 
 
 def test_error_frames_for_one_message_are_bounded() -> None:
@@ -132,18 +136,16 @@ def test_error_frames_for_one_message_are_bounded() -> None:
 
 
 def test_nobody_gets_frames_before_subscribing() -> None:
-    unsubscribed = Session(PRODUCTS, unfiltered=True)
+    unsubscribed = Session(Board(PRODUCTS, lambda: NOW), unfiltered=True)
 
     assert not unsubscribed.wants(frame("ticker", "BTC-USD"))
 
 
-def test_an_unfiltered_session_gets_every_frame_but_answers_to_others() -> None:
-    client = Session(PRODUCTS, unfiltered=True)
+def test_an_unfiltered_session_gets_every_frame() -> None:
+    client = Session(Board(PRODUCTS, lambda: NOW), unfiltered=True)
     subscribe(client, "ticker", products=["BTC-USD"])
 
     assert client.wants(frame("full", "ETH-USD"))
-    assert not client.wants(frame("subscriptions", None))
-    assert not client.wants(frame("error", None))
 
 
 def test_batched_level2_subscribers_get_book_frames() -> None:
@@ -157,7 +159,9 @@ def test_batched_level2_subscribers_get_book_frames() -> None:
 def test_status_needs_no_products() -> None:
     client = session()
 
-    assert subscribe(client, "status") == [confirmed(status=[])]
+    confirmation, status = subscribe(client, "status")
+    assert confirmation == confirmed(status=[])
+    assert [product["id"] for product in status["products"]] == list(PRODUCTS)  # type: ignore[index, attr-defined] # JSON
     assert client.wants(frame("status", None))
     assert not client.wants(frame("ticker", "BTC-USD"))
 
@@ -169,7 +173,9 @@ def test_status_needs_no_products() -> None:
 def test_frames_belong_to_the_channel_of_their_type(kind: str, channel: str) -> None:
     text = json.dumps({"type": kind, "product_id": "BTC-USD", "sequence": 7, "trade_id": 8})
 
-    assert feed_frame(text, decode_head(text)) == FeedFrame(channel, "BTC-USD", text, 7, 8)
+    recorded = Coinbase().read(text)
+    assert recorded is not None
+    assert recorded.frame == FeedFrame(channel, "BTC-USD", text, 7, 8, (8,) if channel == "matches" else ())
 
 
 requests = st.tuples(
@@ -191,7 +197,8 @@ def test_a_session_gets_exactly_the_pairs_that_it_is_subscribed_to(
         subscribed = subscribed | named if kind == "subscribe" else subscribed - named
 
     wanted = {(channel, name) for channel, name in pairs(CHANNELS, PRODUCTS) if client.wants(frame(channel, name))}
-    beating = {("heartbeat", name) for name in client.heartbeats}
+    beats = [beat.product for beat in client.beat(NOW)]
+    beating = {("heartbeat", name) for name in PRODUCTS if name in beats}
     assert wanted | beating == subscribed
     assert not wanted & beating
 
@@ -209,7 +216,7 @@ JSON = st.recursive(
 
 @given(st.text() | st.binary() | JSON.map(json.dumps) | st.text(st.characters(categories=["Cs"])))
 def test_whatever_a_client_sends_is_answered_by_frames_and_never_raises(message: str | bytes) -> None:
-    answers = [json.loads(answer) for answer in session().receive(message)]
+    answers = answered(session(), message)
 
     assert answers
     assert {answer["type"] for answer in answers} <= {"error", "subscriptions"}

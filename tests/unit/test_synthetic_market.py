@@ -10,8 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from producers.coinbase import CoinbaseProtocol
+from producers.exchange.dialects import Coinbase
 from producers.exchange.errors import SimulatorError
 from producers.exchange.instrument import Instrument
+from producers.exchange.market import Recorded
 from producers.exchange.replay import Replay
 from producers.exchange.synthetic import LISTINGS, SyntheticMarket, listings, write_recording
 from producers.frames import Frame, read_frames
@@ -34,7 +36,9 @@ def publish(
     return [
         json.loads(frame.text)
         for moment in itertools.islice(market.moments(started), moments)
-        for frame in moment.frames(started)
+        for event in moment.events(started)
+        if not isinstance(event, Recorded)
+        for frame in Coinbase().render(event)
     ]
 
 
@@ -168,7 +172,7 @@ def test_an_endless_market_stays_in_range() -> None:
     instrument = Instrument(listing, seed=11, started=NOW)
     month_of_minutes = range(0, 30 * 86_400 * MICROS_PER_SECOND, 60 * MICROS_PER_SECOND)
 
-    prices = [float(str(trade.ticker["price"])) for at in month_of_minutes for trade in instrument.trade(at)]
+    prices = [made.trade.price / 10**made.trade.decimals for at in month_of_minutes for made in instrument.trade(at)]
 
     assert listing.price / 2 < min(prices) < max(prices) < listing.price * 2
 
@@ -176,13 +180,16 @@ def test_an_endless_market_stays_in_range() -> None:
 def test_24_hour_figures_forget_what_is_older() -> None:
     instrument = Instrument(LISTINGS[0], seed=7, started=NOW)
     hours = range(0, 60 * 3_600 * MICROS_PER_SECOND, 300 * MICROS_PER_SECOND)
-    trades = [(at, trade.ticker) for at in hours for trade in instrument.trade(at)]
+    trades = [(at, made.ticker) for at in hours for made in instrument.trade(at)]
 
     last_at, last = trades[-1]
     begin = (last_at // (3_600 * MICROS_PER_SECOND) - 23) * 3_600 * MICROS_PER_SECOND
     window = [ticker for at, ticker in trades if at >= begin]
-    assert Decimal(str(last["volume_24h"])) == sum(Decimal(str(ticker["last_size"])) for ticker in window)
-    assert Decimal(str(last["high_24h"])) >= max(Decimal(str(ticker["price"])) for ticker in window)
+    traded = [ticker.trade for ticker in window if ticker.trade]
+    assert last.volume == sum(trade.size for trade in traded)
+    assert last.quote_volume == sum(trade.size * trade.price for trade in traded)
+    assert last.trades == len(traded)
+    assert last.high >= max(trade.price for trade in traded)
 
 
 def test_the_rate_is_trades_a_second_of_each_named_product() -> None:
