@@ -87,7 +87,8 @@ ALTER TABLE feeds
     ADD COLUMN gap_missing bigint,
     ADD COLUMN complete_until timestamptz,
     ADD COLUMN appended_at timestamptz; -- when the broker took the record: a producer that lives goes on saying so
-CREATE INDEX feeds_by_product ON feeds (exchange, product, gap_opened);
+CREATE INDEX feeds_by_product ON feeds (exchange, product, gap_closed);
+CREATE INDEX feeds_states ON feeds (exchange) WHERE gap_kind IS NULL;
 
 -- The ledger belongs to no tenant, but names products, and tenants whose own topic took no records (cause:tenant).
 -- A tenant sees what is said of its products and of their exchanges, and of itself.
