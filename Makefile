@@ -11,7 +11,7 @@ PINNED = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all: -
 LOCK = .venv/lock/bin/uv pip compile pyproject.toml --group build --universal --python-version 3.11 --quiet \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help install up test lint format lock clean
+.PHONY: help install up test fuzz lint format lock clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -23,6 +23,9 @@ up: .venv/installed ## Start everything on this machine: broker, database, feed,
 
 test: .venv/developer ## Run every test on a real broker and a real database (ARGS="-k name" for some).
 	$(BIN)/pytest $(ARGS)
+
+fuzz: .venv/developer ## Break a million frames on every exchange's language (ARGS="--seed 7" repeats a run).
+	$(BIN)/python -m tests.fuzz.venues $(ARGS)
 
 lint: .venv/developer ## Check style, format, types and the house's import rules.
 	$(BIN)/ruff check

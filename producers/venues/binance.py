@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -85,7 +85,7 @@ class _Ticker(
     high: Number = None
     low: Number = None
     volume: Number = None
-    last_trade: int = -1
+    last_trade: Annotated[int, msgspec.Meta(le=2**63 - 1)] = -1
 
 
 class _Quote(

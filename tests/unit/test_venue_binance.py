@@ -179,6 +179,7 @@ def test_a_day_without_trades_has_no_last_trade() -> None:
         {"E": 1672515782136 + 12_000},
         {"c": "nan"},
         {"Q": "-1"},
+        {"L": 2**63},
         {"h": "inf"},
         {"s": "BNBUSDT"},
         {"s": None},
