@@ -1,4 +1,4 @@
-"""Examine an installation: broker, topics, database, migrations, outbox and lag, with advice for each finding.
+"""Examine an installation: broker, topics, database, migrations, feeds, outbox and lag, with advice for each finding.
 
 Reads only. Each check is independent, so that one outage does not hide another; checks that need something which is
 away say so instead of failing again.
@@ -15,14 +15,19 @@ from pulsestream.core.errors import PulseStreamError
 from pulsestream.core.kafka import ADMIN_TIMEOUT, QUIET, Admin, BrokerError, client_config, reason
 from pulsestream.core.layout import platform_topic_specs
 from pulsestream.core.settings import Settings
-from pulsestream.core.topics import parse_tenant_topic
+from pulsestream.core.topics import FEED_SHARDS, parse_tenant_topic
 from schemas.migrate import missing
 
 LAG_LIMIT: Final = 50_000
 """Records behind which a reader counts as too slow rather than busy."""
-_INPUTS: Final = frozenset({"ticks", "own-ticks"})
-_STORED: Final = frozenset({"ticks", "own-ticks", "events", "stats", "alerts"})
+_FOLDED: Final = frozenset({"ticks", "own-ticks"})
+_SAME_COUNT: Final = _FOLDED | {"trades"}
+_STORED: Final = _SAME_COUNT | {"events", "stats", "bars", "alerts"}
 _BUDGET_WARNING: Final = 0.9
+SILENCE: Final = 10.0
+"""Seconds after which a connection counts as stale: a producer that lives speaks of each every 2 s."""
+FILLING: Final = 60.0
+"""Seconds that a gap may be open before it is a finding: filling it takes a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ def examine(settings: Settings) -> list[Finding]:
         _Check("broker", _broker),
         _Check("database", _database),
         _Check("platform topics", _platform_topics, broker),
+        _Check("feed connections", _feed_connections, database),
+        _Check("feed gaps", _feed_gaps, database),
         _Check("tenant topics", _tenant_topics, broker | database),
         _Check("sink lag", _sink_lag, broker | database),
         _Check("stream lag", _stream_lag, broker),
@@ -119,6 +126,9 @@ def _platform_topics(settings: Settings) -> list[Finding]:
     specs = platform_topic_specs(settings)
     absent = [spec.name for spec in specs if spec.name not in existing]
     odd = [spec.name for spec in specs if existing.get(spec.name, spec.partitions) != spec.partitions]
+    shards = existing.get(FEED_SHARDS, settings.feed_shards)
+    if FEED_SHARDS in odd:
+        odd.remove(FEED_SHARDS)
     return [
         Finding(
             "platform topics",
@@ -127,7 +137,13 @@ def _platform_topics(settings: Settings) -> list[Finding]:
             + (f", missing: {', '.join(absent)}" if absent else "")
             + (f", other partition count than the settings say: {', '.join(odd)}" if odd else ""),
             advice="run `pulsestream migrate`" if absent else "set PULSESTREAM_PARTITIONS to what the topics have",
-        )
+        ),
+        Finding(
+            "feed shards",
+            ok=shards == settings.feed_shards,
+            detail=f"{shards} partitions of {FEED_SHARDS}, the setting says {settings.feed_shards}",
+            advice=f"set PULSESTREAM_FEED_SHARDS={shards} for every process, or change the topic's partitions",
+        ),
     ]
 
 
@@ -163,6 +179,47 @@ def _outbox(connection: psycopg.Connection) -> Finding:
     )
 
 
+def _feed_connections(settings: Settings) -> list[Finding]:
+    with psycopg.connect(settings.database_url.get_secret_value(), connect_timeout=5) as connection:
+        rows = connection.execute(
+            "SELECT substr(key, 6), exchange, state, coalesce(extract(epoch FROM now() - appended_at), 0)::float"
+            " FROM feeds WHERE key LIKE 'conn:%' ORDER BY key"
+        ).fetchall()
+        wanted = {name for (name,) in connection.execute("SELECT DISTINCT exchange FROM subscriptions").fetchall()}
+    faults = [
+        f"{exchange} is subscribed to, and nobody feeds it" for exchange in sorted(wanted - {row[1] for row in rows})
+    ]
+    for name, _, state, silent in rows:
+        if state != "connected":
+            faults.append(f"{name} is {state}")
+        elif silent > SILENCE:
+            faults.append(f"{name} has said nothing for {silent:.0f} s")
+    detail = "; ".join(faults) if faults else f"{len(rows)} connected"
+    advice = "see that `pulsestream producer` runs for this exchange and what it logs; it reconnects by itself"
+    return [Finding("feed connections", ok=not faults, detail=detail, advice=advice)]
+
+
+def _feed_gaps(settings: Settings) -> list[Finding]:
+    with psycopg.connect(settings.database_url.get_secret_value(), connect_timeout=5) as connection:
+        row = connection.execute(
+            "SELECT count(*) FILTER (WHERE gap_closed IS NULL),"
+            " coalesce(sum(gap_missing) FILTER (WHERE gap_closed IS NULL), 0),"
+            " coalesce(sum(gap_missing) FILTER (WHERE gap_closed > now() - interval '1 day'), 0),"
+            " coalesce(extract(epoch FROM now() - min(gap_opened) FILTER (WHERE gap_closed IS NULL)), 0)::float"
+            " FROM feeds WHERE gap_kind IN ('time', 'trade_id')"
+        ).fetchone()
+    opened, missing_ids, lost, age = row or (0, 0, 0, 0.0)
+    now = f"{opened} open, the oldest for {age:.0f} s, with {missing_ids} trade ids missing" if opened else "none open"
+    return [
+        Finding(
+            "feed gaps",
+            ok=age <= FILLING,
+            detail=f"{now}; {lost} trade ids of gaps closed in the last day cannot be recovered",
+            advice="GET /api/v1/feeds names them; see what `pulsestream producer` logs of filling them",
+        )
+    ]
+
+
 def _tenant_topics(settings: Settings) -> list[Finding]:
     existing = Admin(settings, "doctor").topics()
     with psycopg.connect(settings.database_url.get_secret_value(), connect_timeout=5) as connection:
@@ -180,7 +237,7 @@ def _topic_faults(rows: list[tuple[str, str, str, str]], existing: dict[str, int
             yield f"{name} is {status} {detail}".rstrip()
         elif name not in existing:
             yield f"{name} has vanished from the broker"
-        elif dataset in _INPUTS and existing[name] != partitions:
+        elif dataset in _SAME_COUNT and existing[name] != partitions:
             yield f"{name} has {existing[name]} partitions, the streams need {partitions}"
 
 
@@ -205,7 +262,7 @@ def _stream_lag(settings: Settings) -> list[Finding]:
     wanted = [
         TopicPartition(name, partition)
         for name, count in admin.topics().items()
-        if (topic := parse_tenant_topic(name)) and topic.dataset in _INPUTS
+        if (topic := parse_tenant_topic(name)) and topic.dataset in _FOLDED
         for partition in range(count)
     ]
     if not wanted:

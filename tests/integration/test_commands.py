@@ -15,6 +15,7 @@ from pulsestream.core.kafka import Admin, TopicSpec, producer_config
 from pulsestream.core.settings import Settings
 from schemas.codec import codec
 from schemas.records import Tick
+from tests.support.sinking import bar, trade
 
 SettingsFor = Callable[..., Settings]
 MakeTopics = Callable[..., list[str]]
@@ -40,9 +41,9 @@ def publish(settings: Settings, topic: str, *values: bytes) -> None:
     assert producer.flush(15) == 0
 
 
-def tailed(settings: Settings, tenant: str, limit: int) -> list[dict[str, object]]:
+def tailed(settings: Settings, tenant: str, limit: int, dataset: str = "ticks") -> list[dict[str, object]]:
     out = io.StringIO()
-    tail(settings, tenant, "ticks", limit=limit, beginning=True, out=out)
+    tail(settings, tenant, dataset, limit=limit, beginning=True, out=out)
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
@@ -60,6 +61,17 @@ def test_tail_shows_each_record_in_order_with_readable_times(
 
     assert [line["sequence"] for line in lines] == [1, 2, 3]
     assert lines[0]["exchange_time"] == "2021-04-17T16:43:37.056746Z"
+
+
+def test_tail_shows_trades_and_bars(service_settings: SettingsFor, tenant: str, make_topics: MakeTopics) -> None:
+    settings = service_settings("admin")
+    for topic, record in zip(make_topics(tenant, "trades", "bars"), (trade(7), bar(1, offset=3)), strict=True):
+        publish(settings, topic, codec(type(record)).encode(record))
+
+    [shown], [candle] = tailed(settings, tenant, 1, "trades"), tailed(settings, tenant, 1, "bars")
+
+    assert (shown["trade_id"], shown["side"], shown["exchange_time"]) == (7, "sell", "2021-04-17T16:43:37.063746Z")
+    assert (candle["period"], candle["start"]) == ("1m", "2021-04-17T16:44:00.000000Z")
 
 
 def test_tail_shows_what_cannot_be_decoded_with_its_position_and_goes_on(
@@ -94,6 +106,9 @@ def test_doctor_finds_nothing_wrong_with_a_sound_installation(service_settings: 
 
     assert {found.subject for found in findings} >= {"broker", "platform topics", "database", "migrations", "outbox"}
     assert finding(findings, "platform topics").ok
+    assert finding(findings, "feed shards").ok
+    assert finding(findings, "feed connections").ok
+    assert finding(findings, "feed gaps").ok
     assert finding(findings, "migrations").ok
     assert finding(findings, "tenant topics").ok
 
@@ -128,6 +143,50 @@ def test_doctor_finds_a_topic_with_another_partition_count_and_one_that_vanished
     assert not found.ok
     assert f"ps.{tenant}.ticks.v1 has {settings.partitions + 1} partitions" in found.detail
     assert f"ps.{tenant}.stats.v1 has vanished" in found.detail
+
+
+def test_doctor_finds_a_setting_that_divides_the_feeds_otherwise_than_the_topic(service_settings: SettingsFor) -> None:
+    settings = service_settings("admin")
+
+    found = finding(examine(settings.model_copy(update={"feed_shards": settings.feed_shards + 1})), "feed shards")
+
+    assert not found.ok
+    assert f"PULSESTREAM_FEED_SHARDS={settings.feed_shards}" in found.advice
+
+
+def test_doctor_finds_feeds_that_are_silent_away_or_not_there_and_gaps_that_nobody_fills(
+    service_settings: SettingsFor,
+) -> None:
+    settings = service_settings("admin")
+    with psycopg.connect(settings.database_url.get_secret_value(), autocommit=True) as connection:
+        connection.execute("INSERT INTO tenants (tenant, name) VALUES ('acme', 'T')")
+        connection.execute(
+            "INSERT INTO subscriptions (tenant, exchange, product, datasets) VALUES ('acme', 'kraken', 'P', '{ticks}')"
+        )
+        connection.execute(
+            "INSERT INTO feeds (key, exchange, state, at, version, appended_at) VALUES"
+            " ('conn:coinbase:0', 'coinbase', 'connected', now(), 1, now()),"
+            " ('conn:coinbase:1', 'coinbase', 'connected', now(), 1, now() - interval '40 seconds'),"
+            " ('conn:coinbase:2', 'coinbase', 'disconnected', now(), 1, now())"
+        )
+        connection.execute(
+            "INSERT INTO feeds (key, exchange, state, at, version, gap_kind, gap_missing, gap_opened, gap_closed)"
+            " VALUES ('gap:coinbase:P:t1', 'coinbase', 'up', now(), 1, 'trade_id', 7, now() - interval '180 s', NULL),"
+            " ('gap:coinbase:P:t9', 'coinbase', 'up', now(), 1, 'trade_id', 2, now(), now())"
+        )
+
+    findings = examine(settings)
+    connections, gaps = finding(findings, "feed connections"), finding(findings, "feed gaps")
+
+    assert connections.detail == (
+        "kraken is subscribed to, and nobody feeds it; coinbase:1 has said nothing for 40 s; coinbase:2 is disconnected"
+    )
+    assert gaps.detail == (
+        "1 open, the oldest for 180 s, with 7 trade ids missing;"
+        " 2 trade ids of gaps closed in the last day cannot be recovered"
+    )
+    assert not connections.ok
+    assert not gaps.ok
 
 
 def test_doctor_finds_control_records_that_nobody_publishes(service_settings: SettingsFor) -> None:
