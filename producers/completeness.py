@@ -8,7 +8,7 @@ between a product's first and last is ever neither acknowledged, nor on its way,
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -67,14 +67,14 @@ class TradeLedger:
         """
         new = {product for product in products if product not in self._books}
         self._outbox.adopt({key: feed for key, feed in records.items() if feed.product in new})
-        gaps = _open_gaps(records, self._exchange, new)
-        for product in new:
+        left = _left(records, self._exchange, new)
+        for product, gaps in left.items():
             position = records.get(self._position_key(product))
             if position is not None and position.last_trade_id is not None:
-                self._inherit(product, position.last_trade_id, position.at, gaps.get(product, []), cause)
-            elif product in gaps:
-                first = min(gaps[product], key=lambda hole: hole.first)
-                self._inherit(product, first.first - 1, first.opened, gaps[product], cause)
+                self._inherit(product, position.last_trade_id, position.at, gaps, cause)
+            elif gaps.open:
+                first = min(gaps.open, key=lambda hole: hole.first)
+                self._inherit(product, first.first - 1, first.opened, gaps, cause)
 
     def give_up(self, products: Iterable[str]) -> None:
         """Stop feeding products that another process takes over from the records."""
@@ -158,9 +158,11 @@ class TradeLedger:
                 hole = book.suspects.popleft()
                 if hole.key is None and hole.missing.count:
                     book.changed[hole] = None
+            if book.written is None:
+                self._write_position(book)  # before its gaps: a successor knows then where the product began
             if book.changed:
                 self._write_gaps(book, now)
-            if positions or book.written is None:
+            if positions:
                 self._write_position(book)
         if positions:
             self._positions_at = now
@@ -210,11 +212,11 @@ class TradeLedger:
     def _position_key(self, product: str) -> str:
         return f"trades:{self._exchange}:{product}"
 
-    def _inherit(self, product: str, last: int, time: int, holes: list[Hole], cause: str) -> None:
+    def _inherit(self, product: str, last: int, time: int, gaps: "_Left", cause: str) -> None:
         book = self._books[product] = Book(product, last, time)
         book.first = 0
         book.written = last
-        book.inherit(holes, cause, self._clock())
+        book.inherit(gaps.open, gaps.absent, cause, self._clock())
 
     def _unordered(self, trade: Trade, book: Book | None) -> bool:
         if book is None:
@@ -237,9 +239,10 @@ class TradeLedger:
 
     def _skip(self, book: Book, trade: Trade) -> None:
         """Write down, as a closed gap, a jump too wide to be filled."""
-        span = IdRanges([(book.last + 1, trade.trade_id - 1)])
-        hole = Hole(span.first, span.last, book.time, "renumbered", 0, IdRanges(), given_up=span)
-        self._given_up(span.count)
+        first, last = book.last + 1, trade.trade_id - 1
+        hole = Hole(first, last, book.time, "renumbered", 0, IdRanges())
+        hole.give_up(first, last, last - first + 1)
+        self._given_up(hole.given_up)
         self._write(book, hole, self._clock())
 
     def _abandon(self, book: Book) -> None:
@@ -263,6 +266,8 @@ class TradeLedger:
         TRADES_UNRECOVERABLE.labels(self._exchange).inc(count)
 
     def _write_all(self, book: Book) -> None:
+        if book.written is None:
+            self._write_position(book)
         for hole in book.changed:
             hole.written_at = 0
         self._write_gaps(book, self._clock())
@@ -280,11 +285,11 @@ class TradeLedger:
 
     def _write(self, book: Book, hole: Hole, now: int) -> None:
         if hole.key is None:
-            hole.key = f"gap:{self._exchange}:{book.product}:t{hole.first}"
+            hole.key = book.name(hole, f"gap:{self._exchange}:{book.product}:t")
             FEED_GAPS.labels(self._exchange, hole.cause).inc()
             _log.info("trades missing", exchange=self._exchange, key=hole.key, ids=hole.missing.count, cause=hole.cause)
-        if hole.given_up.count and not hole.missing.count and not hole.absorbed:
-            _log.error("trades unrecoverable", key=hole.key, ids=hole.given_up.count, cause=hole.cause)
+        if hole.given_up and not hole.missing.count and not hole.absorbed:
+            _log.error("trades unrecoverable", key=hole.key, ids=hole.given_up, cause=hole.cause)
         hole.written_at = now
         gap = _gap(hole, now)
         feed = Feed(exchange=self._exchange, product=book.product, state="connected", at=now, gap=gap, version=0)
@@ -325,35 +330,44 @@ def _open_gap(product: str, key: str, hole: Hole) -> OpenGap:
 
 def _gap(hole: Hole, now: int) -> Gap:
     """Return a hole as its record: the span that is missing, or of a complete one the span that was."""
-    spans = [ranges for ranges in (hole.missing, hole.given_up) if ranges.count and not hole.absorbed]
-    closed = now if hole.absorbed or not hole.missing.count else None
+    missing = hole.missing
+    spans = [(missing.first, missing.last)] if missing.count else []
+    spans += [hole.given_up_span] if hole.given_up_span is not None and not hole.absorbed else []
+    closed = now if hole.absorbed or not missing.count else None
     return Gap(
         kind=KIND,
-        from_id=min((ranges.first for ranges in spans), default=_named(hole)),
-        to_id=max((ranges.last for ranges in spans), default=hole.last),
+        from_id=min((first for first, _ in spans), default=_named(hole)),
+        to_id=max((last for _, last in spans), default=hole.last),
         opened=hole.opened,
         closed=closed,
         cause=hole.cause,
-        missing=sum(ranges.count for ranges in spans),
+        missing=0 if hole.absorbed else missing.count + hole.given_up,
     )
 
 
 def _named(hole: Hole) -> int:
-    """Return the id that a hole's key is named after: the first one that it ever missed."""
-    return int(hole.key.rpartition(":t")[2]) if hole.key else hole.first
+    """Return the first id that a hole ever missed: as a rule the one that its key is named after."""
+    return min(hole.first, int(hole.key.rpartition(":t")[2])) if hole.key else hole.first
 
 
-def _open_gaps(records: Mapping[str, Feed], exchange: str, products: Collection[str]) -> dict[str, list[Hole]]:
-    """Return the gaps in trade ids that records say are open, by product."""
-    found: dict[str, list[Hole]] = {}
+@dataclass(slots=True)
+class _Left:
+    """What records say of a product: its open gaps, and the ids that were given up."""
+
+    open: list[Hole] = field(default_factory=list)
+    absent: IdRanges = field(default_factory=IdRanges)
+
+
+def _left(records: Mapping[str, Feed], exchange: str, products: Iterable[str]) -> dict[str, _Left]:
+    found = {product: _Left() for product in products}
     for key, feed in records.items():
-        gap = feed.gap
-        if gap is None or gap.kind != KIND or gap.closed is not None or feed.exchange != exchange:
+        left = found.get(feed.product or "") if feed.exchange == exchange else None
+        gap = feed.gap if feed.gap is not None and feed.gap.kind == KIND else None
+        if left is None or gap is None or gap.from_id is None or gap.to_id is None or gap.from_id > gap.to_id:
             continue
-        if feed.product is None or feed.product not in products or gap.from_id is None or gap.to_id is None:
-            continue
-        if gap.from_id <= gap.to_id:
+        if gap.closed is None:
             ids = IdRanges([(gap.from_id, gap.to_id)])
-            hole = Hole(gap.from_id, gap.to_id, gap.opened, gap.cause, 0, ids, key=key, announced=True)
-            found.setdefault(feed.product, []).append(hole)
+            left.open.append(Hole(gap.from_id, gap.to_id, gap.opened, gap.cause, 0, ids, key=key, announced=True))
+        elif gap.missing:
+            left.absent.add(gap.from_id, gap.to_id)
     return found

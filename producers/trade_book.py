@@ -8,7 +8,7 @@ as missing once more. They are then published twice, which their ids make harmle
 
 from bisect import bisect_right
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from producers.id_ranges import IdRanges
@@ -45,7 +45,14 @@ class Hole:
     announced: bool = False
     absorbed: bool = False
     written_at: int = 0
-    given_up: IdRanges = field(default_factory=IdRanges)
+    given_up: int = 0
+    given_up_span: tuple[int, int] | None = None
+
+    def give_up(self, first: int, last: int, count: int) -> None:
+        """Count ids between `first` and `last` that cannot be had."""
+        before = self.given_up_span or (first, last)
+        self.given_up_span = (min(before[0], first), max(before[1], last))
+        self.given_up += count
 
 
 class Book:
@@ -156,15 +163,14 @@ class Book:
         """Note that the missing ids from `first` to `last` cannot be had; returns how many. Those on their way stay."""
         count = 0
         for hole in [hole for hole in self.holes if hole.key is not None and hole.first <= last and hole.last >= first]:
-            for start, end in hole.missing.within(first, last):
-                hole.given_up.add(start, end)
-                self.absent.add(start, end)
-                count += hole.missing.remove(start, end)
+            gone = IdRanges(hole.missing.within(first, last))
             for trade_id in self.filling:
-                if hole.given_up.remove(trade_id, trade_id):
-                    self.absent.remove(trade_id, trade_id)
-                    hole.missing.add(trade_id, trade_id)
-                    count -= 1
+                gone.remove(trade_id, trade_id)
+            for start, end in gone:
+                hole.give_up(start, end, hole.missing.remove(start, end))
+                self.absent.add(start, end)
+            hole.missing.coalesce(MAX_RANGES)
+            count += gone.count
             self.changed[hole] = None
         self.absent.coalesce(MAX_RANGES)
         return count
@@ -173,6 +179,14 @@ class Book:
         """Return the hole whose span holds an id."""
         at = bisect_right(self.holes, trade_id, key=_first) - 1
         return self.holes[at] if at >= 0 and trade_id <= self.holes[at].last else None
+
+    def name(self, hole: Hole, prefix: str) -> str:
+        """Return a key for a hole: after its first id, or the next one after which no other hole is named."""
+        taken = {other.key for other in self.holes}
+        number = hole.first
+        while f"{prefix}{number}" in taken:
+            number += 1
+        return f"{prefix}{number}"
 
     def position(self) -> int:
         """Return the id up to which every trade is acknowledged, or in a gap that the broker knows."""
@@ -207,8 +221,13 @@ class Book:
         if not pending:
             done.clear()
 
-    def inherit(self, holes: list[Hole], cause: str, now: int) -> None:
-        """Take over gaps that another process left open; ids that no gap and no position covers are missing too."""
+    def inherit(self, holes: list[Hole], absent: IdRanges, cause: str, now: int) -> None:
+        """Take over gaps that another process left open; ids that no gap and no position covers are missing too.
+
+        `absent`: ids that it gave up; one that comes all the same is published.
+        """
+        self.absent = absent
+        self.absent.coalesce(MAX_RANGES)
         top = max([self.last, *(hole.last for hole in holes)])
         unknown = IdRanges([(self.next, top)] if top > self.last else ())
         for hole in sorted(holes, key=_first):
@@ -236,6 +255,7 @@ class Book:
         trade_id = trade.trade_id
         hole = self.hole(trade_id)
         if hole is not None and trade_id in hole.missing:
+            self.time = max(self.time, trade.exchange_time)
             return self._found(hole, trade_id)
         if self.absent.remove(trade_id, trade_id):
             self.late.add(trade_id)
@@ -315,20 +335,23 @@ class Book:
             self._absorb(self.holes[at], self.holes.pop(at + 1))
 
     def _absorb(self, hole: Hole, other: Hole) -> None:
-        """Put all of `other` into the hole before it; its record is written first."""
+        """Put all of `other` into the hole before it, under the name of either."""
         hole.last = max(hole.last, other.last)
-        for ranges, more in ((hole.missing, other.missing), (hole.given_up, other.given_up)):
-            for first, last in more:
-                ranges.add(first, last)
-            ranges.coalesce(MAX_RANGES)
+        for first, last in other.missing:
+            hole.missing.add(first, last)
+        hole.missing.coalesce(MAX_RANGES)
+        if other.given_up_span is not None:
+            hole.give_up(*other.given_up_span, other.given_up)
         if other.key is not None or other.due == 0:
             hole.due = 0
         other.missing.clear()
         other.absorbed = True
+        self.changed.pop(other, None)
+        if hole.key is None:
+            hole.key, other.key = other.key, None
         self._announce_again(hole)
         if other.key is not None:
-            self.changed.pop(other, None)
-            self.changed[other] = None
+            self.changed[other] = None  # behind the hole that has its ids now
 
 
 def _first(hole: Hole) -> int:

@@ -1,5 +1,7 @@
 """Ranges of ids against a plain set."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +33,7 @@ def test_ranges_hold_what_a_set_would(
     found = list(ranges)
     assert members(ranges) == plain
     assert ranges.count == len(plain)
-    assert all(before[1] + 1 < after[0] for before, after in zip(found, found[1:], strict=False))
+    assert all(before[1] + 1 < after[0] for before, after in pairwise(found))
     assert (at in ranges) == (at in plain)
     assert ranges.next(at) == min((number for number in plain if number >= at), default=None)
     assert members(IdRanges(ranges.within(*span))) == plain & set(range(span[0], span[1] + 1))
