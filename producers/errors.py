@@ -5,9 +5,11 @@ OutageError
     ├── StaleFeedError       nothing useful arrived for too long; the feed reconnects
     ├── ExchangeSaidError    the exchange answered with an error that a new connection may cure
     └── FeedRefusedError     trying again cannot help; ends the producer
+UsageError
+└── FrameError           a recording cannot be read or written
 """
 
-from pulsestream.core.errors import OutageError
+from pulsestream.core.errors import OutageError, UsageError
 
 
 class FeedError(OutageError):
@@ -24,3 +26,7 @@ class ExchangeSaidError(FeedError):
 
 class FeedRefusedError(FeedError):
     """The exchange, or what stands at its address, refuses for good."""
+
+
+class FrameError(UsageError):
+    """A recording cannot be read or written; the message names file, line or byte, and fault."""

@@ -192,6 +192,37 @@ def record(
 
 
 @app.command()
+def record(
+    products: Annotated[str, typer.Option(help="such as BTC-USD,ETH-USD")],
+    output: Annotated[Path, typer.Option(help="folder that the recording is written to")],
+    exchange: Annotated[str, typer.Option(help="coinbase, binance, kraken; empty: PULSESTREAM_EXCHANGE")] = "",
+    url: Annotated[str, typer.Option(help="its WebSocket; empty: PULSESTREAM_EXCHANGE_URL, or the public one")] = "",
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="stop after so many; without: at Ctrl-C")] = None,
+    rotate_mb: Annotated[float, typer.Option(min=0.001, help="megabytes on the disk after which a file ends")] = 256,
+    rotate_minutes: Annotated[float, typer.Option(min=0.01, help="minutes after which a file ends")] = 60,
+) -> None:
+    """Write an exchange's frames to files, exactly as received.
+
+    Each frame with its receipt time, compressed with zstd, on the disk every second: after a crash all but the last
+    second can be read. `pulsestream exchange --frames DIR` plays a recording.
+
+    Examples:
+    pulsestream record --exchange coinbase --products BTC-USD,ETH-USD --output rec --seconds 3600;
+    pulsestream record --exchange simulator --url ws://127.0.0.1:9443 --products BTC-USD --output rec;
+    zstdcat rec/*.frames.zst
+    """
+    from producers.recorder import RecordOptions, run
+    from producers.recording import Rotation
+
+    settings = _start("record")
+    names = tuple(name.strip() for name in products.split(",") if name.strip())
+    rotation = Rotation(int(rotate_mb * 1_000_000), rotate_minutes * 60)
+    options = RecordOptions(exchange or settings.exchange, names, output, seconds, url, rotation)
+    recorded = run(settings, options)
+    typer.echo(f"{recorded.frames} frames in {recorded.files} files, {recorded.bytes} bytes, in {output}")
+
+
+@app.command()
 def tail(
     tenant: Annotated[str, typer.Argument(help="slug, such as demo")],
     dataset: Annotated[str, typer.Argument(help="ticks, trades, events, stats, bars, alerts or dlq")],

@@ -44,6 +44,8 @@ PUBLISHED = _counter("published_total", "Records whose delivery the broker ackno
 PUBLISH_FAILED = _counter("publish_failed_total", "Records that the broker did not take", "exchange", "code")
 PUBLISH_PENDING = _gauge("publish_pending", "Records handed to the client, not yet acknowledged", "exchange")
 PUBLISH_PARKED = _gauge("publish_parked_tenants", "Tenants whose topic takes no records", "exchange")
+RECORDED_FRAMES = _counter("recorded_frames_total", "Frames of a recording that are on the disk", "exchange")
+RECORDED_BYTES = _counter("recorded_bytes_total", "Bytes of a recording that are on the disk", "exchange")
 SOCKET_TO_ACK = _histogram(
     "socket_to_ack_seconds", "From a record's receipt until the broker has acknowledged every tenant's copy", "exchange"
 )
