@@ -11,7 +11,7 @@ PINNED = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all: -
 LOCK = .venv/lock/bin/uv pip compile pyproject.toml --group build --universal --python-version 3.11 --quiet \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help install up test fuzz lint format lock clean
+.PHONY: help install up test fuzz bench lint format lock clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -26,6 +26,9 @@ test: .venv/developer ## Run every test on a real broker and a real database (AR
 
 fuzz: .venv/developer ## Break a million frames on every exchange's language (ARGS="--seed 7" repeats a run).
 	$(BIN)/python -m tests.fuzz.venues $(ARGS)
+
+bench: .venv/developer ## Compare with the alternatives on this machine (ARGS="feed", ARGS=--help for all of them).
+	$(BIN)/python -m benchmarks $(or $(ARGS),feed)
 
 lint: .venv/developer ## Check style, format, types and the house's import rules.
 	$(BIN)/ruff check

@@ -250,9 +250,7 @@ def _is_sound_tick(tick: Tick, *, own: bool) -> bool:
         and (tick.volume_30d is None or 0.0 <= tick.volume_30d <= MAX_SIZE)
         and (tick.quote_time is None or 0 < tick.quote_time < MAX_TIME)
         and tick.side in _SIDES
-        and 0 < tick.exchange_time < MAX_TIME
-        and 0 < tick.received_time < MAX_TIME
-        and tick.exchange_time <= tick.received_time + MAX_AHEAD
+        and are_sound_times(tick.exchange_time, tick.received_time)
     )
 
 
@@ -263,24 +261,27 @@ def _is_sound_trade(trade: Trade) -> bool:
         and 0.0 < trade.price <= MAX_PRICE
         and 0.0 <= trade.size <= MAX_SIZE
         and trade.side in _SIDES
-        and 0 < trade.exchange_time < MAX_TIME
-        and 0 < trade.received_time < MAX_TIME
-        and trade.exchange_time <= trade.received_time + MAX_AHEAD
+        and are_sound_times(trade.exchange_time, trade.received_time)
     )
+
+
+def are_sound_times(exchange_time: int, received_time: int) -> bool:
+    """Say whether nothing is wrong with a record's times."""
+    return 0 < exchange_time < MAX_TIME and 0 < received_time < MAX_TIME and exchange_time <= received_time + MAX_AHEAD
 
 
 def _is_sound_identity(event_id: str, exchange: str, product: str) -> bool:
     """Say whether names and id are right; an id that is not printable, or longer than usual, is left to `_PLAIN`."""
     try:
-        prefix = _id_prefix(exchange, product)
+        prefix = id_prefix(exchange, product)
     except ValueError:
         return False
     return event_id.startswith(prefix) and event_id.isprintable() and len(event_id) <= _MAX_ID
 
 
 @lru_cache(maxsize=4096)
-def _id_prefix(exchange: str, product: str) -> str:
+def id_prefix(exchange: str, product: str) -> str:
     """Return how the ids of a product begin; raises ValueError, which no cache keeps, for names that cannot be."""
-    if check_names(exchange, product):
-        raise ValueError(product)
+    if fault := check_names(exchange, product):
+        raise ValueError(f"{fault.code}: {fault.message}")
     return f"{exchange}:{product}:"

@@ -19,7 +19,10 @@ import msgspec
 
 from producers.venues.parsing import (
     Count,
-    Number,
+    Price,
+    Side,
+    Size,
+    Unsaid,
     answer,
     checked,
     page_of_bars,
@@ -44,15 +47,14 @@ from producers.venues.protocol import (
 )
 from pulsestream.core.clock import MICROS_PER_SECOND, Clock, format_rfc3339, wall_clock
 from pulsestream.core.errors import UsageError
-from schemas.records import Bar, Tick, Trade, bar_id, tick_id, trade_event_id
-from schemas.validate import MAX_TIME
+from schemas.records import Bar, Tick, Trade, bar_id
+from schemas.validate import MAX_TIME, are_sound_times, id_prefix
 
 _CHANNELS: Final = {"ticks": "ticker", "trades": "matches"}
 _ALIVE_CHANNEL: Final = "heartbeat"
 _MESSAGE_PRODUCTS: Final = 100
 """Products in one message: about 1.5 kB."""
 _SIGNED_PATH: Final = "/users/self/verify"
-_TAKER: Final = {"buy": "sell", "sell": "buy"}
 _PRODUCT: Final = re.compile(r"\b[A-Z0-9]+(?:-[A-Z0-9]+)+\b")
 _NEEDS_KEY: Final = re.compile(r"authenticat|signature|api key|passphrase", re.IGNORECASE)
 
@@ -67,28 +69,28 @@ class _Frame(msgspec.Struct, tag_field="type", gc=False):
 class _Ticker(_Frame, tag="ticker", gc=False):
     product_id: str
     sequence: Count
-    price: float | Literal[""]
+    price: Price | Literal[""]
     time: str | None = None
     trade_id: Count | None = None
-    side: str | None = None
-    last_size: Number = None
-    best_bid: Number = None
-    best_bid_size: Number = None
-    best_ask: Number = None
-    best_ask_size: Number = None
-    open_24h: Number = None
-    high_24h: Number = None
-    low_24h: Number = None
-    volume_24h: Number = None
-    volume_30d: Number = None
+    side: Side | None = None
+    last_size: Size | Unsaid = None
+    best_bid: Price | Unsaid = None
+    best_bid_size: Size | Unsaid = None
+    best_ask: Price | Unsaid = None
+    best_ask_size: Size | Unsaid = None
+    open_24h: Price | Unsaid = None
+    high_24h: Price | Unsaid = None
+    low_24h: Price | Unsaid = None
+    volume_24h: Size | Unsaid = None
+    volume_30d: Size | Unsaid = None
 
 
 class _Match(_Frame, tag="match", gc=False):
     product_id: str
     trade_id: Count
-    price: float
-    size: float
-    side: str
+    price: Price
+    size: Size
+    side: Side
     time: str
     sequence: Count | None = None
 
@@ -123,9 +125,9 @@ class _AnyKind(msgspec.Struct):
 
 class _RestTrade(msgspec.Struct, gc=False):
     trade_id: Count
-    price: float
-    size: float
-    side: str
+    price: Price
+    size: Size
+    side: Side
     time: str
 
 
@@ -181,6 +183,8 @@ class CoinbaseSession:
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             return (Malformed(shown(f"not JSON: {error}")),)
         try:
+            if isinstance(decoded, _Ticker):
+                return (_tick(self._exchange, decoded, received_time),)
             return (self._outcome(decoded, received_time),)
         except (ValueError, OverflowError) as error:
             return (Malformed(shown(f"{type(decoded).__name__.strip('_').lower()}: {error}")),)
@@ -191,9 +195,7 @@ class CoinbaseSession:
             asked = {"product_ids": ordered[start : start + _MESSAGE_PRODUCTS], "channels": self._channels}
             yield json.dumps({"type": kind} | asked | signature)
 
-    def _outcome(self, frame: _Known, received_time: int) -> Outcome:
-        if isinstance(frame, _Ticker):
-            return _tick(self._exchange, frame, received_time)
+    def _outcome(self, frame: _Match | _Heartbeat | _Subscriptions | _Error, received_time: int) -> Outcome:
         if isinstance(frame, _Match):
             return checked(_trade(self._exchange, frame.product_id, frame, received_time, frame.sequence))
         if isinstance(frame, _Heartbeat):
@@ -205,14 +207,15 @@ class CoinbaseSession:
 
 
 def _tick(exchange: str, frame: _Ticker, received_time: int) -> Outcome:
-    """Return a ticker's tick. `or` is `price`, and all of `size` but for zero, without a call: this is the hot path."""
+    """Return what a ticker is. The hot path: numbers, side and sequence were checked by decoding, names by `id_prefix`.
+
+    `or None` is for prices, of which zero means that there is none; for sizes it would lose a zero.
+    """
     if frame.time is None:
-        if not frame.price:
-            return Ignored("ticker without a trade", alive=True)
-        raise ValueError("a price without a time")
-    best_bid, best_ask = frame.best_bid or None, frame.best_ask or None
+        return _timeless(frame)
+    exchange_time, best_bid, best_ask = rfc3339(frame.time), frame.best_bid or None, frame.best_ask or None
     tick = Tick(
-        event_id=tick_id(exchange, frame.product_id, frame.sequence),
+        event_id=f"{id_prefix(exchange, frame.product_id)}{frame.sequence}",
         exchange=exchange,
         product=frame.product_id,
         sequence=frame.sequence,
@@ -221,32 +224,38 @@ def _tick(exchange: str, frame: _Ticker, received_time: int) -> Outcome:
         price=frame.price or 0.0,
         size=frame.last_size or size(frame.last_size),
         best_bid=best_bid,
-        best_bid_size=None if best_bid is None else frame.best_bid_size or size(frame.best_bid_size),
+        best_bid_size=best_bid and (frame.best_bid_size or size(frame.best_bid_size)),
         best_ask=best_ask,
-        best_ask_size=None if best_ask is None else frame.best_ask_size or size(frame.best_ask_size),
+        best_ask_size=best_ask and (frame.best_ask_size or size(frame.best_ask_size)),
         open_24h=frame.open_24h or None,
         high_24h=frame.high_24h or None,
         low_24h=frame.low_24h or None,
         volume_24h=frame.volume_24h or size(frame.volume_24h),
         volume_30d=frame.volume_30d or size(frame.volume_30d),
-        exchange_time=rfc3339(frame.time),
+        exchange_time=exchange_time,
         received_time=received_time,
     )
-    return checked(tick)
+    return tick if frame.price and are_sound_times(exchange_time, received_time) else checked(tick)
+
+
+def _timeless(frame: _Ticker) -> Ignored:
+    if frame.price:
+        raise ValueError("a price without a time")
+    return Ignored("ticker without a trade", alive=True)
 
 
 def _trade(
     exchange: str, product: str, said: _Match | _RestTrade, received_time: int, sequence: int | None = None
 ) -> Trade:
-    """Return a trade with the taker's side; an unknown side stays as it is, for the validator to refuse."""
+    """Return a trade with the taker's side; its price and its times are still to be checked."""
     return Trade(
-        event_id=trade_event_id(exchange, product, said.trade_id),
+        event_id=f"{id_prefix(exchange, product)}t{said.trade_id}",
         exchange=exchange,
         product=product,
         trade_id=said.trade_id,
         price=said.price,
         size=said.size,
-        side=_TAKER.get(said.side, said.side),
+        side="sell" if said.side == "buy" else "buy",
         exchange_time=rfc3339(said.time),
         received_time=received_time,
         sequence=sequence,

@@ -13,12 +13,18 @@ import msgspec
 from producers.venues.protocol import Malformed, ProtocolError
 from pulsestream.core.clock import parse_rfc3339
 from schemas.records import Bar, Tick, Trade
-from schemas.validate import check
+from schemas.validate import MAX_PRICE, MAX_SIZE, check
 
 Decoded = TypeVar("Decoded")
 
 Number: TypeAlias = float | Literal[""] | None
 """A number that may be missing: an empty text and null both mean that the exchange did not say."""
+Unsaid: TypeAlias = Literal[""] | None
+Price: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=MAX_PRICE)]
+"""A price as the validator takes it, or zero; no `nan` or `inf`, which satisfy no bound."""
+Size: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=MAX_SIZE)]
+"""A size or a volume as the validator takes it."""
+Side: TypeAlias = Literal["buy", "sell"]
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A sequence number or an id: it fits Avro's long."""
 

@@ -17,6 +17,7 @@ from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 from pulsestream.core.clock import Clock, wall_clock
 from pulsestream.core.errors import PulseStreamError, UsageError
 from schemas.records import Bar, Tick, Trade
+from schemas.validate import OWN_PREFIX, check_names
 
 Frame: TypeAlias = bytes | str
 _NOT_VENUES: Final = frozenset({"protocol", "parsing"})
@@ -188,10 +189,12 @@ def venues() -> list[str]:
 def load(venue: str, name: str = "") -> Exchange:
     """Return an exchange that speaks the language `venue`; `name` goes into its records (default: the venue's own).
 
-    Raises UsageError for a venue that is not there.
+    Raises UsageError for a venue that is not there, and for a name that no record of the platform may carry.
     """
     if venue not in venues():
         raise UsageError(f"exchange {venue!r} is not spoken here: choose one of {', '.join(venues())}")
+    if check_names(name or venue, "ANY") or name.startswith(OWN_PREFIX):
+        raise UsageError(f"exchange {name!r} is not a name such as coinbase; {OWN_PREFIX} begins tenants' own")
     module = importlib.import_module(f"producers.venues.{venue}")
     make = cast(Callable[[str], Exchange], module.EXCHANGE)
     return make(name or venue)

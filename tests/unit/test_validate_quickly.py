@@ -146,9 +146,9 @@ def test_no_number_of_a_trade_is_nan_or_infinite(name: str, number: float) -> No
 
 
 def test_names_that_cannot_be_are_not_kept() -> None:
-    before = validate._id_prefix.cache_info().currsize
+    before = validate.id_prefix.cache_info().currsize
 
     for number in range(100):
         check(msgspec.structs.replace(TICK, product=f"no product {number}"), "ticks")
 
-    assert validate._id_prefix.cache_info().currsize == before
+    assert validate.id_prefix.cache_info().currsize == before

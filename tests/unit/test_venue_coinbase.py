@@ -113,6 +113,12 @@ def test_the_exchange_is_found_by_its_name_and_can_carry_another() -> None:
     assert isinstance(exchange, SignedExchange)
 
 
+@pytest.mark.parametrize("name", ["x-mine", "Coinbase", "a" * 33, "coin base"])
+def test_a_name_that_no_record_may_carry_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="is not a name"):
+        load("coinbase", name)
+
+
 # ---- frames ----
 
 
