@@ -82,6 +82,7 @@ class Recorder:
         self._settings = settings
         self._options = options
         self._writer = writer
+        self._connections = 0
         self._due = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -166,6 +167,11 @@ class Recorder:
 
     # ---- what the feeds tell ----
 
+    def next_connection(self) -> int:
+        """Return the number of a connection whose first frame arrives; they count from 1."""
+        self._connections += 1
+        return self._connections
+
     def received(self, connection: int, frame: Frame, received_time: int) -> None:
         """Write a frame down."""
         moment = self._writer.moment(received_time)
@@ -198,7 +204,7 @@ class Recorder:
 
 
 class _Tapped:
-    """An exchange whose connections' frames are written down; connections count from 1."""
+    """An exchange whose connections' frames are written down."""
 
     def __init__(self, exchange: Exchange, recorder: Recorder) -> None:
         self.name = exchange.name
@@ -207,7 +213,6 @@ class _Tapped:
         self.rest: Rest = exchange.rest
         self._exchange = exchange
         self._recorder = recorder
-        self._connections = 0
 
     def symbol(self, product: str) -> str:
         """Return the exchange's own name of a product."""
@@ -215,17 +220,16 @@ class _Tapped:
 
     def session(self, channels: Collection[str] = ("ticks", "trades")) -> Session:
         """Return the conversation of a new connection."""
-        self._connections += 1
-        return _TappedSession(self._exchange.session(channels), self._recorder, self._connections)
+        return _TappedSession(self._exchange.session(channels), self._recorder)
 
 
 class _TappedSession:
-    """A session that hands each frame to the recorder first."""
+    """A session that hands each frame to the recorder first; its connection has a number from its first frame on."""
 
-    def __init__(self, session: Session, recorder: Recorder, connection: int) -> None:
+    def __init__(self, session: Session, recorder: Recorder) -> None:
         self._session = session
         self._recorder = recorder
-        self._connection = connection
+        self._connection = 0
 
     def subscribe(self, products: Collection[str]) -> list[str]:
         """Return the messages that ask for these products."""
@@ -237,6 +241,7 @@ class _TappedSession:
 
     def receive(self, frame: Frame, received_time: int) -> Sequence[Outcome]:
         """Write the frame down and return what it holds."""
+        self._connection = self._connection or self._recorder.next_connection()
         self._recorder.received(self._connection, frame, received_time)
         return self._session.receive(frame, received_time)
 
