@@ -23,7 +23,6 @@ from producers.venues.protocol import (
     Limits,
     Malformed,
     Outcome,
-    ProtocolError,
     Refused,
     RestRequest,
     Subscriptions,
@@ -159,7 +158,6 @@ _aggregates: Final = msgspec.json.Decoder(_Aggregate, strict=False)
 _rest_trades: Final = msgspec.json.Decoder(list[_RestTrade], strict=False)
 _rest_aggregates: Final = msgspec.json.Decoder(list[_Aggregate], strict=False)
 _rest_candles: Final = msgspec.json.Decoder(list[_Candle], strict=False)
-_failures: Final = msgspec.json.Decoder(_Failure)
 
 
 def _symbol(product: str) -> str:
@@ -360,10 +358,8 @@ class BinanceRest:
 
     def parse_trades(self, product: str, body: bytes, received_time: int) -> list[Trade]:
         """Return a page's trades in rising order of their ids; raises ProtocolError."""
-        what = f"trades of {product}"
-        _raise_failure(body, what)
-        rows: Sequence[_AnyTrade]
-        rows = answer(_rest_aggregates.decode if self.aggregate else _rest_trades.decode, body, what)
+        decode = _rest_aggregates.decode if self.aggregate else _rest_trades.decode
+        rows: Sequence[_AnyTrade] = answer(decode, body, f"trades of {product}")
         return page_of_trades(product, (_trade(self.exchange, product, row, received_time) for row in rows))
 
     def candles(self, product: str, period: str, start: int, end: int) -> RestRequest:
@@ -380,9 +376,7 @@ class BinanceRest:
 
         `complete` False and `received_time` 0 are the caller's to fill in.
         """
-        what = f"candles of {product}"
-        _raise_failure(body, what)
-        rows = answer(_rest_candles.decode, body, what)
+        rows = answer(_rest_candles.decode, body, f"candles of {product}")
         return page_of_bars(product, (self._bar(product, period, row) for row in rows))
 
     def _query(self, product: str) -> dict[str, str]:
@@ -409,14 +403,6 @@ class BinanceRest:
             origin="exchange",
             received_time=0,
         )
-
-
-def _raise_failure(body: bytes, what: str) -> None:
-    """Raise ProtocolError with the exchange's own words, if the body is an object with an error's fields."""
-    if not body.lstrip().startswith(b"{"):
-        return
-    failure = answer(_failures.decode, body, what)
-    raise ProtocolError(shown(f"{what}: {failure.code}: {failure.msg}"))
 
 
 class BinanceExchange:

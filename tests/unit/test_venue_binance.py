@@ -271,6 +271,35 @@ def test_what_still_arrives_of_an_ended_product_is_ignored() -> None:
     assert hear(speaker, "trade", TRADE) == Ignored("trade", alive=True)
 
 
+def test_a_product_that_is_asked_for_again_does_not_begin_with_old_quotes() -> None:
+    speaker = session()
+    hear(speaker, "bookTicker", QUOTE)
+
+    speaker.unsubscribe(["BNB-BTC"])
+    speaker.subscribe(["BNB-BTC"])
+
+    assert tick(speaker).best_bid == 0.0024
+
+
+def test_a_refusal_that_comes_after_the_end_of_its_product_is_no_fault() -> None:
+    speaker = session()
+    (message,) = speaker.subscribe(["BTC-USDT"])
+    speaker.unsubscribe(["BTC-USDT"])
+
+    (outcome,) = speaker.receive(json.dumps({"code": 4, "msg": "no", "id": json.loads(message)["id"]}), NOW)
+
+    assert outcome == Refused("4: no", frozenset({"BTC-USDT"}))
+
+
+def test_a_refusal_to_ask_twice_does_not_end_what_was_confirmed() -> None:
+    speaker = session()
+    (message,) = speaker.subscribe(["BNB-BTC"])
+
+    speaker.receive(json.dumps({"code": 4, "msg": "no", "id": json.loads(message)["id"]}), NOW)
+
+    assert isinstance(hear(speaker, "trade", TRADE), Trade)
+
+
 def test_an_answer_to_a_message_that_was_never_sent_changes_nothing() -> None:
     speaker = session()
 

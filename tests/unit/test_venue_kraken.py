@@ -271,6 +271,21 @@ def test_a_product_is_confirmed_when_both_channels_are() -> None:
     ]
 
 
+def test_a_channel_that_was_not_asked_for_confirms_nothing() -> None:
+    session = KrakenExchange().session(["ticks"])
+    session.subscribe(["BTC-USD"])
+
+    (outcome,) = session.receive('{"method":"subscribe","result":{"channel":"book","symbol":"BTC/USD"}}', NOW)
+
+    assert outcome == Ignored("subscribe")
+
+
+def test_many_products_are_asked_for_in_messages_of_a_hundred() -> None:
+    messages = KrakenExchange().session().subscribe([f"A{number}-USD" for number in range(250)])
+
+    assert [len(json.loads(message)["params"]["symbol"]) for message in messages] == [100, 100, 100, 100, 50, 50]
+
+
 def test_a_refusal_of_a_name_it_does_not_know_concerns_that_product() -> None:
     outcome = receive(refusal("Currency pair not supported XBT/USD", "XBT/USD"))
 
