@@ -1,65 +1,43 @@
-"""The reconnecting feed: one WebSocket to an exchange, its subscriptions, a watchdog, and backoff around it.
+"""The reconnecting feed: the wanted products of one shard, over one connection, at times two that overlap.
 
-It reads a frame only when the listener has taken the one before, so a slow listener holds up the socket (back
-pressure). Everything runs on one event loop. Any error that `pacing.judge` calls fatal ends `run`; all others lead to
-another connection. Products are added and removed on the open connection.
+A connection that the exchange will end, or that is as old as allowed, is replaced by one that is complete before the
+old one closes, so the listener sees no interval without data. After any other end there is a pause (`pacing.Backoff`)
+and a turn (`storm.StormGuard`) before the next attempt. Everything runs on one event loop. An error that
+`pacing.judge` calls fatal ends `run`; all others lead to another connection.
 """
 
 import asyncio
 import random
-import time
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
 from typing import Final, Protocol
-from urllib.parse import urlsplit
 
-from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from producers.errors import ExchangeSaidError, FeedRefusedError, StaleFeedError
-from producers.pacing import Backoff, Pace, Watchdog, judge
-from producers.plan import SubscriptionPlan
-from producers.protocol import (
-    ExchangeError,
-    ExchangeProtocol,
-    Heartbeat,
-    Ignored,
-    Malformed,
-    Outcome,
-    Subscriptions,
-    TickFrame,
-)
-from pulsestream.core.clock import Clock, wall_clock
+from producers.connection import Clocks, Connection, FeedConfig
+from producers.errors import FeedRefusedError, StaleFeedError
+from producers.pacing import Backoff, judge
+from producers.plan import Refusals
+from producers.storm import StormGuard
+from producers.venues.protocol import Exchange, Heartbeat
+from pulsestream.core.clock import MICROS_PER_SECOND
 from pulsestream.core.errors import UsageError
 from pulsestream.core.log import logger
-from pulsestream.core.metrics import FEED_CONNECTED, FEED_CONNECTS, FEED_FRAMES, FEED_REFUSED_PRODUCTS
-from schemas.records import Tick
+from pulsestream.core.metrics import FEED_CONNECTED, FEED_PRODUCTS, FEED_REFUSED_PRODUCTS, FEED_SILENT_SECONDS
+from schemas.records import Tick, Trade
 
-MAX_FRAME_BYTES: Final = 256 * 1024
-"""A larger frame closes the connection; a subscriptions frame of 5,000 products has about 150 kB."""
-QUEUED_FRAMES: Final = 64
-"""Frames read ahead of the listener; beyond them the socket is not read."""
-OPEN_TIMEOUT: Final = 10.0
-CLOSE_TIMEOUT: Final = 2.0
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-
+OVERLAPPING: Final = 2
+"""Connections that a feed has at most: one, and its successor."""
 _log = logger(__name__)
-_KINDS: Final[dict[type[Outcome], str]] = {
-    TickFrame: "tick",
-    Heartbeat: "heartbeat",
-    Subscriptions: "subscriptions",
-    ExchangeError: "error",
-    Ignored: "ignored",
-    Malformed: "malformed",
-}
 
 
 class Listener(Protocol):
     """What a feed tells, in the order in which it happens. Times are microseconds of the wall clock."""
 
-    async def tick(self, tick: Tick) -> None:
-        """Take a tick; the feed reads on when this returns."""
+    async def record(self, record: Tick | Trade) -> None:
+        """Take a record; its connection reads on when this returns."""
+
+    def heartbeat(self, heartbeat: Heartbeat) -> None:
+        """Take the exchange's word that a product's feed is alive."""
 
     def delivering(self, at: int) -> None:
         """Note that a connection delivers its first market data."""
@@ -71,280 +49,218 @@ class Listener(Protocol):
         """Note that there is no connection. `since`: its last good frame, None if it had none; cause as in feed.v1."""
 
 
-@dataclass(slots=True)
-class _Connection:
-    """The state of one connection."""
-
-    socket: ClientConnection
-    plan: SubscriptionPlan
-    watchdog: Watchdog
-    last_good: int | None = None
-    is_complete: bool = False
-    malformed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class FeedConfig:
-    """How a feed behaves. Times in seconds."""
-
-    url: str
-    exchange: str
-    stale_after: float = 15.0
-    pace: Pace = field(default_factory=Pace)
-
-
 class Feed:
-    """Delivers the wanted products' ticks to a listener until it is stopped."""
+    """Delivers the wanted products' ticks and trades to a listener until it is stopped."""
 
     def __init__(
         self,
         config: FeedConfig,
-        protocol: ExchangeProtocol,
+        exchange: Exchange,
         listener: Listener,
+        guard: StormGuard,
         *,
-        clock: Clock = wall_clock,
-        monotonic: Callable[[], float] = time.monotonic,
+        clocks: Clocks | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._config = config
-        self._protocol = protocol
+        self._exchange = exchange
         self._listener = listener
-        self._clock = clock
-        self._monotonic = monotonic
+        self._guard = guard
+        self._clocks = clocks or Clocks()
         self._backoff = Backoff(config.pace, uniform)
+        self._refusals = Refusals()
         self._wanted: frozenset[str] = frozenset()
-        self._changed = asyncio.Event()
+        self._surplus: frozenset[str] = frozenset()
+        self._is_wanted = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._connection: _Connection | None = None
+        self._connections: list[Connection] = []
+        self._serving: set[asyncio.Task[float]] = set()
+        self._is_told_complete = False
+        self._heard_at = self._clocks.wall()
         self._trouble = "not connected yet"
 
     def want(self, products: Collection[str]) -> None:
-        """Change the wanted products; an open connection follows at once."""
-        self._wanted = frozenset(products)
-        self._changed.set()
+        """Change the wanted products; an open connection follows at once. Those beyond the limit are left out."""
+        before, room = self._wanted, self._config.limits.products
+        ordered = [*sorted(before & set(products)), *sorted(set(products) - before)]
+        self._wanted, self._surplus = frozenset(ordered[:room]), frozenset(ordered[room:])
+        self._refusals.keep(self._wanted)
+        for connection in self._connections:
+            connection.want(self._wanted)
+        if self._wanted and not before:
+            self._heard_at = self._clocks.wall()
+            self._is_wanted.set()
+        elif before and not self._wanted:
+            self._is_wanted.clear()
+            if not self._connections:
+                self._listener.lost(None, "idle")
 
     def stop(self) -> None:
-        """Make `run` close the connection and return."""
+        """Make `run` close the connections and return."""
         self._stopped.set()
 
     @property
     def is_delivering(self) -> bool:
-        """Whether the present connection has delivered market data."""
-        return self._connection is not None and self._connection.last_good is not None
+        """Whether a present connection has delivered market data."""
+        return any(connection.last_good is not None for connection in self._connections)
+
+    @property
+    def last_good(self) -> int | None:
+        """When the present connections received their newest market data; None without any. Microseconds."""
+        return max((c.last_good for c in self._connections if c.last_good is not None), default=None)
 
     def problem(self) -> str | None:
         """Return why no data arrives although products are wanted, or None."""
         if not self._wanted or self.is_delivering:
             return None
-        return f"no data from {self._config.exchange} at {self._config.url}: {self._trouble}"
+        return f"no data from {self._exchange.name} at {self._config.url}: {self._trouble}"
 
     def refused(self) -> dict[str, str]:
-        """Return the products that the exchange does not deliver, with its reason."""
-        plan = self._connection.plan if self._connection else SubscriptionPlan()
-        return {product: refusal.reason for product, refusal in plan.refused.items()}
+        """Return the products that are not delivered, with the reason."""
+        refused = {product: refusal.reason for product, refusal in self._refusals.held.items()}
+        limit = self._config.limits.products
+        reason = f"shard {self._config.shard} has more than {limit} products: raise PULSESTREAM_FEED_SHARDS"
+        return refused | dict.fromkeys(self._surplus, reason)
+
+    def measure(self) -> None:
+        """Bring the gauges up to date."""
+        labels = (self._exchange.name, str(self._config.shard))
+        confirmed = max((len(connection.plan.confirmed) for connection in self._connections), default=0)
+        FEED_CONNECTED.labels(*labels).set(self.is_delivering)
+        FEED_PRODUCTS.labels(*labels).set(confirmed)
+        FEED_REFUSED_PRODUCTS.labels(*labels).set(len(self._refusals.held) + len(self._surplus))
+        FEED_SILENT_SECONDS.labels(*labels).set(self._silent_seconds())
 
     async def run(self) -> None:
         """Deliver until `stop`; raises FeedRefusedError or UsageError when trying again cannot help."""
-        work = asyncio.create_task(self._reconnect())
+        work = asyncio.create_task(self._keep_connected())
         stopped = asyncio.create_task(self._stopped.wait())
         try:
             await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stopped.cancel()
-            work.cancel()
-            await asyncio.wait({work, stopped})
+            tasks = [work, stopped, *self._serving]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._unmeasure()
         if not work.cancelled():
             work.result()
 
-    async def _reconnect(self) -> None:
+    # ---- connections ----
+
+    async def _keep_connected(self) -> None:
+        """Make one connection after another; the next one beside the newest, when that is ageing."""
         while True:
-            await self._until_wanted()
-            pause = await self._one_connection()
-            if self._wanted:
-                _log.info("feed pauses", exchange=self._config.exchange, seconds=round(pause, 3))
-                await asyncio.sleep(pause)
+            await self._is_wanted.wait()
+            await self._guard.turn(self._config.host, self._config.limits.connects_per_minute)
+            if not self._wanted:
+                continue
+            connection = Connection(self._config, self._exchange, self, self._refusals, self._clocks)
+            connection.want(self._wanted)
+            serving = asyncio.create_task(self._serve(connection))
+            self._serving.add(serving)
+            await self._until_next(connection, serving)
 
-    async def _until_wanted(self) -> None:
-        while not self._wanted:
-            self._changed.clear()
-            await self._changed.wait()
-
-    async def _one_connection(self) -> float:
-        """Connect and deliver until the connection ends; returns the pause before the next, in seconds."""
-        good_seconds = 0.0
+    async def _until_next(self, connection: Connection, serving: asyncio.Task[float]) -> None:
+        """Wait until there should be another connection, and may be: a serving one is never joined by a third."""
+        ageing = asyncio.create_task(connection.ageing.wait())
         try:
-            async with self._connected() as connection:
-                try:
-                    await self._deliver(connection)
-                finally:
-                    good_seconds = connection.watchdog.good_seconds
+            while not (serving.done() or ageing.done()):
+                await self._any_of({serving, ageing})
+            pause = serving.result() if serving.done() else self._backoff.next(connection.good_seconds)
+            while len(self._serving) >= OVERLAPPING:
+                await self._any_of(self._serving)
+        finally:
+            ageing.cancel()
+        if self._wanted:
+            _log.info("feed pauses", exchange=self._exchange.name, shard=self._config.shard, seconds=round(pause, 3))
+            await asyncio.sleep(pause)
+
+    async def _any_of(self, tasks: Collection["asyncio.Task[float] | asyncio.Task[bool]"]) -> None:
+        """Wait for the first of these tasks; raises what a connection's end means for the whole feed."""
+        await asyncio.wait({*tasks, *self._serving}, return_when=asyncio.FIRST_COMPLETED)
+        for ended in [task for task in self._serving if task.done()]:
+            self._serving.discard(ended)
+            ended.result()
+
+    async def _serve(self, connection: Connection) -> float:
+        """Run a connection to its end; returns the pause before the next one, in seconds."""
+        self._connections.append(connection)
+        cause, pause = "disconnected", 0.0
+        try:
+            await connection.run()
+        except asyncio.CancelledError:
+            cause = "stopped"
+            raise
         except Exception as error:  # noqa: BLE001 - judged in one place, which calls all it does not know fatal
-            return self._after(error, good_seconds)
-        return 0.0
+            cause = "stale" if isinstance(error, StaleFeedError) else cause
+            pause = self._after(error, connection.good_seconds)
+        finally:
+            self._connections.remove(connection)
+            self._gone(connection, cause if self._wanted else "idle")
+        return pause
 
     def _after(self, error: Exception, good_seconds: float) -> float:
         verdict = judge(error)
         self._trouble = f"{type(error).__name__}: {error}"[:300]
-        _log.warning("feed lost", exchange=self._config.exchange, url=self._config.url, reason=self._trouble)
+        _log.warning("feed lost", exchange=self._exchange.name, shard=self._config.shard, reason=self._trouble)
         if verdict.fatal:
-            raise _final(error, self._config) from error
+            raise _final(error, self._exchange.name, self._config.url) from error
+        self._guard.hold(self._config.host, verdict.at_least)
         return self._backoff.next(good_seconds, verdict.at_least)
 
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[_Connection]:
-        FEED_CONNECTS.labels(self._config.exchange).inc()
-        cause = "disconnected"
-        try:
-            async with _open(self._config.url) as socket:
-                now = self._monotonic()
-                watchdog = Watchdog(self._config.stale_after, now)
-                self._connection = _Connection(socket, SubscriptionPlan(self._wanted), watchdog)
-                try:
-                    yield self._connection
-                except asyncio.CancelledError:
-                    await socket.close()  # left by an exception, the library would say "internal error"
-                    raise
-                except StaleFeedError:
-                    cause = "stale"
-                    socket.transport.abort()
-                    raise
-        except asyncio.CancelledError:
-            cause = "stopped"
-            raise
-        finally:
-            self._gone(cause)
+    # ---- what the listener is told ----
 
-    def _gone(self, cause: str) -> None:
-        """Tell that the connection is gone; without wanted products that is no loss."""
-        connection, self._connection = self._connection, None
-        FEED_CONNECTED.labels(self._config.exchange).set(0)
-        since = connection.last_good if connection else None
-        self._listener.lost(since, cause if self._wanted else "idle")
+    async def record(self, record: Tick | Trade) -> None:
+        """Pass a record on."""
+        await self._listener.record(record)
 
-    async def _deliver(self, connection: _Connection) -> None:
-        """Read and tend a connection until one of both ends; returns when no product is wanted any more."""
-        tasks = [asyncio.create_task(self._read(connection)), asyncio.create_task(self._tend(connection))]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
-        for outcome in ended:
-            if isinstance(outcome, Exception):
-                raise outcome
+    def heartbeat(self, heartbeat: Heartbeat) -> None:
+        """Pass a heartbeat on."""
+        self._listener.heartbeat(heartbeat)
 
-    async def _read(self, connection: _Connection) -> None:
-        receive, counters = connection.socket.recv, _counters(self._config.exchange)
-        while True:
-            frame = await receive(decode=False)
-            received_time = self._clock()
-            outcome = self._protocol.receive(frame, received_time)
-            counters[type(outcome)].inc()
-            if isinstance(outcome, TickFrame):
-                self._good(connection, received_time)
-                connection.watchdog.hold(self._monotonic())
-                await self._listener.tick(outcome.tick)
-                connection.watchdog.resume(self._monotonic())
-            else:
-                self._take(connection, outcome, received_time)
+    def delivers(self, connection: Connection, at: int) -> None:
+        """Tell of the first data, unless another connection delivers already."""
+        _log.info("feed delivers", exchange=self._exchange.name, shard=self._config.shard, url=self._config.url)
+        if all(other is connection or other.last_good is None for other in self._connections):
+            self._listener.delivering(at)
 
-    def _take(self, connection: _Connection, outcome: Outcome, received_time: int) -> None:
-        """Act on anything but a tick."""
-        if isinstance(outcome, Heartbeat) or (isinstance(outcome, Ignored) and outcome.alive):
-            self._good(connection, received_time)
-        elif isinstance(outcome, Subscriptions):
-            connection.plan.confirm(outcome.products)
-            self._changed.set()
-        elif isinstance(outcome, ExchangeError):
-            self._refused(connection, outcome)
-        elif isinstance(outcome, Malformed):
-            connection.malformed += 1
-            if _is_power_of_ten(connection.malformed):
-                _log.warning("frames refused", count=connection.malformed, reason=outcome.reason)
+    def completes(self, connection: Connection, at: int) -> None:
+        """Tell that nothing is missing any more, and let the connections go that this one replaces."""
+        for other in self._connections:
+            if other is not connection:
+                other.close()
+        if not self._is_told_complete:
+            self._is_told_complete = True
+            self._listener.complete(at)
 
-    def _good(self, connection: _Connection, received_time: int) -> None:
-        """Note market data; it comes before the tick itself is passed on."""
-        connection.watchdog.good(self._monotonic())
-        if connection.last_good is None:
-            _log.info("feed delivers", exchange=self._config.exchange, url=self._config.url)
-            FEED_CONNECTED.labels(self._config.exchange).set(1)
-            self._listener.delivering(received_time)
-        connection.last_good = received_time
-        if not connection.is_complete and connection.plan.settled:
-            connection.is_complete = True
-            self._listener.complete(received_time)
+    def _gone(self, connection: Connection, cause: str) -> None:
+        """Tell that a connection is gone, unless another one delivers everything as well."""
+        if any(other.is_complete for other in self._connections):
+            return
+        self._is_told_complete = False
+        self._listener.lost(connection.last_good, cause)
+        self._heard_at = max(self._heard_at, connection.last_good or 0)
+        since = self.last_good
+        if since is not None:
+            self._listener.delivering(since)
 
-    def _refused(self, connection: _Connection, error: ExchangeError) -> None:
-        said = f"{error.message}: {error.reason}"
-        if self._protocol.is_fatal(error):
-            raise FeedRefusedError(
-                f"{self._config.exchange} asks for credentials ({said}): the channels must be public"
-            )
-        refused = connection.plan.refuse(error.reason, self._monotonic())
-        if not refused:
-            raise ExchangeSaidError(said)
-        _log.error("products refused", exchange=self._config.exchange, products=refused, reason=said)
-        self._changed.set()
+    # ---- measures ----
 
-    async def _tend(self, connection: _Connection) -> None:
-        """Send what the plan asks for and watch for silence; returns when no product is wanted any more."""
-        every = min(self._config.stale_after / 4, 1.0)
-        while self._wanted:
-            self._changed.clear()
-            await self._follow(connection)
-            if connection.watchdog.is_stale(self._monotonic()):
-                raise StaleFeedError(f"no data for {self._config.stale_after:g} s")
-            try:
-                await asyncio.wait_for(self._changed.wait(), every)
-            except TimeoutError:
-                continue
+    def _silent_seconds(self) -> float:
+        heard_at = max(self._heard_at, self.last_good or 0)
+        return max(0, self._clocks.wall() - heard_at) / MICROS_PER_SECOND if self._wanted else 0.0
 
-    async def _follow(self, connection: _Connection) -> None:
-        now, plan = self._monotonic(), connection.plan
-        plan.want(self._wanted)
-        late = plan.expire(now)
-        if late:
-            _log.error("products not confirmed", exchange=self._config.exchange, products=late)
-        FEED_REFUSED_PRODUCTS.labels(self._config.exchange).set(len(plan.refused))
-        for request in plan.requests(now):
-            write = self._protocol.subscribe if request.subscribe else self._protocol.unsubscribe
-            with suppress(ConnectionClosed):  # the reader ends with the same news, after what it has still to read
-                await connection.socket.send(write(request.products))
+    def _unmeasure(self) -> None:
+        """Take the gauges away: another process may feed this shard from now on."""
+        for gauge in (FEED_CONNECTED, FEED_PRODUCTS, FEED_REFUSED_PRODUCTS, FEED_SILENT_SECONDS):
+            gauge.remove(self._exchange.name, str(self._config.shard))
 
 
-def _open(url: str) -> connect:
-    return connect(
-        url,
-        open_timeout=OPEN_TIMEOUT,
-        close_timeout=CLOSE_TIMEOUT,
-        ping_interval=None,  # the watchdog looks at data; pongs would wait behind our own back pressure
-        max_size=MAX_FRAME_BYTES,
-        max_queue=QUEUED_FRAMES,
-        compression=None,
-        proxy=None if urlsplit(url).hostname in _LOOPBACK else True,
-    )
-
-
-def _is_power_of_ten(count: int) -> bool:
-    """Thin out a message that could come thousands of times a second."""
-    return str(count).rstrip("0") == "1"
-
-
-def _counters(exchange: str) -> dict[type[Outcome], "_Counter"]:
-    return {kind: FEED_FRAMES.labels(exchange, name) for kind, name in _KINDS.items()}
-
-
-class _Counter(Protocol):
-    def inc(self) -> None: ...
-
-
-def _final(error: Exception, config: FeedConfig) -> Exception:
+def _final(error: Exception, exchange: str, url: str) -> Exception:
     """Return what `run` raises for an error that no new connection can cure."""
     if isinstance(error, FeedRefusedError | UsageError | ConnectionClosed):
         return error
     if isinstance(error, ValueError | OSError) or type(error).__module__.startswith("websockets"):
-        return FeedRefusedError(
-            f"{config.exchange} at {config.url} cannot be used: {error}: check PULSESTREAM_EXCHANGE_URL"
-        )
+        return FeedRefusedError(f"{exchange} at {url} cannot be used: {error}: check PULSESTREAM_EXCHANGE_URL")
     return error

@@ -1,40 +1,45 @@
 """`pulsestream producer`: one exchange's feed to the topics of every subscribed tenant, until SIGTERM or SIGINT.
 
-Order at the start: subscriptions and ledger are read whole, then the feed connects. Order at the end: the feed stops,
-what is on its way is flushed, the ledger says disconnected. A failure that only a person can cure is raised; a broker
-or an exchange that is away is waited for.
+Any number of these processes divide an exchange's shards among them (`producers.shards`). Order at the start: the
+subscriptions are read whole, the group assigns shards, the ledger of each is read, then its feed connects. Order at
+the end: the feeds stop, what is on its way is flushed, the ledger says disconnected, the group is left. A failure that
+only a person can cure is raised; a broker or an exchange that is away is waited for.
 """
 
 import asyncio
 import signal
-from collections import defaultdict
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Final
 
-from confluent_kafka import KafkaError
-
-from producers.coinbase import CoinbaseProtocol
-from producers.feed import Feed, FeedConfig
-from producers.ledger import Ledger
+from producers.completeness import TradeLedger
+from producers.connection import FeedConfig
+from producers.feed import Feed, Listener
+from producers.feeds_topic import FeedsTopic
+from producers.intake import Intake
+from producers.ledger import Ledger, Shard
+from producers.ledger_writer import LedgerWriter
+from producers.outbox import Outbox
+from producers.owned_shards import Books, OwnedShards
 from producers.publisher import Limits, Publisher
+from producers.shards import ShardGroup
+from producers.source import exchange_of, websocket_url
+from producers.storm import StormGuard
+from producers.wishes import routes, wanted
 from pulsestream.core import topics
 from pulsestream.core.clock import wall_clock
 from pulsestream.core.health import Readiness, operations
 from pulsestream.core.log import logger
 from pulsestream.core.settings import Settings
-from schemas.codec import codec
 from schemas.control import ControlTable
-from schemas.records import Feed as FeedRecord
-from schemas.records import Subscription, Tick
+from schemas.records import Subscription
 
 POLL_EVERY: Final = 0.02
-"""Seconds between two looks at delivery reports while no tick arrives."""
+"""Seconds between two looks at delivery reports while no record arrives."""
 FOLLOW_EVERY: Final = 0.25
 """Seconds between two looks at the subscriptions."""
 LEDGER_EVERY: Final = 0.1
 REFRESH_EVERY: Final = 1.0
-"""Seconds between two refreshes of the connection's record: bounds the interval that a kill opens."""
+"""Seconds between two refreshes of the connections' records: bounds the interval that a kill opens."""
 FLUSH_WITHIN: Final = 10.0
 LEDGER_FLUSH_WITHIN: Final = 3.0
 _SHOWN: Final = 20
@@ -53,89 +58,91 @@ async def _run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     subscriptions = ControlTable(settings, topics.SUBSCRIPTIONS, Subscription, "ps-producer-subscriptions")
+    feeds = FeedsTopic(settings)
     try:
-        await asyncio.to_thread(subscriptions.load)
-        ledger = Ledger(settings.exchange, wall_clock, await asyncio.to_thread(_read_ledger, settings))
+        await asyncio.gather(asyncio.to_thread(subscriptions.load), asyncio.to_thread(feeds.read))
         if not stopping.is_set():
-            await FeedProcess(settings, subscriptions, ledger).run(stopping)
+            await FeedProcess(settings, subscriptions, feeds).run(stopping)
     finally:
         subscriptions.close()
-
-
-def _read_ledger(settings: Settings) -> Mapping[str, FeedRecord]:
-    table = ControlTable(settings, topics.FEEDS, FeedRecord, "ps-producer-feeds")
-    try:
-        table.load()
-        return table.records
-    finally:
-        table.close()
+        feeds.close()
 
 
 class FeedProcess:
-    """Feed, publisher and ledger of one exchange, wired together. Listens to the feed."""
+    """Feeds, publisher and ledgers of one exchange, wired together."""
 
-    def __init__(self, settings: Settings, subscriptions: ControlTable[Subscription], ledger: Ledger) -> None:
-        limits = Limits(records=settings.publish_buffer, block=settings.publish_block)
-        config = FeedConfig(settings.exchange_url, settings.exchange, settings.stale_after)
+    def __init__(self, settings: Settings, subscriptions: ControlTable[Subscription], feeds: FeedsTopic) -> None:
         self._settings = settings
         self._subscriptions = subscriptions
-        self._ledger = ledger
-        self._publisher = Publisher(settings, ledger, limits)
-        self._feed = Feed(config, CoinbaseProtocol(settings.exchange), self)
-        self._encode = codec(FeedRecord).encode
-        self._writing: set[tuple[str, int]] = set()
+        self._feeds = feeds
+        self._exchange = exchange_of(settings)
+        self._guard = StormGuard()
+        outbox = Outbox({})
+        self._ledger = Ledger(wall_clock, outbox)
+        self._trades = TradeLedger(settings.exchange, wall_clock, outbox)
+        limits = Limits(records=settings.publish_buffer, block=settings.publish_block)
+        self._publisher = Publisher(settings, self._ledger, limits, trades=self._trades)
+        self._writer = LedgerWriter(outbox, self._publisher, self._may_write)
+        self._outbox = outbox
+        self._owned = OwnedShards(
+            settings.exchange,
+            settings.feed_shards,
+            Books(self._ledger, self._trades, outbox, self._writer),
+            self._publisher,
+            Intake(self._publisher, self._trades),
+            make_feed=self._make_feed,
+            read_ledger=feeds.read,
+            clock=wall_clock,
+        )
+        self._group = ShardGroup(settings, self._owned)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Feed until `stopping` is set, or raise what makes that impossible."""
-        self._ledger.start()
         self._follow()
-        self._publisher.inherit(self._ledger.open_scopes())
         with operations(self._settings.ops_port, self._readiness()):
-            work = [asyncio.create_task(coroutine) for coroutine in (self._feed.run(), self._housekeeping())]
+            parts = (self._group.run(), self._owned.failure(), self._housekeeping())
+            work = [asyncio.create_task(part) for part in parts]
             stop = asyncio.create_task(stopping.wait())
             try:
                 await asyncio.wait([*work, stop], return_when=asyncio.FIRST_COMPLETED)
             finally:
-                await self._end(work, stop)
+                await self._end([*work, stop])
         for task in work:
             if not task.cancelled():
                 task.result()
 
-    async def tick(self, tick: Tick) -> None:
-        """Publish a tick; returns when there is room for it, or when its loss is written down."""
-        await self._publisher.publish(tick)
-
-    def delivering(self, at: int) -> None:
-        """Say in the ledger that the exchange delivers."""
-        self._ledger.delivering(at)
-
-    def complete(self, at: int) -> None:
-        """Say in the ledger that nothing is missing any more."""
-        self._ledger.complete(at)
-
-    def lost(self, since: int | None, cause: str) -> None:
-        """Say in the ledger that the exchange does not deliver."""
-        self._ledger.lost(since, cause)
-
-    async def _end(self, work: list[asyncio.Task[None]], stop: asyncio.Task[bool]) -> None:
-        """Stop the feed, flush, write the ledger; every part within its bound."""
-        stop.cancel()
-        self._feed.stop()
-        await asyncio.wait([work[0]])
-        work[1].cancel()
-        await asyncio.wait([work[1]])
+    async def _end(self, work: list["asyncio.Task[None] | asyncio.Task[bool]"]) -> None:
+        """Stop the feeds, flush, write the ledger, leave the group; every part within its bound."""
+        await self._owned.end()
         flushed = await self._publisher.drain(FLUSH_WITHIN)
-        self._write_ledger()
+        self._trades.finish()
+        self._writer.write()
         await self._publisher.drain(LEDGER_FLUSH_WITHIN)
+        await self._group.leave()
+        for task in work:
+            task.cancel()
+        await asyncio.wait(work)
         account = self._publisher.account
-        say = _log.info if flushed and not self._ledger.outbox else _log.error
+        say = _log.info if flushed and not self._outbox.waiting else _log.error
         say(
             "producer ends",
             produced=account.produced,
             acknowledged=account.acknowledged,
             failed=dict(account.failed),
-            ledger_unwritten=len(self._ledger.outbox),
+            ledger_unwritten=len(self._outbox.waiting),
         )
+
+    def _make_feed(self, shard: Shard, listener: Listener) -> Feed:
+        config = FeedConfig(
+            websocket_url(self._settings, self._exchange),
+            self._exchange.limits,
+            shard=shard.number,
+            stale_after=self._settings.stale_after,
+        )
+        return Feed(config, self._exchange, listener, self._guard)
+
+    def _may_write(self) -> bool:
+        return self._group.holds_lease() and not self._owned.in_doubt
 
     async def _housekeeping(self) -> None:
         """Serve delivery reports, subscriptions and the ledger, each in its own rhythm."""
@@ -151,56 +158,59 @@ class FeedProcess:
             self._follow()
 
     def _follow(self) -> None:
-        wanted = wanted_products(self._subscriptions.records, self._settings.exchange)
-        self._publisher.route({"ticks": wanted})
-        self._feed.want(wanted)
-        _log.info("subscriptions", exchange=self._settings.exchange, products=len(wanted))
+        records, exchange = self._subscriptions.records, self._settings.exchange
+        self._publisher.route(routes(records, exchange))
+        wished = wanted(records, exchange, self._settings.feed_products)
+        self._owned.follow(wished)
+        _log.info("subscriptions", exchange=exchange, products=len(wished.tenants))
+
+    def _write_ledger(self) -> None:
+        self._trades.settle(wall_clock())
+        self._writer.write()
 
     def _refresh(self) -> None:
         self._publisher.tend()
-        self._ledger.refresh(self._publisher.complete_until())
+        self._feeds.follow()
+        complete_until = self._publisher.complete_until()
+        for shard in self._owned.owned.values():
+            shard.ledger.refresh(complete_until)
+            shard.feed.measure()
 
-    def _write_ledger(self) -> None:
-        for key, record in self._ledger.unsent():
-            written = (key, record.version)
-            if written in self._writing:
-                continue
-            done = partial(self._written, key, record)
-            if not self._publisher.send(topics.FEEDS, key, self._encode(record), done):
-                return
-            self._writing.add(written)
-
-    def _written(self, key: str, record: FeedRecord, error: KafkaError | None) -> None:
-        self._writing.discard((key, record.version))
-        if error is None:
-            self._ledger.written(key, record)
-        else:
-            _log.error("ledger not written, will be tried again", key=key, reason=error.str())
+    # ---- what the operations port says ----
 
     def _readiness(self) -> Readiness:
         readiness = Readiness()
-        readiness.add("exchange", self._feed.problem)
+        readiness.add("exchange", self._exchange_problem)
         readiness.add("broker", self._publisher.problem)
+        readiness.add_detail("shards", self._shards)
         readiness.add_detail("products", self._refused_products)
         readiness.add_detail("tenants", self._parked_tenants)
         return readiness
 
+    def _exchange_problem(self) -> str | None:
+        if not self._owned.has_begun:
+            return "the group of producers has not yet said which shards are to be fed here"
+        problems = (shard.feed.problem() for shard in list(self._owned.owned.values()))
+        return next((problem for problem in problems if problem is not None), None)
+
+    def _shards(self) -> str | None:
+        if self._owned.in_doubt:
+            return (
+                f"the broker has dropped this producer from its group: shards {sorted(self._owned.in_doubt)} in doubt"
+            )
+        if self._owned.has_begun and not self._owned.owned:
+            return "no shard is left for this producer: raise PULSESTREAM_FEED_SHARDS, or run fewer producers"
+        return None
+
     def _refused_products(self) -> str | None:
-        refused = self._feed.refused()
+        refused: dict[str, str] = {}
+        for shard in list(self._owned.owned.values()):
+            refused |= shard.feed.refused()
         return f"not delivered by {self._settings.exchange}: {_listed(refused)}" if refused else None
 
     def _parked_tenants(self) -> str | None:
         parked = self._publisher.parked()
         return f"tenants that get nothing at present: {_listed(parked)}" if parked else None
-
-
-def wanted_products(subscriptions: Mapping[str, Subscription], exchange: str) -> dict[str, list[str]]:
-    """Return which tenants want the ticks of which products of an exchange: product -> tenants."""
-    wanted: defaultdict[str, list[str]] = defaultdict(list)
-    for subscription in subscriptions.values():
-        if subscription.exchange == exchange and "ticks" in subscription.datasets:
-            wanted[subscription.product].append(subscription.tenant)
-    return dict(wanted)
 
 
 async def _every(seconds: float, act: Callable[[], None]) -> None:

@@ -47,6 +47,23 @@ class Backoff:
         return max(at_least, self._uniform(0.0, highest))
 
 
+class TokenBucket:
+    """At most `per` acts in any `window` of seconds: half of them at once, the rest evenly. Times are monotonic."""
+
+    def __init__(self, per: float, window: float, now: float) -> None:
+        self._capacity = max(1.0, per / 2)
+        self._rate = per / 2 / window
+        self._tokens = self._capacity
+        self._at = now
+
+    def reserve(self, now: float) -> float:
+        """Take the next turn, in whose order callers come; return the seconds until it."""
+        self._tokens = min(self._capacity, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        self._tokens -= 1.0
+        return max(0.0, -self._tokens / self._rate)
+
+
 class Watchdog:
     """Tells a silent exchange from a reader that its own back pressure holds up. Times in seconds, monotonic."""
 

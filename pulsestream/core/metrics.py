@@ -26,6 +26,7 @@ def _histogram(name: str, meaning: str, *labels: str) -> Histogram:
 FEED_FRAMES = _counter("feed_frames_total", "Frames received from an exchange", "exchange", "kind")
 FEED_CONNECTED = _gauge("feed_connected", "1 while the exchange delivers a shard's products", "exchange", "shard")
 FEED_CONNECTS = _counter("feed_connects_total", "Attempts to connect to an exchange", "exchange")
+FEED_SHARDS_OWNED = _gauge("feed_shards_owned", "Shards of an exchange that this producer feeds", "exchange")
 FEED_PRODUCTS = _gauge("feed_products", "Products that the exchange confirmed", "exchange", "shard")
 FEED_REFUSED_PRODUCTS = _gauge(
     "feed_refused_products", "Products that the exchange does not deliver", "exchange", "shard"

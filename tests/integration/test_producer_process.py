@@ -8,13 +8,24 @@ import httpx
 import pytest
 
 from pulsestream.core.clock import wall_clock
+from pulsestream.core.sharding import feed_shard
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.records import Feed, Tick
 from tests.support.e2e import Service, eventually
 from tests.support.producing import read_feeds, read_ticks, sent_ticks, start_exchange, start_producer, subscribe
 
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
+SHARDS = 8
 MARKET = ("--synthetic", "7", "--rate", "20")
+
+
+def exchange_name() -> str:
+    """A new name under which two of the products share a shard and the third has one of its own."""
+    while True:
+        name = f"sim-{secrets.token_hex(4)}"
+        btc, eth, sol = (feed_shard(name, product, SHARDS) for product in PRODUCTS)
+        if btc == eth != sol:
+            return name
 
 
 class World:
@@ -24,7 +35,7 @@ class World:
         self.broker = broker
         self.tenant = tenant
         self.folder = folder
-        self.exchange = f"sim-{secrets.token_hex(4)}"
+        self.exchange = exchange_name()
         self.services: list[Service] = []
         self.market: Service
         self.url = ""
@@ -46,11 +57,18 @@ class World:
         return read_ticks(self.broker, self.tenant)
 
     def gaps(self) -> list[Feed]:
+        """The intervals without data."""
         feeds = read_feeds(self.broker, self.exchange).values()
-        return sorted((feed for feed in feeds if feed.gap is not None), key=lambda feed: feed.at)
+        gaps = (feed for feed in feeds if feed.gap is not None and feed.gap.kind == "time")
+        return sorted(gaps, key=lambda feed: feed.at)
 
-    def connection(self) -> Feed:
-        return read_feeds(self.broker, self.exchange)[f"conn:{self.exchange}:0"]
+    def states(self) -> set[str]:
+        """The states of all connections: one a shard that has products."""
+        feeds = read_feeds(self.broker, self.exchange)
+        return {feed.state for key, feed in feeds.items() if key.startswith("conn:")}
+
+    def shards(self, *products: str) -> set[int]:
+        return {feed_shard(self.exchange, product, SHARDS) for product in products}
 
     def wait_for(self, more: int, service: Service) -> None:
         """Wait until `more` ticks have been acknowledged."""
@@ -97,11 +115,13 @@ def test_every_frame_of_the_exchange_is_on_the_topic_until_a_clean_stop(world: W
     assert producer.stop() == 0
 
     stored = [tick.event_id for tick in world.ticks()]
-    [sent] = sent_ticks(world.folder, world.exchange)
-    last = max(index for index, tick in enumerate(sent) if tick.event_id in set(stored))
-    assert sorted(stored) == sorted(tick.event_id for tick in sent[: last + 1])
-    assert world.connection().state == "disconnected"
-    assert [(feed.gap.cause, feed.gap.closed) for feed in world.gaps() if feed.gap] == [("stopped", None)]
+    read = []
+    for sent in sent_ticks(world.folder, world.exchange):
+        last = max(index for index, tick in enumerate(sent) if tick.event_id in set(stored))
+        read += [tick.event_id for tick in sent[: last + 1]]
+    assert sorted(stored) == sorted(read)
+    assert world.states() == {"disconnected"}
+    assert [(feed.gap.cause, feed.gap.closed) for feed in world.gaps() if feed.gap] == [("stopped", None)] * 2
 
 
 def test_a_subscription_starts_and_ends_a_product_within_five_seconds_on_the_same_connection(world: World) -> None:
@@ -138,19 +158,21 @@ def test_a_killed_producer_leaves_an_interval_that_its_successor_writes_down(wor
     world.wait_for(150, killed)
     killed.kill()
     before = world.ticks()
-    assert world.connection().state == "connected"
+    assert world.states() == {"connected"}
 
     successor = world.produce()
     successor.wait_ready()
     world.wait_for(50, successor)
     assert successor.stop() == 0
 
-    gap = next(feed.gap for feed in world.gaps() if feed.gap is not None and feed.gap.cause == "killed")
+    gaps = [feed.gap for feed in world.gaps() if feed.gap is not None and feed.gap.cause == "killed"]
     newest = max(tick.received_time for tick in before)
     next_tick = min(tick.received_time for tick in world.ticks() if tick.received_time > newest)
-    assert gap.closed is not None
-    assert newest - 3_000_000 < gap.opened <= newest
-    assert gap.closed >= next_tick
+    assert len(gaps) == len(world.shards(*PRODUCTS))
+    for gap in gaps:
+        assert gap.closed is not None
+        assert newest - 3_000_000 < gap.opened <= newest
+        assert gap.closed >= next_tick
     assert_only_recorded_ticks_are_missing(world)
     assert len({tick.event_id for tick in world.ticks()}) == len(world.ticks())
 
@@ -162,21 +184,25 @@ def test_an_exchange_that_goes_away_leaves_an_interval_that_its_return_closes(wo
     world.wait_for(50, producer)
 
     world.market.kill()
-    eventually(lambda: _assert_state(world, "disconnected"))
-    assert [(feed.gap.cause, feed.gap.closed) for feed in world.gaps() if feed.gap] == [("disconnected", None)]
+    eventually(lambda: _assert_states(world, "disconnected"))
+    assert [(feed.gap.cause, feed.gap.closed) for feed in world.gaps() if feed.gap] == [("disconnected", None)] * 2
     world.open_market()
+    eventually(lambda: _assert_states(world, "connected"))
     world.wait_for(50, producer)
 
-    [gap] = [feed.gap for feed in world.gaps() if feed.gap]
-    assert gap.closed is not None
-    assert gap.opened < gap.closed
-    assert world.connection().state == "connected"
+    eventually(lambda: _assert_closed(world, "disconnected"))
     assert producer.stop() == 0
     assert_only_recorded_ticks_are_missing(world)
 
 
-def _assert_state(world: World, state: str) -> None:
-    assert world.connection().state == state
+def _assert_states(world: World, state: str) -> None:
+    assert world.states() == {state}
+
+
+def _assert_closed(world: World, cause: str) -> None:
+    gaps = [feed.gap for feed in world.gaps() if feed.gap]
+    assert [gap.cause for gap in gaps] == [cause] * 2
+    assert all(gap.closed is not None and gap.opened < gap.closed for gap in gaps)
 
 
 def test_the_interval_of_a_clean_stop_is_closed_by_the_next_start(world: World) -> None:
@@ -190,8 +216,7 @@ def test_the_interval_of_a_clean_stop_is_closed_by_the_next_start(world: World) 
     second.wait_ready()
     world.wait_for(20, second)
 
-    [gap] = [feed.gap for feed in world.gaps() if feed.gap]
-    assert (gap.cause, gap.closed is not None) == ("stopped", True)
+    eventually(lambda: _assert_closed(world, "stopped"))
     assert second.stop() == 0
     assert_only_recorded_ticks_are_missing(world)
 

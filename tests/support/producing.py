@@ -10,9 +10,8 @@ from pathlib import Path
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
 
-from producers.coinbase import CoinbaseProtocol
 from producers.frames import read_frames
-from producers.protocol import TickFrame
+from producers.venues.protocol import load
 from pulsestream.core import topics
 from pulsestream.core.clock import wall_clock
 from pulsestream.core.kafka import CompactedReader, client_config
@@ -88,9 +87,10 @@ def read_feeds(broker: EmbeddedKafka, exchange: str) -> dict[str, Feed]:
     """The newest record of each key of the feeds' ledger that concerns an exchange."""
     reader = CompactedReader(broker.settings(), topics.FEEDS, "test-feeds")
     try:
-        decoded = {record.key: codec(Feed).decode(record.value) for record in reader.read_to_end()}
+        newest = {record.key: record.value for record in reader.read_to_end()}
     finally:
         reader.close()
+    decoded = {key: codec(Feed).decode(value) for key, value in newest.items() if value is not None}
     return {key: feed for key, feed in decoded.items() if feed.exchange == exchange}
 
 
@@ -126,6 +126,7 @@ def start_producer(broker: EmbeddedKafka, folder: Path, url: str, exchange: str,
         "kafka_username": "ps-producer",
         "kafka_password": broker.password("ps-producer"),
         "exchange": exchange,
+        "venue": "coinbase",
         "exchange_url": url,
         "ops_port": port,
     }
@@ -149,11 +150,11 @@ def subscribe(broker: EmbeddedKafka, tenant: str, exchange: str, products: Itera
 
 def sent_ticks(folder: Path, exchange: str) -> list[list[Tick]]:
     """The ticks that the simulator sent, session by session; received_time is the moment of sending."""
-    protocol = CoinbaseProtocol(exchange)
+    protocol = load("coinbase", exchange).session()
     sessions = []
     for path in sorted(folder.glob("sent-*.frames"), key=lambda path: path.stat().st_mtime):
-        outcomes = (protocol.receive(frame.text, frame.received) for frame in read_frames(path))
-        sessions.append([outcome.tick for outcome in outcomes if isinstance(outcome, TickFrame)])
+        outcomes = (outcome for frame in read_frames(path) for outcome in protocol.receive(frame.text, frame.received))
+        sessions.append([outcome for outcome in outcomes if isinstance(outcome, Tick)])
     return sessions
 
 

@@ -17,7 +17,7 @@ from websockets.exceptions import (
 from websockets.http11 import Response
 
 from producers.errors import ExchangeSaidError, FeedRefusedError, StaleFeedError
-from producers.pacing import GOOD_DATA, Backoff, Pace, Verdict, Watchdog, judge
+from producers.pacing import GOOD_DATA, Backoff, Pace, TokenBucket, Verdict, Watchdog, judge
 from pulsestream.core.kafka import BrokerError
 
 
@@ -57,6 +57,37 @@ def test_the_pause_never_passes_the_cap(attempts: int) -> None:
     backoff.attempts = attempts
 
     assert backoff.next(0.0) <= 30.0
+
+
+@given(
+    st.integers(2, 40),
+    st.floats(0.5, 60.0),
+    st.lists(st.floats(0.0, 20.0), min_size=1, max_size=120),
+)
+def test_a_bucket_never_lets_more_through_in_any_window_than_it_says(
+    per: int, window: float, arrivals: list[float]
+) -> None:
+    bucket, now, turns = TokenBucket(per, window, 0.0), 0.0, []
+    for pause in arrivals:
+        now += pause if pause < 10 else 0.0  # many at the same moment
+        turns.append(now + bucket.reserve(now))
+
+    assert turns == sorted(turns)
+    for first in turns:
+        assert sum(first <= turn < first + window * 0.999 for turn in turns) <= per + 1e-9
+
+
+def test_a_bucket_lets_half_through_at_once_and_the_rest_evenly() -> None:
+    bucket = TokenBucket(10.0, 1.0, 100.0)
+
+    assert [round(bucket.reserve(100.0), 6) for _ in range(8)] == [0, 0, 0, 0, 0, 0.2, 0.4, 0.6]
+
+
+def test_a_bucket_that_rests_fills_up_to_its_half_and_no_further() -> None:
+    bucket = TokenBucket(4.0, 60.0, 0.0)
+    bucket.reserve(0.0)
+
+    assert [bucket.reserve(10_000.0) for _ in range(3)] == [0.0, 0.0, 30.0]
 
 
 def test_a_connection_without_good_frames_becomes_stale() -> None:

@@ -1,0 +1,42 @@
+"""The exchange that the settings name: the language it speaks, and where it is reached."""
+
+from typing import Final
+from urllib.parse import urlsplit
+
+from producers.venues.coinbase import CoinbaseExchange
+from producers.venues.protocol import Exchange, load
+from pulsestream.core.errors import UsageError
+from pulsestream.core.settings import Settings
+
+SIMULATOR: Final = "simulator"
+_SIMULATED: Final = "coinbase"
+_SCHEMES: Final = {"ws": "http", "wss": "https"}
+
+
+def exchange_of(settings: Settings) -> Exchange:
+    """Return the exchange to feed from, under its name in records; raises UsageError."""
+    exchange = load(
+        settings.venue or (_SIMULATED if settings.exchange == SIMULATOR else settings.exchange), settings.exchange
+    )
+    if not settings.exchange_key:
+        return exchange
+    if not isinstance(exchange, CoinbaseExchange):
+        raise UsageError(f"PULSESTREAM_EXCHANGE_KEY is set, but {settings.exchange} takes no signed subscriptions")
+    secret, passphrase = settings.exchange_secret, settings.exchange_passphrase
+    return exchange.signed(settings.exchange_key, secret.get_secret_value(), passphrase.get_secret_value())
+
+
+def websocket_url(settings: Settings, exchange: Exchange) -> str:
+    """Return where the exchange's WebSocket is."""
+    return settings.exchange_url or exchange.url
+
+
+def rest_url(settings: Settings, exchange: Exchange) -> str:
+    """Return where the exchange's REST API is.
+
+    One whose WebSocket is elsewhere than the public one is never asked at the public address: it has other trades.
+    """
+    if settings.exchange_rest_url or not settings.exchange_url:
+        return settings.exchange_rest_url or exchange.rest.url
+    parts = urlsplit(settings.exchange_url)
+    return f"{_SCHEMES.get(parts.scheme, 'https')}://{parts.netloc}"
