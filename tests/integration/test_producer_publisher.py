@@ -1,7 +1,10 @@
 """The publisher on a real broker: fan-out, accounts that add up, and one tenant's trouble kept to itself."""
 
 import asyncio
+import gc
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -63,6 +66,26 @@ class Bench:
 
     async def settled(self) -> None:
         await self.until(lambda: self.publisher.account.pending == 0)
+
+
+def test_memory_stays_where_it_is_while_records_flow(broker: EmbeddedKafka, two_tenants: tuple[str, str]) -> None:
+    async def scenario() -> int:
+        bench = Bench(broker)
+        bench.publisher.route({"ticks": dict.fromkeys(PRODUCTS, two_tenants)})
+        bench.published = deque(maxlen=10)  # type: ignore[assignment] # the test itself must not grow
+        await bench.publish(10_000)
+        await bench.settled()
+        held = _blocks()
+        await bench.publish(30_000)
+        await bench.settled()
+        return _blocks() - held
+
+    assert asyncio.run(scenario()) < 2_000
+
+
+def _blocks() -> int:
+    gc.collect()
+    return sys.getallocatedblocks()
 
 
 @pytest.fixture
