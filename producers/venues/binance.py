@@ -8,6 +8,7 @@ address would give one trade two times. Binance confirms every name, so a produc
 """
 
 import json
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -34,6 +35,7 @@ _MICROS_PER_MS: Final = 1_000
 _MESSAGE_BYTES: Final = 3_500
 """Of one message: the exchange drops longer ones than 4 KiB without a word."""
 _SHUTDOWN: Final = "serverShutdown"
+_STREAM: Final = re.compile(r"([a-z0-9]{1,64})@[a-zA-Z]")
 
 
 class _Failure(msgspec.Struct):
@@ -281,10 +283,13 @@ class BinanceSession:
         return Subscriptions(self._confirmed)
 
     def _refused(self, failure: _Failure, products: frozenset[str]) -> Refused:
-        for product in products - self._confirmed:
+        """Refuse the products whose streams the error names, or else all of the message: it was refused whole."""
+        symbols = {name.upper() for name in _STREAM.findall(failure.msg)}
+        named = frozenset(product for product in products if _symbol(product) in symbols) or products
+        for product in named - self._confirmed:
             if self._products.get(_symbol(product)) == product:
                 del self._products[_symbol(product)]
-        return Refused(shown(f"{failure.code}: {failure.msg}"), products)
+        return Refused(shown(f"{failure.code}: {failure.msg}"), named)
 
 
 def _chunks(products: list[str], streams: int) -> Iterator[list[str]]:

@@ -324,6 +324,17 @@ def test_an_error_concerns_the_products_of_its_message(form: str) -> None:
     assert isinstance(hear(speaker, "trade", TRADE), Trade)
 
 
+def test_an_error_that_names_a_stream_concerns_its_product_alone() -> None:
+    speaker = session()
+    (message,) = speaker.subscribe(["BTC-USDT", "NOPE-USDT"])
+    error = {"code": 2, "msg": "Invalid request: invalid stream nopeusdt@trade", "id": json.loads(message)["id"]}
+
+    (outcome,) = speaker.receive(json.dumps(error), NOW)
+
+    assert isinstance(outcome, Refused)
+    assert outcome.products == {"NOPE-USDT"}
+
+
 def test_an_error_without_an_id_or_of_an_unsubscription_concerns_the_connection() -> None:
     speaker = session()
     (message,) = speaker.unsubscribe(["BNB-BTC"])
