@@ -18,7 +18,7 @@ and the later ones do not see that frame or request. The same plan, seed and mar
       - {kind: half_open}                # from a frame on the connection stands and is silent
       - {kind: close, code: 1011}        # before a frame the connection ends
       - {kind: accept_then_close}        # a new connection ends at once
-      - {kind: http_429, retry_after: 2, on: websocket}   # or rest, or both: a handshake or request is refused
+      - {kind: http_429, retry_after: 2, to: websocket}   # or rest, or both: a handshake or request is refused
       - {kind: rest_500}
       - {kind: rest_truncated}
       - kind: rest_missing               # REST does not know a trade: nothing can recover it
@@ -154,7 +154,7 @@ class TooMany(_Fault):
     """A handshake or a REST request is refused with 429."""
 
     kind: Literal["http_429"]
-    on: Literal["websocket", "rest", "both"] = "both"
+    to: Literal["websocket", "rest", "both"] = "both"
     retry_after: int = Field(1, ge=0)
 
 
@@ -296,21 +296,21 @@ class Injector:
     def handshake(self, elapsed: float) -> tuple[TooMany | AcceptThenClose, Injected] | None:
         """Return what happens to a handshake."""
         for number, fault in enumerate(self._plan.faults):
-            wanted = isinstance(fault, AcceptThenClose) or (isinstance(fault, TooMany) and fault.on != "rest")
+            wanted = isinstance(fault, AcceptThenClose) or (isinstance(fault, TooMany) and fault.to != "rest")
             if wanted and self._turn(number, elapsed):
                 assert isinstance(fault, AcceptThenClose | TooMany)  # noqa: S101 - see above
-                return fault, Injected(number, fault.kind, detail={"on": "websocket"})
+                return fault, Injected(number, fault.kind, detail={"request": "websocket"})
         return None
 
     def request(self, query: Query, elapsed: float) -> tuple[TooMany | Rest500 | RestTruncated, Injected] | None:
         """Return what happens to a REST request."""
         for number, fault in enumerate(self._plan.faults):
             wanted = isinstance(fault, Rest500 | RestTruncated) or (
-                isinstance(fault, TooMany) and fault.on != "websocket"
+                isinstance(fault, TooMany) and fault.to != "websocket"
             )
             if wanted and self._turn(number, elapsed):
                 assert isinstance(fault, TooMany | Rest500 | RestTruncated)  # noqa: S101 - see above
-                return fault, Injected(number, fault.kind, detail={"on": query.path, **query.parameters})
+                return fault, Injected(number, fault.kind, detail={"request": query.path, **query.parameters})
         return None
 
     def hidden(self, product: str, trade_id: int, elapsed: float) -> Injected | None:

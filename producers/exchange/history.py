@@ -25,7 +25,7 @@ PAST_SECONDS: Final = 24 * 3600
 PAST_INTERVAL: Final = 2 * MICROS_PER_SECOND
 """Mean time between two past trades of a product, at least."""
 
-_BLOCK, _BLOCKS = 1024, 128
+_BLOCK, _BLOCKS = 64, 2048
 _MASK: Final = (1 << 64) - 1
 _OCTAVES: Final = ((7, 3e-4), (60, 9e-4), (600, 3e-3), (7_200, 1e-2), (43_200, 2.5e-2))
 """Trades between two points of each wave of the past's log price, and how far it goes."""

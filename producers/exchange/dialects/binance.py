@@ -46,6 +46,7 @@ _STREAM_OF_TYPE: Final = {"trade": "trade", "aggTrade": "aggTrade", "24hrTicker"
 _AGGREGATE_OFFSET: Final = 1_000_000
 """An aggregate's id lies so far below its trade's: each fill of the market has its own price, so none are merged."""
 _QUOTES: Final = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "TRY", "BRL", "USD")
+_NOTHING: Final = msgspec.Raw()
 
 
 class _Payload(msgspec.Struct, frozen=True):
@@ -54,12 +55,12 @@ class _Payload(msgspec.Struct, frozen=True):
     e: str | None = None
     E: int | None = None
     s: str | None = None
-    t: int | str | None = None
-    a: int | str | None = None
-    u: int | str | None = None
-    p: str | None = None
-    q: str | None = None
-    T: int | None = None
+    t: object = None
+    a: object = None
+    u: object = None
+    p: object = None
+    q: object = None
+    T: object = None
     m: bool | None = None
 
 
@@ -67,7 +68,7 @@ class _Combined(msgspec.Struct, frozen=True):
     """A combined frame, or an answer."""
 
     stream: str | None = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = _NOTHING
 
 
 _combined: Final = msgspec.json.Decoder(_Combined)
@@ -114,10 +115,10 @@ class Binance:
         """Return a recorded frame with its trade, also a raw one; ValueError for no frame of Binance."""
         try:
             combined = _combined.decode(text)
-            payload = _payload.decode(text if combined.data is None else combined.data)
+            payload = _payload.decode(combined.data if len(combined.data) else text)
         except msgspec.DecodeError as error:
             raise ValueError(f"is no frame of Binance: {error}") from error
-        if combined.data is None and payload.e is None and payload.u is None:
+        if not len(combined.data) and payload.e is None and payload.u is None:
             return None
         stream = (combined.stream or "").partition("@")[2]
         channel = _STREAM_OF_TYPE.get(payload.e or "", stream or payload.e or "bookTicker")
@@ -214,7 +215,7 @@ class Session:
         if self._combined:
             return frame.text
         data = _combined.decode(frame.text).data
-        return frame.text if data is None else bytes(data).decode()
+        return bytes(data).decode() if len(data) else frame.text
 
     def beat(self, now: int) -> Sequence[FeedFrame]:
         """Return nothing: the exchange pings."""
@@ -381,11 +382,11 @@ def _product_of_symbol(name: str) -> str:
 
 
 def _trades_of(payload: _Payload, frame: FeedFrame) -> tuple[Trade, ...]:
-    if frame.channel != "trade" or not frame.trade_ids or not payload.p or not payload.q or payload.T is None:
+    if frame.channel != "trade" or not frame.trade_ids or not isinstance(payload.T, int):
         return ()
     try:
-        price, decimals = whole(payload.p)
-        size = units(payload.q)
+        price, decimals = whole(str(payload.p))
+        size = units(str(payload.q))
     except ValueError as error:
         raise ValueError(f"has a wrong price or size: {error}") from error
     side = "sell" if payload.m else "buy"

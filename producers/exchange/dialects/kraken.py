@@ -46,6 +46,7 @@ _LEGACY_QUOTE: Final = {"USD": "ZUSD", "EUR": "ZEUR", "GBP": "ZGBP", "BTC": "XXB
 _SHORT: Final = {"BTC": "XBT", "DOGE": "XDG"}
 _TIMES: Final = re.compile(r'"timestamp":"([^"]+)"')
 _EPOCH: Final = "1970-01-01T00:00:00.000000Z"
+_NOTHING: Final = msgspec.Raw()
 
 
 class _Item(msgspec.Struct, frozen=True):
@@ -54,8 +55,8 @@ class _Item(msgspec.Struct, frozen=True):
     symbol: str | None = None
     trade_id: int | None = None
     side: str | None = None
-    price: msgspec.Raw | None = None
-    qty: msgspec.Raw | None = None
+    price: msgspec.Raw = _NOTHING
+    qty: msgspec.Raw = _NOTHING
     timestamp: str | None = None
 
 
@@ -65,7 +66,7 @@ class _Head(msgspec.Struct, frozen=True):
     channel: str | None = None
     type: str | None = None
     method: str | None = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = _NOTHING
 
 
 _head: Final = msgspec.json.Decoder(_Head)
@@ -100,7 +101,7 @@ class Kraken:
         """Return a recorded frame with its trades; ValueError for a text that is no frame of Kraken's version 2."""
         try:
             head = _head.decode(text)
-            items = _items.decode(head.data) if head.channel in ("ticker", "trade") and head.data is not None else []
+            items = _items.decode(head.data) if head.channel in ("ticker", "trade") and len(head.data) else []
         except msgspec.DecodeError as error:
             raise ValueError(f"is no frame of Kraken: {error}") from error
         if head.method is not None or head.channel is None or head.channel == "status":
@@ -382,7 +383,8 @@ def _failure(method: object, error: str, number: Mapping[str, int], now: int, sy
 
 
 def _trade_of(item: _Item) -> Trade:
-    if item.symbol is None or item.trade_id is None or item.timestamp is None or not item.price or not item.qty:
+    numbers = len(item.price) and len(item.qty)
+    if item.symbol is None or item.trade_id is None or item.timestamp is None or not numbers:
         raise ValueError("a trade without symbol, trade_id, price, qty or timestamp")
     price, decimals = whole(bytes(item.price).decode())
     size = units(bytes(item.qty).decode())
