@@ -206,7 +206,8 @@ class KrakenSession:
             return (Ignored(shown(envelope.channel[:40])),)
         if envelope.channel == "ticker":
             return [_tick(self._exchange, said, received_time) for said in _tickers.decode(envelope.data)]
-        return [_live_trade(self._exchange, said, received_time) for said in _trades.decode(envelope.data)]
+        trades = sorted(_trades.decode(envelope.data), key=lambda trade: trade.trade_id)
+        return [_live_trade(self._exchange, said, received_time) for said in trades]
 
     def _answer(self, said: _Envelope) -> Outcome:
         error = said.error or said.loud_error

@@ -177,8 +177,8 @@ def test_a_trade_is_taken_as_it_is() -> None:
     )
 
 
-def test_the_fifty_trades_of_a_snapshot_are_trades() -> None:
-    trades = [TRADE | {"trade_id": str(number), "symbol": '"BTC/USD"'} for number in range(50)]
+def test_the_fifty_trades_of_a_snapshot_are_trades_and_come_in_rising_order() -> None:
+    trades = [TRADE | {"trade_id": str(number), "symbol": '"BTC/USD"'} for number in reversed(range(50))]
 
     outcomes = KrakenExchange().session().receive(frame("trade", *trades, kind="snapshot"), NOW)
 
