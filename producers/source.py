@@ -9,6 +9,7 @@ from pulsestream.core.errors import UsageError
 from pulsestream.core.settings import Settings
 
 SIMULATOR: Final = "simulator"
+"""The exchange name on records that no exchange made."""
 _SIMULATED: Final = "coinbase"
 _SCHEMES: Final = {"ws": "http", "wss": "https"}
 

@@ -61,18 +61,32 @@ def migrate() -> None:
     """
     from pulsestream.core.kafka import Admin
     from pulsestream.core.layout import platform_topic_specs
+    from pulsestream.core.topics import FEED_SHARDS
     from schemas.migrate import migrate as migrate_database
 
     settings = _start("migrate")
     applied = migrate_database(settings.database_url.get_secret_value())
     typer.echo(f"database: {', '.join(applied) if applied else 'up to date'}")
-    created = Admin(settings).create(platform_topic_specs(settings))
+    admin = Admin(settings)
+    created = admin.create(platform_topic_specs(settings))
     typer.echo(f"topics: {', '.join(created) if created else 'all there'}")
+    if admin.grow(FEED_SHARDS, settings.feed_shards):
+        typer.echo(f"{FEED_SHARDS}: {settings.feed_shards} partitions now; start every producer anew with this setting")
 
 
 @app.command()
 def producer() -> None:
-    """Publish the exchange's ticks to every tenant."""
+    """Publish an exchange's ticks and trades to every tenant.
+
+    Feeds what tenants subscribe to, and PULSESTREAM_FEED_PRODUCTS always. Run as many as you like for one exchange:
+    they divide its shards (PULSESTREAM_FEED_SHARDS), and when one dies the others take its products within 10 s.
+
+    Examples:
+    PULSESTREAM_EXCHANGE=kraken pulsestream producer;
+    PULSESTREAM_EXCHANGE=binance PULSESTREAM_FEED_PRODUCTS=BTC-USDT,ETH-USDT PULSESTREAM_OPS_PORT=9100
+    pulsestream producer;
+    PULSESTREAM_EXCHANGE=simulator PULSESTREAM_EXCHANGE_URL=ws://127.0.0.1:9443 pulsestream producer
+    """
     from producers.feed_process import run
 
     run(_start("producer"))
@@ -159,36 +173,6 @@ def exchange(
             rest_rate=rest_rate, max_age=max_age,
         )
     )  # fmt: skip
-
-
-@app.command()
-def record(
-    products: Annotated[str, typer.Option(help="such as BTC-USD,ETH-USD")],
-    output: Annotated[Path, typer.Option(help="folder that the recording is written to")],
-    exchange: Annotated[str, typer.Option(help="coinbase, binance, kraken; empty: PULSESTREAM_EXCHANGE")] = "",
-    url: Annotated[str, typer.Option(help="its WebSocket; empty: PULSESTREAM_EXCHANGE_URL, or the public one")] = "",
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="stop after so many; without: at Ctrl-C")] = None,
-    rotate_mb: Annotated[float, typer.Option(min=0.001, help="megabytes on the disk after which a file ends")] = 256,
-    rotate_minutes: Annotated[float, typer.Option(min=0.01, help="minutes after which a file ends")] = 60,
-) -> None:
-    """Write an exchange's frames to files, exactly as received.
-
-    Each frame with its receipt time, compressed with zstd, on the disk every second: after a crash all but the last
-    second can be read. `pulsestream exchange --frames DIR` plays a recording.
-
-    Examples:
-    pulsestream record --exchange coinbase --products BTC-USD,ETH-USD --output rec --seconds 3600;
-    pulsestream record --exchange simulator --url ws://127.0.0.1:9443 --products BTC-USD --output rec;
-    zstdcat rec/*.frames.zst
-    """
-    from producers.recorder import RecordOptions, Rotation, run
-
-    settings = _start("record")
-    names = tuple(name.strip() for name in products.split(",") if name.strip())
-    rotation = Rotation(int(rotate_mb * 1_000_000), rotate_minutes * 60)
-    options = RecordOptions(exchange or settings.exchange, names, output, seconds, url, rotation)
-    recorded = run(settings, options)
-    typer.echo(f"{recorded.frames} frames in {recorded.files} files, {recorded.bytes} bytes, in {output}")
 
 
 @app.command()

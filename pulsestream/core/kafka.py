@@ -17,7 +17,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from pulsestream.core.errors import OutageError
 from pulsestream.core.settings import Settings
@@ -144,6 +144,19 @@ class Admin:
                 raise BrokerError(f"cannot create topic {name}: {reason(error)}") from error
             created.append(name)
         return created
+
+    def grow(self, name: str, partitions: int) -> bool:
+        """Give a topic more partitions if it has fewer; returns whether it had."""
+        known = self.describe([name]).get(name)
+        if known is None or known.partitions >= partitions:
+            return False
+        wanted = [NewPartitions(name, partitions)]
+        for future in self.client.create_partitions(wanted, request_timeout=ADMIN_TIMEOUT).values():
+            try:
+                future.result()
+            except KafkaException as error:
+                raise BrokerError(f"cannot give topic {name} {partitions} partitions: {reason(error)}") from error
+        return True
 
     def delete(self, names: Collection[str]) -> None:
         """Delete these topics; one that does not exist is passed over."""

@@ -11,11 +11,10 @@ from typing import Final
 import msgspec
 
 from producers.frames import read_frames
+from producers.source import SIMULATOR, exchange_of, websocket_url
 from pulsestream.core.errors import SettingsError
 from pulsestream.core.settings import Settings
 
-SIMULATOR: Final = "simulator"
-"""The exchange name on ticks that no exchange made."""
 PRODUCTS: Final = ("BTC-USD", "ETH-USD", "SOL-USD")
 _REPLAY: Final = "replay:"
 _LOOKED_AT: Final = 20_000
@@ -66,7 +65,9 @@ def choose(settings: Settings, reachable: Callable[[str], bool]) -> Feed:
         return _replay(settings, Path(wanted.removeprefix(_REPLAY)))
     if wanted != "auto":
         raise SettingsError(f"PULSESTREAM_FEED={wanted!r} is wrong: use auto, live, simulator or replay:FILE")
-    return _live(settings) if reachable(settings.exchange_url) else _simulator("the live exchange cannot be reached")
+    if reachable(websocket_url(settings, exchange_of(settings))):
+        return _live(settings)
+    return _simulator("the live exchange cannot be reached")
 
 
 def command(feed: Feed, port: int) -> list[str]:
@@ -75,7 +76,7 @@ def command(feed: Feed, port: int) -> list[str]:
 
 
 def _live(settings: Settings) -> Feed:
-    return Feed(settings.exchange, (), f"live from {settings.exchange_url}")
+    return Feed(settings.exchange, (), f"live from {websocket_url(settings, exchange_of(settings))}")
 
 
 def _simulator(why: str) -> Feed:

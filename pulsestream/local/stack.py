@@ -20,9 +20,11 @@ import psutil
 import psycopg
 from pydantic import SecretStr
 
+from producers.source import SIMULATOR
 from pulsestream.core.kafka import Admin
 from pulsestream.core.layout import platform_topic_specs
 from pulsestream.core.settings import Settings
+from pulsestream.core.topics import FEED_SHARDS
 from pulsestream.local import demo, feed, probe, process
 from pulsestream.local.access import ADMIN
 from pulsestream.local.database import STOP_TIMEOUT as DATABASE_STOP
@@ -67,7 +69,8 @@ class Stack:
         self._supervisor = Supervisor(tell)
         self._pepper = SecretStr("")
         self._ops_ports: dict[str, int] = {}
-        self._exchange_url = settings.exchange_url
+        self._local_exchange: dict[str, object] = {}
+        """What the producer is told of a local exchange."""
 
     @property
     def api_url(self) -> str:
@@ -162,7 +165,9 @@ class Stack:
             update["database_url"] = SecretStr(self.database.url())
         self.settings = self.settings.model_copy(update=update)
         migrate(self.settings.database_url.get_secret_value())
-        Admin(self.settings).create(platform_topic_specs(self.settings))
+        admin = Admin(self.settings)
+        admin.create(platform_topic_specs(self.settings))
+        admin.grow(FEED_SHARDS, self.settings.feed_shards)
         if self.kafka is not None:
             self.kafka.ensure_access()
         self.home.write_note({name: _plain(getattr(self.settings, name)) for name in _NOTED})
@@ -171,7 +176,11 @@ class Stack:
         if not chosen.arguments:
             return []
         port = process.free_port()
-        self._exchange_url = f"ws://127.0.0.1:{port}"
+        self._local_exchange = {
+            "venue": "" if chosen.exchange == SIMULATOR else self.settings.venue,
+            "exchange_url": f"ws://127.0.0.1:{port}",
+            "exchange_rest_url": f"http://127.0.0.1:{port}",
+        }
         return [
             ChildSpec(
                 name="exchange",
@@ -196,11 +205,14 @@ class Stack:
 
     def _given(self, name: str) -> dict[str, object]:
         """Return what sets a service apart: its user, its role, its ports, and the pepper for the API alone."""
-        given = self._without_rights() | {
-            "exchange": self.chosen.exchange,
-            "exchange_url": self._exchange_url,
-            "ops_port": 0 if name == "api" else self._ops_ports.setdefault(name, process.free_port()),
-        }
+        given = (
+            self._without_rights()
+            | self._local_exchange
+            | {
+                "exchange": self.chosen.exchange,
+                "ops_port": 0 if name == "api" else self._ops_ports.setdefault(name, process.free_port()),
+            }
+        )
         if self.kafka is None:
             given |= {name: getattr(self.settings, name) for name in ("kafka_username", "kafka_password")}
         else:
