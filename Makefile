@@ -27,6 +27,9 @@ test: .venv/developer ## Run every test on a real broker and a real database (AR
 fuzz: .venv/developer ## Break a million frames on every exchange's language (ARGS="--seed 7" repeats a run).
 	$(BIN)/python -m tests.fuzz.venues $(ARGS)
 
+soak: .venv/developer ## Feed 5,000 ticks/s for an hour and watch the producer's memory (SECONDS=900 for less).
+	$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),3600)
+
 bench: .venv/developer ## Compare with the alternatives on this machine (ARGS="feed", ARGS=--help for all of them).
 	$(BIN)/python -m benchmarks $(or $(ARGS),feed)
 
