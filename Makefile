@@ -11,7 +11,7 @@ PINNED = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all: -
 LOCK = .venv/lock/bin/uv pip compile pyproject.toml --group build --universal --python-version 3.11 --quiet \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help install up test fuzz bench lint format lock clean
+.PHONY: help install up test fuzz soak bench lint format lock clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
