@@ -16,6 +16,7 @@ import msgspec
 
 from schemas import records, registry
 from schemas.errors import DecodeError
+from schemas.row_decoder import row_decoder
 from schemas.row_encoder import row_encoder
 
 R = TypeVar("R", bound=records.Record)
@@ -58,7 +59,7 @@ class RecordCodec(Protocol[R]):
 
 
 class FastavroCodec(Generic[R]):
-    """The row codec over fastavro, for any schema: the reference that the quicker encoder of flat records equals."""
+    """The row codec over fastavro, for any schema: the reference that the quicker functions for flat records equal."""
 
     def __init__(self, record_type: type[R]) -> None:
         self._type = record_type
@@ -94,14 +95,14 @@ class FastavroCodec(Generic[R]):
 
 
 class RowCodec(Generic[R]):
-    """The row codec in use: flat records are encoded by a function written for their schema (`schemas.row_encoder`)."""
+    """The row codec in use: functions written for the schema of a flat record, fastavro for all others."""
 
     def __init__(self, record_type: type[R]) -> None:
         plain = FastavroCodec(record_type)
         released = registry.current(NAMES[record_type])
         prefix = _PREFIX.pack(_MAGIC, released.schema_id)
         self.encode: Callable[[R], bytes] = row_encoder(released.json, prefix, plain.encode)
-        self.decode: Callable[[bytes | None], R] = plain.decode
+        self.decode: Callable[[bytes | None], R] = row_decoder(released.json, prefix, record_type, plain.decode)
 
 
 @cache

@@ -8,40 +8,15 @@ Whatever that function cannot take goes to the plain encoder, which so decides w
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
 from typing import Any, Final, TypeVar, cast
 
-K = TypeVar("K")
+from schemas.flat import HIGH_SHIFT, LONG_BITS, LOW_BITS, MIDDLE_BITS, REPEATED, TIMES, Field, Seen, flat_fields, runs
+
 R = TypeVar("R")
 
-_REPEATED: Final = frozenset({"exchange", "product", "side", "source", "status", "tenant", "tier", "type"})
-"""String fields whose values come again and again."""
-_KEPT, _KEPT_BYTES = 4096, 64
-"""Entries of a table of values seen, at most (then it starts anew), and the longest value that is kept."""
-
-# A long is written in three parts: two bytes of its lowest 13 bits and the sign, two of the next 14 bits, the rest.
-_LOW_BITS, _MIDDLE_BITS, _LONG_BITS = 13, 14, 63
-_HIGH_SHIFT: Final = _LOW_BITS + _MIDDLE_BITS
-_LOW, _MIDDLE = 1 << _LOW_BITS, 1 << _MIDDLE_BITS
+_LOW, _MIDDLE = 1 << LOW_BITS, 1 << MIDDLE_BITS
 _INT: Final = 1 << 31
-_WIDE: Final = (1 << 48, 1 << 55)
-"""Times (micros) from 1978 to 3111: these take eight bytes, four of them for the rest."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """A field of a flat record. `kind`: string, long, int, double, boolean, or micros for a time."""
-
-    name: str
-    kind: str
-    optional: bool
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether it is packed together with its neighbours."""
-        return self.kind == "double" or (self.kind == "micros" and not self.optional)
 
 
 def row_encoder(schema: Mapping[str, Any], prefix: bytes, plain: Callable[[R], bytes]) -> Callable[[R], bytes]:
@@ -49,41 +24,28 @@ def row_encoder(schema: Mapping[str, Any], prefix: bytes, plain: Callable[[R], b
 
     `plain` encodes what the written function cannot; it is what is returned for a schema that is not flat.
     """
-    fields = [flat for field in schema["fields"] if (flat := _flat(field))]
-    if len(fields) < len(schema["fields"]):
+    fields = flat_fields(schema)
+    if fields is None:
         return plain
     names = _parts() | _packers(fields) | {"_prefix": prefix, "_plain": plain}
     exec(compile(source(fields), f"<encoder of {schema['name']}>", "exec"), names)  # noqa: S102 - of our own schemas
     return cast(Callable[[R], bytes], names["encode"])
 
 
-def _flat(field: Mapping[str, Any]) -> _Field | None:
-    """Return a field as the writer knows it; None for a type that it does not know."""
-    kind, optional = field["type"], False
-    if isinstance(kind, list) and len(kind) == len(("null", "the value")) and kind[0] == "null":
-        kind, optional = kind[1], True
-    if kind == {"type": "long", "logicalType": "timestamp-micros"}:
-        kind = "micros"
-    known = isinstance(kind, str) and kind in {*_CALLS, "micros"}
-    return _Field(field["name"], kind, optional) if known else None
-
-
 # ---- writing the function ----
 
 _CALLS: Final = {"string": "_text", "long": "_long", "int": "_int32", "double": "_double", "boolean": "_boolean"}
 _FORMATS: Final = {"double": "d", "micros": "2s2s4s"}
-_SPLIT: Final = (
-    f"_low[{{0}} & {_LOW - 1}], _middle[{{0}} >> {_LOW_BITS} & {_MIDDLE - 1}], _high[{{0}} >> {_HIGH_SHIFT}]"
-)
+_SPLIT: Final = f"_low[{{0}} & {_LOW - 1}], _middle[{{0}} >> {LOW_BITS} & {_MIDDLE - 1}], _high[{{0}} >> {HIGH_SHIFT}]"
 
 
-def source(fields: Iterable[_Field]) -> str:
+def source(fields: Iterable[Field]) -> str:
     """Return the source of the function `encode` for a record of these fields.
 
     Names that are no field's begin with an underscore, so that no field can hide them.
     """
     loads, pieces = [], ["_prefix"]
-    for number, run in _runs(fields):
+    for number, run in runs(fields):
         if run[0].is_packed:
             loads += [f"{field.name} = record.{field.name}" for field in run]
             pieces.append(_packed(number, run))
@@ -94,20 +56,15 @@ def source(fields: Iterable[_Field]) -> str:
     return "\n".join(["def encode(record):", *(f"    {line}" for line in lines)])
 
 
-def _runs(fields: Iterable[_Field]) -> list[tuple[int, list[_Field]]]:
-    """Return the fields in numbered runs: neighbours that are packed together, and those that are not."""
-    return list(enumerate(list(run) for _, run in groupby(fields, key=lambda field: field.is_packed)))
+def _packers(fields: Iterable[Field]) -> dict[str, Any]:
+    return {f"_pack{number}": struct.Struct(f"<{_format(run)}").pack for number, run in runs(fields)}
 
 
-def _packers(fields: Iterable[_Field]) -> dict[str, Any]:
-    return {f"_pack{number}": struct.Struct(f"<{_format(run)}").pack for number, run in _runs(fields)}
-
-
-def _format(run: list[_Field]) -> str:
+def _format(run: list[Field]) -> str:
     return "".join("B" * field.optional + _FORMATS[field.kind] for field in run if field.is_packed)
 
 
-def _packed(number: int, run: list[_Field]) -> str:
+def _packed(number: int, run: list[Field]) -> str:
     """Return the source of a run's bytes: in one call, or one by one when a field has not its usual width."""
     usual = " and ".join(filter(None, map(_usual, run))) or "True"
     together = ", ".join("2, " * field.optional + _packed_value(field) for field in run)
@@ -115,41 +72,25 @@ def _packed(number: int, run: list[_Field]) -> str:
     return f"_pack{number}({together}) if {usual} else _join(({apart},))"
 
 
-def _usual(field: _Field) -> str:
+def _usual(field: Field) -> str:
     if field.kind == "micros":
-        return f"{_WIDE[0]} <= {field.name} < {_WIDE[1]}"
+        return f"{TIMES[0]} <= {field.name} < {TIMES[1]}"
     return f"{field.name} is not None" if field.optional else ""
 
 
-def _packed_value(field: _Field) -> str:
+def _packed_value(field: Field) -> str:
     return _SPLIT.format(field.name) if field.kind == "micros" else field.name
 
 
-def _single(field: _Field, value: str) -> str:
+def _single(field: Field, value: str) -> str:
     """Return the source of one field's bytes."""
-    if field.kind == "string" and field.name in _REPEATED:
+    if field.kind == "string" and field.name in REPEATED:
         return f"{'_optional_texts' if field.optional else '_texts'}[{value}]"
     encoded = f"{_CALLS.get(field.kind, '_long')}({value})"
     return f"(_null if {value} is None else _some + {encoded})" if field.optional else encoded
 
 
 # ---- what it calls ----
-
-
-class _Seen(dict[K, bytes]):
-    """Encoded values by value, made when they are first asked for; bounded."""
-
-    def __init__(self, encode: Callable[[K], bytes]) -> None:
-        super().__init__()
-        self._encode = encode
-
-    def __missing__(self, value: K) -> bytes:
-        encoded = self._encode(value)
-        if len(encoded) <= _KEPT_BYTES:
-            if len(self) >= _KEPT:
-                self.clear()
-            self[value] = encoded
-        return encoded
 
 
 @cache
@@ -159,14 +100,14 @@ def _parts() -> dict[str, Any]:
     middle = [bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(_MIDDLE)]
     last = [_varint(n) for n in range(_MIDDLE)]
     small = [_varint(n << 1) for n in range(_LOW)]
-    high: Mapping[int, bytes] = _Seen(_high)
+    high: Mapping[int, bytes] = Seen(_high)
     double = struct.Struct("<d").pack
 
     def long(value: int) -> bytes:
         if value >= _LOW:
-            if value >> _HIGH_SHIFT:
-                return low[value & _LOW - 1] + middle[value >> _LOW_BITS & _MIDDLE - 1] + high[value >> _HIGH_SHIFT]
-            return low[value & _LOW - 1] + last[value >> _LOW_BITS]
+            if value >> HIGH_SHIFT:
+                return low[value & _LOW - 1] + middle[value >> LOW_BITS & _MIDDLE - 1] + high[value >> HIGH_SHIFT]
+            return low[value & _LOW - 1] + last[value >> LOW_BITS]
         return small[value] if value >= 0 else _negative(value)
 
     def int32(value: int) -> bytes:
@@ -186,7 +127,7 @@ def _parts() -> dict[str, Any]:
         return b"\x00" if value is None else b"\x02" + text(value)
 
     calls = {"_long": long, "_int32": int32, "_text": text, "_double": double, "_boolean": boolean, "_join": b"".join}
-    texts = {"_texts": _Seen(text), "_optional_texts": _Seen(optional_text)}
+    texts = {"_texts": Seen(text), "_optional_texts": Seen(optional_text)}
     return calls | texts | {"_low": low, "_middle": middle, "_high": high, "_null": b"\x00", "_some": b"\x02"}
 
 
@@ -201,12 +142,12 @@ def _varint(value: int) -> bytes:
 
 
 def _high(value: int) -> bytes:
-    if value >> _LONG_BITS - _HIGH_SHIFT:
+    if value >> LONG_BITS - HIGH_SHIFT:
         raise OverflowError("a number has more than 64 bits")
     return _varint(value)
 
 
 def _negative(value: int) -> bytes:
-    if value < -(1 << _LONG_BITS):
+    if value < -(1 << LONG_BITS):
         raise OverflowError(f"{value} has more than 64 bits")
     return _varint((-value << 1) - 1)

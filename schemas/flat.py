@@ -1,0 +1,75 @@
+"""Flat record schemas, as the writers of `schemas.row_encoder` and `schemas.row_decoder` see them. Pure.
+
+A record is flat when its fields are strings, longs, ints, doubles and booleans, each perhaps in a union with null.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+REPEATED: Final = frozenset({"exchange", "product", "side", "source", "status", "tenant", "tier", "type"})
+"""String fields whose values come again and again."""
+_KINDS: Final = frozenset({"string", "long", "int", "double", "boolean"})
+_TIME: Final = {"type": "long", "logicalType": "timestamp-micros"}
+_KEPT: Final = 4096
+
+# A long is split into three parts: two bytes of its lowest 13 bits and the sign, two of the next 14 bits, the rest.
+LOW_BITS, MIDDLE_BITS, LONG_BITS = 13, 14, 63
+HIGH_SHIFT: Final = LOW_BITS + MIDDLE_BITS
+TIMES: Final = (1 << 48, 1 << 55)
+"""Times (micros) from 1978 to 3111: these take eight bytes, four of them for the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a flat record. `kind`: string, long, int, double, boolean, or micros for a time."""
+
+    name: str
+    kind: str
+    optional: bool
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it is packed together with its neighbours."""
+        return self.kind == "double" or (self.kind == "micros" and not self.optional)
+
+
+def flat_fields(schema: Mapping[str, Any]) -> list[Field] | None:
+    """Return the fields of a record schema; None when it is not flat."""
+    fields = [flat for field in schema["fields"] if (flat := _flat(field))]
+    return fields if len(fields) == len(schema["fields"]) else None
+
+
+def runs(fields: Iterable[Field]) -> list[tuple[int, list[Field]]]:
+    """Return the fields in numbered runs: neighbours that are packed together, and those that are not."""
+    return list(enumerate(list(run) for _, run in groupby(fields, key=lambda field: field.is_packed)))
+
+
+def _flat(field: Mapping[str, Any]) -> Field | None:
+    kind, optional = field["type"], False
+    if isinstance(kind, list) and len(kind) == len(("null", "the value")) and kind[0] == "null":
+        kind, optional = kind[1], True
+    if kind == _TIME:
+        return Field(field["name"], "micros", optional)
+    return Field(field["name"], kind, optional) if isinstance(kind, str) and kind in _KINDS else None
+
+
+class Seen(dict[K, V]):
+    """Results by value, made when a value is first asked for; bounded, and long values are not kept."""
+
+    def __init__(self, make: Callable[[K], V], longest: int = 64) -> None:
+        super().__init__()
+        self._make = make
+        self._longest = longest
+
+    def __missing__(self, value: K) -> V:
+        made = self._make(value)
+        if not isinstance(value, str | bytes) or len(value) <= self._longest:
+            if len(self) >= _KEPT:
+                self.clear()
+            self[value] = made
+        return made
