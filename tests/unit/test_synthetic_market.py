@@ -9,7 +9,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from producers.coinbase import CoinbaseProtocol
 from producers.exchange.dialects import Coinbase
 from producers.exchange.errors import SimulatorError
 from producers.exchange.instrument import Instrument
@@ -17,8 +16,9 @@ from producers.exchange.market import Recorded
 from producers.exchange.replay import Replay
 from producers.exchange.synthetic import LISTINGS, SyntheticMarket, listings, write_recording
 from producers.frames import Frame, read_frames
-from producers.protocol import Heartbeat, Ignored, Subscriptions, TickFrame
+from producers.venues.protocol import Heartbeat, Ignored, Subscriptions, load
 from pulsestream.core.clock import MICROS_PER_SECOND, parse_rfc3339
+from schemas.records import Tick, Trade
 
 NOW = parse_rfc3339("2026-01-31T12:00:00Z")
 TICKER_FIELDS = [
@@ -67,11 +67,12 @@ def test_a_ticker_has_todays_fields_in_the_exchanges_order() -> None:
 @settings(max_examples=20, deadline=None)
 @given(seed=seeds)
 def test_every_frame_is_a_valid_tick_or_trade_to_the_feeds_own_protocol(seed: int) -> None:
-    protocol = CoinbaseProtocol("simulator")
+    protocol = load("coinbase", "simulator").session()
 
-    outcomes = [protocol.receive(json.dumps(frame), NOW + 3600 * MICROS_PER_SECOND) for frame in publish(seed, 200)]
+    received = NOW + 3600 * MICROS_PER_SECOND
+    outcomes = [outcome for frame in publish(seed, 200) for outcome in protocol.receive(json.dumps(frame), received)]
 
-    assert {type(outcome) for outcome in outcomes} <= {TickFrame, Ignored}
+    assert {type(outcome) for outcome in outcomes} <= {Tick, Trade, Ignored}
 
 
 @settings(max_examples=20, deadline=None)
@@ -289,11 +290,12 @@ def test_a_recording_is_received_in_order_and_never_before_it_happened(tmp_path:
 def test_a_recording_can_be_replayed_and_read_by_the_feed(tmp_path: Path) -> None:
     path = tmp_path / "market.frames"
     write_recording(path, seed=7, seconds=20, products=("BTC-USD", "ABC-EUR"), start=NOW)
-    protocol = CoinbaseProtocol("coinbase")
+    protocol = load("coinbase").session()
 
-    kinds = {type(protocol.receive(frame.text, frame.received)) for frame in read_frames(path)}
+    frames = read_frames(path)
+    kinds = {type(outcome) for frame in frames for outcome in protocol.receive(frame.text, frame.received)}
 
-    assert kinds == {TickFrame, Ignored, Heartbeat, Subscriptions}
+    assert kinds == {Tick, Trade, Ignored, Heartbeat, Subscriptions}
     assert set(Replay(path).products) == {"BTC-USD", "ABC-EUR", "MONA-USD"}
 
 
