@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     feed_products: str = Field("", description="products fed beside those that tenants subscribe to, comma-separated")
     feed_shards: int = Field(8, ge=1, le=256, description="parts into which producers divide an exchange's products")
     stale_after: float = Field(15.0, gt=0, description="seconds without a frame after which a feed reconnects")
+    gap_patience: float = Field(
+        60.0, ge=0, description="seconds until trades that the exchange's REST API does not have are given up"
+    )
     publish_buffer: int = Field(50_000, ge=100, description="records a producer holds while the broker is slow or away")
     publish_block: float = Field(10.0, ge=0, description="seconds that a full buffer holds up the socket before loss")
 
