@@ -25,6 +25,7 @@ from pulsestream.core.settings import Settings
 from pulsestream.local.database import EmbeddedDatabase
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.migrate import migrate
+from tests.support.rounds import Rounds
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("PULSESTREAM_SHARED") or REPOSITORY.parent / "shared")
@@ -44,6 +45,16 @@ class Database:
         host = parts.netloc.rpartition("@")[2]
         login = parts.netloc.rpartition("@")[0] if role == "postgres" else role
         return urlunsplit(parts._replace(netloc=f"{login}@{host}", path=f"/{self.name}"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="repeat what is heavy by nature many times")
+
+
+@pytest.fixture(scope="session")
+def rounds(request: pytest.FixtureRequest) -> Rounds:
+    thorough = bool(request.config.getoption("--thorough"))
+    return lambda few, many: many if thorough else few
 
 
 @pytest.fixture(scope="session")

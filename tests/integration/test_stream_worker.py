@@ -133,15 +133,23 @@ def test_a_new_tenants_topic_is_read_while_the_worker_runs(still: Streams) -> No
 def test_topics_that_come_one_after_the_other_under_load_disturb_nobody(still: Streams) -> None:
     worker = still.start()
 
-    with Feeding(still, market(21, 16_000, exchange=still.exchange), per_second=600) as feeding:
+    with Feeding(still, market(21, 60_000, exchange=still.exchange), per_second=600) as feeding:
         for number in range(4):
             still.prepare(tenant=f"{still.tenant}n{number}")
-            time.sleep(5)  # a rebalance each
+            eventually(lambda sources=3 * (number + 2): assert_reads(worker, sources), every=0.1)  # type: ignore[misc]
         worker.assert_alive()
-        assert not feeding.over
+        feeding.enough()
 
-    eventually(lambda: assert_stats_are(still.stats(), engine_run(still.ticks())))
+    expected = engine_run(still.ticks())
+    eventually(lambda: assert_stats_are(still.stats(), expected))
     worker.assert_alive()
+
+
+def assert_reads(worker: Service, sources: int) -> None:
+    """The worker has taken its partitions over with this many partitions of tick topics."""
+    worker.assert_alive()
+    taken = [line for line in worker.log.read_text().splitlines() if "partitions taken over" in line]
+    assert any(f'"sources": {sources}' in line or f'"sources":{sources}' in line for line in taken[-1:]), taken[-1:]
 
 
 def test_a_pending_alert_fires_by_the_clock_once_the_feed_is_connected(still: Streams) -> None:
@@ -219,11 +227,12 @@ def test_a_tenant_whose_output_topic_is_missing_waits_and_loses_nothing_while_ot
 
     still.send(market(3, 500, exchange=still.exchange))
     still.send(market(4, 500, exchange=still.exchange), tenant=broken)
+    expected, of_broken = engine_run(still.ticks()), engine_run(still.ticks(broken))
 
-    eventually(lambda: assert_stats_are(still.stats(), engine_run(still.ticks())), timeout=30)
+    eventually(lambda: assert_stats_are(still.stats(), expected), timeout=30)
     assert worker.metric("pulsestream_stream_parked_tenants") == 1
     still.prepare("stats", tenant=broken)
-    eventually(lambda: assert_stats_are(still.stats(broken), engine_run(still.ticks(broken))), timeout=40)
+    eventually(lambda: assert_stats_are(still.stats(broken), of_broken), timeout=40)
     worker.wait_ready()
 
 
@@ -233,13 +242,15 @@ def test_a_topic_deleted_under_load_parks_its_tenant_alone(still: Streams) -> No
     worker = still.start()
     first, second = market(5, 3_000, exchange=still.exchange), market(6, 3_000, exchange=still.exchange)
     still.send(first, tenant=broken)
-    eventually(lambda: assert_stats_are(still.stats(broken), engine_run(still.ticks(broken))), timeout=30)
+    before = engine_run(still.ticks(broken))
+    eventually(lambda: assert_stats_are(still.stats(broken), before), timeout=30)
 
     Admin(still.admin).delete([tenant_topic(broken, "stats")])
     still.send(second, tenant=broken)
     still.send(first)
+    of_other = engine_run(still.ticks())
 
-    eventually(lambda: assert_stats_are(still.stats(), engine_run(still.ticks())), timeout=40)
+    eventually(lambda: assert_stats_are(still.stats(), of_other), timeout=40)
     eventually(lambda: assert_parked(worker, 1), timeout=20)
     still.prepare("stats", tenant=broken)
     expected = engine_run(still.ticks(broken))
@@ -263,8 +274,9 @@ def test_a_topic_with_other_partitions_is_refused_and_the_others_are_read(still:
     worker = still.launch()
 
     still.send(market(7, 300, exchange=still.exchange))
+    expected = engine_run(still.ticks())
 
-    eventually(lambda: assert_stats_are(still.stats(), engine_run(still.ticks())), timeout=40)
+    eventually(lambda: assert_stats_are(still.stats(), expected), timeout=40)
     eventually(lambda: assert_refused(worker, 1), timeout=20)
     Admin(still.admin).delete([tenant_topic(odd, "ticks")])
     worker.wait_ready()
@@ -286,12 +298,12 @@ def test_two_workers_share_the_partitions_and_no_key_is_torn(still: Streams) -> 
     eventually(lambda: assert_shared(first, second), timeout=30)
     still.send(ticks[2_000:])
     still.send(ticks, tenant=other)
+    expected, of_other = engine_run(still.ticks(), still.rules()), engine_run(still.ticks(other))
 
     def complete() -> None:
-        expected = engine_run(still.ticks(), still.rules())
         assert_stats_are(still.stats(), expected)
         assert_alerts_are(still.alerts(), expected.alerts)
-        assert_stats_are(still.stats(other), engine_run(still.ticks(other)))
+        assert_stats_are(still.stats(other), of_other)
 
     eventually(complete, timeout=40)
     for worker in (first, second):
@@ -311,14 +323,15 @@ def test_a_clean_stop_leaves_a_checkpoint_from_which_the_next_worker_goes_on(sti
     ticks = market(9, 4_000, exchange=still.exchange)
     worker = still.start()
     still.send(ticks[:2_000])
-    eventually(lambda: assert_stats_are(still.stats(), engine_run(still.ticks())), timeout=20)
+    before = engine_run(still.ticks())
+    eventually(lambda: assert_stats_are(still.stats(), before), timeout=20)
 
     assert worker.stop() == 0
     still.send(ticks[2_000:])
+    expected = engine_run(still.ticks(), still.rules())
     worker = still.start()
 
     def complete() -> None:
-        expected = engine_run(still.ticks(), still.rules())
         assert_stats_are(still.stats(), expected)
         assert_alerts_are(still.alerts(), expected.alerts)
 

@@ -373,10 +373,12 @@ def read_topic(settings: Settings, name: str) -> list[Arrived]:
     consumer = Consumer(
         client_config(settings, "reader")
         | {"group.id": "reader-unused", "enable.auto.commit": False, "isolation.level": "read_committed"}
+        | {"fetch.wait.max.ms": 20, "fetch.queue.backoff.ms": 5}
     )
     try:
-        consumer.assign([TopicPartition(name, number, OFFSET_BEGINNING) for number in range(info.partitions)])
+        # The ends are asked for before anything is fetched: behind a fetch the question waits.
         ends = {number: _end(consumer, TopicPartition(name, number)) for number in range(info.partitions)}
+        consumer.assign([TopicPartition(name, number, OFFSET_BEGINNING) for number, end in ends.items() if end])
         messages = list(_until(consumer, name, ends))
     finally:
         consumer.close()
@@ -397,7 +399,7 @@ def _until(consumer: Consumer, name: str, ends: Mapping[int, int]) -> Iterator[M
     deadline = time.monotonic() + 30
     while any(_position(consumer, name, number) < end for number, end in ends.items()):
         assert time.monotonic() < deadline, f"{name} was not read to its end {ends} within 30 s"
-        for message in consumer.consume(1000, 0.2):
+        for message in consumer.consume(1000, 0.02):
             error = message.error()
             assert error is None or error.code() in _PASSING, error
             if error is None and (message.offset() or 0) < ends[message.partition() or 0]:

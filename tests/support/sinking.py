@@ -156,13 +156,14 @@ class Scene:
 
         A sink that dies between acknowledgement and commit sends a dead letter again, which counts once.
         """
-        consumer = Consumer(client_config(self.admin, "test") | {"group.id": "unused", "enable.auto.commit": False})
+        config = {"group.id": "unused", "enable.auto.commit": False, "fetch.wait.max.ms": 20}
+        consumer = Consumer(client_config(self.admin, "test") | config)
         try:
             consumer.assign([TopicPartition(self.topic("dlq"), number, 0) for number in range(self.admin.partitions)])
             found: list[DeadLetter] = []
             end = time.monotonic() + timeout
             while len({origin(letter) for letter in found}) < expected and time.monotonic() < end:
-                found += [codec(DeadLetter).decode(message.value()) for message in consumer.consume(100, 0.2)]
+                found += [codec(DeadLetter).decode(message.value()) for message in consumer.consume(100, 0.05)]
             return sorted(found, key=origin)
         finally:
             consumer.close()

@@ -186,13 +186,17 @@ class Streams:
 
 
 class Feeding:
-    """Sends ticks at a rate from a thread of its own, from entering until all are sent; leaving waits for that."""
+    """Sends ticks at a rate from a thread of its own, from entering until all are sent or `enough` is called.
+
+    Leaving waits for that.
+    """
 
     def __init__(self, streams: Streams, ticks: Iterable[Tick], per_second: int) -> None:
         self._streams = streams
         self._ticks = ticks
         self._rate = per_second
         self._errors: list[BaseException] = []
+        self._enough = threading.Event()
         self._thread = threading.Thread(target=self._work, name="feeding")
 
     def __enter__(self) -> Self:
@@ -203,9 +207,13 @@ class Feeding:
         self._thread.join()
         assert not self._errors, self._errors
 
+    def enough(self) -> None:
+        """Send no more: the test has done what it wanted to do meanwhile."""
+        self._enough.set()
+
     @property
     def over(self) -> bool:
-        """Whether everything was sent."""
+        """Whether no more is sent."""
         return not self._thread.is_alive()
 
     def _work(self) -> None:
@@ -216,7 +224,8 @@ class Feeding:
                 for number, tick in enumerate(self._ticks, 1):
                     producer.produce(topic, codec(Tick).encode(tick), tick.product.encode())
                     producer.poll(0)
-                    time.sleep(max(0.0, begun + number / self._rate - time.monotonic()))
+                    if self._enough.wait(max(0.0, begun + number / self._rate - time.monotonic())):
+                        return
         except Exception as error:  # noqa: BLE001 - shown by the thread that waits
             self._errors.append(error)
 
