@@ -105,11 +105,22 @@ def test_a_tick_with_changed_bytes_is_read_or_refused_as_by_the_plain_decoder(da
 @pytest.mark.parametrize("at", range(len(codec(Tick).encode(TICK))))
 def test_each_byte_of_a_tick_counts(at: int) -> None:
     value = codec(Tick).encode(TICK)
-    for byte in (0, 1, 2, 4, 0x7F, 0x80, 0xFE, 0xFF):
+    for byte in (0, 1, 2, 4, 0x7F, 0x80, 0xFE, 0xFF, value[at] ^ 1, value[at] ^ 0x80):
         changed = value[:at] + bytes((byte,)) + value[at + 1 :]
 
         assert repr(outcome(codec(Tick).decode, changed)) == repr(outcome(FastavroCodec(Tick).decode, changed))
         assert outcome(codec(Tick).decode, value[:at]) == outcome(FastavroCodec(Tick).decode, value[:at])
+
+
+@pytest.mark.parametrize(
+    "long", [b"\x80" * 9 + b"\x01", b"\xff" * 9 + b"\x01", b"\x80" * 10 + b"\x01", b"\x80" * 200 + b"\x01"]
+)
+def test_a_long_of_any_length_is_read_or_refused_as_by_the_plain_decoder(long: bytes) -> None:
+    value = codec(Tick).encode(msgspec.structs.replace(TICK, sequence=5))
+    changed = value.replace(b"\x0eBTC-USD\x02\x0a", b"\x0eBTC-USD\x02" + long, 1)
+
+    assert changed != value
+    assert repr(outcome(codec(Tick).decode, changed)) == repr(outcome(FastavroCodec(Tick).decode, changed))
 
 
 @pytest.mark.parametrize("value", [None, b"", b"\0\0\0\0\1", b"\0\0\0\0\2" + bytes(100), b"\1\0\0\0\1" + bytes(100)])

@@ -91,6 +91,15 @@ def test_a_long_at_each_power_of_two_is_written_or_refused_as_by_fastavro(value:
     assert isinstance(outcome(write, SimpleNamespace(long=value)), bytes) is within
 
 
+@pytest.mark.parametrize("kind", ["int", ["null", "int"]])
+@pytest.mark.parametrize("value", [2**31, 2**31 - 1, -(2**31), -(2**31) - 1, 2**40, -(2**62)])
+def test_an_int_at_the_edge_of_32_bits_is_written_or_refused_as_by_fastavro(kind: object, value: int) -> None:
+    schema = {"type": "record", "name": "Ints", "fields": [{"name": "int", "type": kind}]}
+    write = row_encoder(schema, b"", lambda record: by_fastavro(schema, vars(record)))
+
+    assert outcome(write, SimpleNamespace(int=value)) == outcome(lambda _: by_fastavro(schema, {"int": value}), None)
+
+
 def outcome(encode: Any, record: object) -> bytes | type[Exception]:
     try:
         encoded: bytes = encode(record)
