@@ -63,8 +63,8 @@ class TradeListener(Protocol):
         Other tenants' copies may still fail: that is then an interval of theirs.
         """
 
-    def lost(self, product: str, trade_id: int) -> None:
-        """Note that no copy is stored, for a cause that concerns all (full buffer, broker away): fetch it again."""
+    def lost(self, product: str, trade_id: int, cause: str) -> None:
+        """Note that no copy is stored, for a cause that concerns all (as in feed.v1): fetch the trade again."""
 
 
 class Reach(Enum):
@@ -119,9 +119,14 @@ class Lane:
 
 
 class Parcel:
-    """One record on its way; `waiting` are the topics whose copy has no fate yet."""
+    """One record on its way.
 
-    __slots__ = ("acked", "lost", "missed", "product", "received_time", "record", "trade_id", "waiting")
+    waiting: the topics whose copy has no fate yet.
+    cause: why a copy failed that would have failed on any topic; None if none did.
+    missed: topics, with the cause, whose copy failed so, of a trade that may yet have to be fetched again.
+    """
+
+    __slots__ = ("acked", "cause", "missed", "product", "received_time", "record", "trade_id", "waiting")
 
     def __init__(self, record: MarketRecord, trade_id: int | None, waiting: set[str]) -> None:
         self.record = record
@@ -130,7 +135,7 @@ class Parcel:
         self.trade_id = trade_id
         self.waiting = waiting
         self.acked = False
-        self.lost = False
+        self.cause: str | None = None
         self.missed: list[tuple[str, str]] = []
 
 
@@ -282,7 +287,7 @@ class Lanes:
         if partly or not self._refillable(parcel):
             self._overflowed_until = max(self._overflowed_until, parcel.received_time)
             self._gaps.open(BUFFER, min(parcel.received_time, oldest) - 1, _BUFFER_FULL)
-        parcel.lost = True
+        parcel.cause = _BUFFER_FULL
         for lane in unsent:
             self._settle(parcel, lane.topic)
 
@@ -312,7 +317,8 @@ class Lanes:
             if lane.probe is parcel:
                 lane.probe = None
                 lane.probe_at = self._monotonic() + self._limits.probe_every
-        parcel.lost |= failure.reach is Reach.ALL
+        if failure.reach is Reach.ALL:
+            parcel.cause = failure.cause
         self._settle(parcel, topic)
 
     def served(self) -> None:
@@ -335,8 +341,8 @@ class Lanes:
         """Decide what a trade's failures were: everybody's, which a retry cures, or some tenants' alone."""
         if self._trades is None:
             return
-        if not parcel.acked and parcel.lost:
-            self._trades.lost(parcel.product, trade_id)
+        if not parcel.acked and parcel.cause is not None:
+            self._trades.lost(parcel.product, trade_id, parcel.cause)
             return
         if not parcel.acked:
             self._trades.acknowledged(parcel.product, trade_id)

@@ -17,8 +17,9 @@ from producers.connection import FeedConfig
 from producers.feed import Feed
 from producers.frames import format_received
 from producers.recording import RecordingWriter, Rotation
+from producers.source import exchange_of, websocket_url
 from producers.storm import StormGuard
-from producers.venues.protocol import Exchange, Frame, Heartbeat, Limits, Outcome, Rest, Session, load
+from producers.venues.protocol import Exchange, Frame, Heartbeat, Limits, Outcome, Rest, Session
 from pulsestream.core.errors import UsageError
 from pulsestream.core.health import Readiness, operations
 from pulsestream.core.log import logger
@@ -78,8 +79,8 @@ class Recorder:
     """Feeds that are written down. Listens to them, and reads nothing while the disk is behind."""
 
     def __init__(self, settings: Settings, options: RecordOptions, writer: RecordingWriter) -> None:
-        exchange = load(venue_of(settings, options.exchange), options.exchange)
-        self._settings = settings
+        chosen = {"exchange": options.exchange, "exchange_url": options.url or settings.exchange_url}
+        self._settings = settings = settings.model_copy(update=chosen)
         self._options = options
         self._writer = writer
         self._connections = 0
@@ -88,7 +89,8 @@ class Recorder:
         self._has_room.set()
         self._frames = RECORDED_FRAMES.labels(options.exchange)
         self._bytes = RECORDED_BYTES.labels(options.exchange)
-        self._feeds = self._make_feeds(_Tapped(exchange, self), _url(settings, options, exchange))
+        exchange = exchange_of(settings)
+        self._feeds = self._make_feeds(_Tapped(exchange, self), websocket_url(settings, exchange))
 
     def _make_feeds(self, exchange: Exchange, url: str) -> list[Feed]:
         """Return a feed for each connection that so many products need."""
@@ -244,12 +246,3 @@ class _TappedSession:
         self._connection = self._connection or self._recorder.next_connection()
         self._recorder.received(self._connection, frame, received_time)
         return self._session.receive(frame, received_time)
-
-
-def venue_of(settings: Settings, exchange: str) -> str:
-    """Return the language that an exchange speaks; the simulator's is Coinbase's unless the setting names another."""
-    return settings.venue or ("coinbase" if exchange == "simulator" else exchange)
-
-
-def _url(settings: Settings, options: RecordOptions, exchange: Exchange) -> str:
-    return options.url or settings.exchange_url or exchange.url

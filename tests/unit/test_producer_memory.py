@@ -34,7 +34,7 @@ class Counting:
     def acknowledged(self, product: str, trade_id: int) -> None:
         self.stored += 1
 
-    def lost(self, product: str, trade_id: int) -> None:
+    def lost(self, product: str, trade_id: int, cause: str) -> None:
         self.gone += 1
 
     def open(self, scope: Scope, opened: int, cause: str) -> None:

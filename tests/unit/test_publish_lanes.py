@@ -31,8 +31,9 @@ class Told:
         assert product == PRODUCT
         self.acknowledged_ids.append(trade_id)
 
-    def lost(self, product: str, trade_id: int) -> None:
+    def lost(self, product: str, trade_id: int, cause: str) -> None:
         assert product == PRODUCT
+        assert cause in {"timed_out", "buffer_full"}
         self.lost_ids.append(trade_id)
 
 
