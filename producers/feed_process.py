@@ -15,14 +15,16 @@ from producers.completeness import TradeLedger
 from producers.connection import FeedConfig
 from producers.feed import Feed, Listener
 from producers.feeds_topic import FeedsTopic
+from producers.filler import Filler
 from producers.intake import Intake
 from producers.ledger import Ledger, Shard
 from producers.ledger_writer import LedgerWriter
 from producers.outbox import Outbox
 from producers.owned_shards import Books, OwnedShards
 from producers.publisher import Limits, Publisher
+from producers.rest_client import RestClient
 from producers.shards import ShardGroup
-from producers.source import exchange_of, websocket_url
+from producers.source import exchange_of, rest_url, websocket_url
 from producers.storm import StormGuard
 from producers.wishes import routes, wanted
 from pulsestream.core import topics
@@ -95,17 +97,21 @@ class FeedProcess:
             clock=wall_clock,
         )
         self._group = ShardGroup(settings, self._owned)
+        self._rest = RestClient(settings.exchange, rest_url(settings, self._exchange), self._rest_rate())
+        self._filler = Filler(self._exchange.rest, self._rest, self._trades, self._publisher)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Feed until `stopping` is set, or raise what makes that impossible."""
         self._follow()
         with operations(self._settings.ops_port, self._readiness()):
+            filling = asyncio.create_task(self._filler.run())
             parts = (self._group.run(), self._owned.failure(), self._housekeeping())
-            work = [asyncio.create_task(part) for part in parts]
+            work = [filling, *(asyncio.create_task(part) for part in parts)]
             stop = asyncio.create_task(stopping.wait())
             try:
                 await asyncio.wait([*work, stop], return_when=asyncio.FIRST_COMPLETED)
             finally:
+                filling.cancel()
                 await self._end([*work, stop])
         for task in work:
             if not task.cancelled():
@@ -113,7 +119,7 @@ class FeedProcess:
 
     async def _end(self, work: list["asyncio.Task[None] | asyncio.Task[bool]"]) -> None:
         """Stop the feeds, flush, write the ledger, leave the group; every part within its bound."""
-        await self._owned.end()
+        await asyncio.gather(self._owned.end(), self._rest.aclose())
         flushed = await self._publisher.drain(FLUSH_WITHIN)
         self._trades.finish()
         self._writer.write()
@@ -140,6 +146,11 @@ class FeedProcess:
             stale_after=self._settings.stale_after,
         )
         return Feed(config, self._exchange, listener, self._guard)
+
+    def _rest_rate(self) -> float:
+        """Return this process's part of the requests a second that the exchange allows a host."""
+        part = max(1, len(self._owned.owned)) / self._settings.feed_shards
+        return self._exchange.limits.requests_per_second * part
 
     def _may_write(self) -> bool:
         return self._group.holds_lease() and not self._owned.in_doubt
@@ -171,6 +182,7 @@ class FeedProcess:
     def _refresh(self) -> None:
         self._publisher.tend()
         self._feeds.follow()
+        self._rest.set_rate(self._rest_rate())
         complete_until = self._publisher.complete_until()
         for shard in self._owned.owned.values():
             shard.ledger.refresh(complete_until)
@@ -183,6 +195,7 @@ class FeedProcess:
         readiness.add("exchange", self._exchange_problem)
         readiness.add("broker", self._publisher.problem)
         readiness.add_detail("shards", self._shards)
+        readiness.add_detail("history", self._filler.problem)
         readiness.add_detail("products", self._refused_products)
         readiness.add_detail("tenants", self._parked_tenants)
         return readiness

@@ -3,6 +3,7 @@
 import secrets
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,15 @@ from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
 from schemas.records import Feed, Gap, Tick
 from tests.support.e2e import Service, eventually
-from tests.support.producing import read_feeds, read_ticks, sent_ticks, start_exchange, start_producer, subscribe
+from tests.support.producing import (
+    read_feeds,
+    read_ticks,
+    read_trades,
+    sent_ticks,
+    start_exchange,
+    start_producer,
+    subscribe,
+)
 
 SHARDS = 8
 TAKEN_OVER_WITHIN = 10.0
@@ -89,7 +98,7 @@ def owns(producer: Service, shards: int) -> Callable[[], None]:
 
 
 def test_producers_divide_the_shards_hand_them_over_and_take_those_of_the_dead(group: Group) -> None:
-    subscribe(group.broker, group.tenant, group.exchange, group.products)
+    subscribe(group.broker, group.tenant, group.exchange, group.products, datasets=("ticks", "trades"))
     first = group.produce()
     first.wait_ready()
     eventually(owns(first, SHARDS))
@@ -107,6 +116,7 @@ def test_producers_divide_the_shards_hand_them_over_and_take_those_of_the_dead(g
     killed_at = time.time()
     eventually(lambda: _arrives(group, int(killed_at * 1_000_000)), timeout=2 * TAKEN_OVER_WITHIN)
     assert time.time() - killed_at < TAKEN_OVER_WITHIN
+    eventually(lambda: _assert_no_trade_is_missing(group, int(killed_at * 1_000_000) + HAND_OVER))
     assert second.stop() == 0
 
     _assert_every_record_of_the_ledger_is_newer_than_the_one_before(group)
@@ -168,6 +178,18 @@ def _assert_only_recorded_ticks_are_missing(group: Group) -> None:
     outside = [tick for tick in missing if not any(_covers(key, gap, tick) for key, gap in gaps.items())]
     assert not outside, (len(outside), len(missing), outside[:3], gaps)
     assert {gap.cause for gap in gaps.values()} >= {"killed", "handed_over", "stopped"}
+
+
+def _assert_no_trade_is_missing(group: Group, until: int) -> None:
+    """Each product's ids are all there, from its first trade on this topic to one executed after `until`."""
+    ids: defaultdict[str, dict[int, int]] = defaultdict(dict)
+    for trade in read_trades(group.broker, group.tenant):
+        ids[trade.product][trade.trade_id] = trade.exchange_time
+    assert ids.keys() == set(group.products)
+    for product, found in ids.items():
+        lacking = [number for number in range(min(found), max(found)) if number not in found]
+        assert not lacking, f"{product}: {len(lacking)} of {len(found)} trades are missing, the first is {lacking[0]}"
+        assert max(found.values()) > until
 
 
 def _covers(key: str, gap: Gap, tick: Tick) -> bool:

@@ -83,6 +83,11 @@ def read_ticks(broker: EmbeddedKafka, tenant: str) -> list[Tick]:
     return [decode(message.value()) for message in read_topic(broker, topics.tenant_topic(tenant, "ticks"))]
 
 
+def read_trades(broker: EmbeddedKafka, tenant: str) -> list[Trade]:
+    decode = codec(Trade).decode
+    return [decode(message.value()) for message in read_topic(broker, topics.tenant_topic(tenant, "trades"))]
+
+
 def read_feeds(broker: EmbeddedKafka, exchange: str) -> dict[str, Feed]:
     """The newest record of each key of the feeds' ledger that concerns an exchange."""
     reader = CompactedReader(broker.settings(), topics.FEEDS, "test-feeds")
@@ -136,12 +141,20 @@ def start_producer(broker: EmbeddedKafka, folder: Path, url: str, exchange: str,
     return service
 
 
-def subscribe(broker: EmbeddedKafka, tenant: str, exchange: str, products: Iterable[str], *, end: bool = False) -> None:
+def subscribe(
+    broker: EmbeddedKafka,
+    tenant: str,
+    exchange: str,
+    products: Iterable[str],
+    *,
+    datasets: Iterable[str] = ("ticks",),
+    end: bool = False,
+) -> None:
     """Write subscriptions as the relay does; `end` removes them."""
     producer = Producer(client_config(broker.settings(), "test-relay"))
     for product in products:
         record = Subscription(
-            tenant=tenant, exchange=exchange, product=product, datasets=["ticks"], since=wall_clock(), version=1
+            tenant=tenant, exchange=exchange, product=product, datasets=list(datasets), since=wall_clock(), version=1
         )
         value = None if end else codec(Subscription).encode(record)
         producer.produce(topics.SUBSCRIPTIONS, value, f"{tenant}:{exchange}:{product}")
