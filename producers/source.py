@@ -3,8 +3,7 @@
 from typing import Final
 from urllib.parse import urlsplit
 
-from producers.venues.coinbase import CoinbaseExchange
-from producers.venues.protocol import Exchange, load
+from producers.venues.protocol import Exchange, SignedExchange, load
 from pulsestream.core.errors import UsageError
 from pulsestream.core.settings import Settings
 
@@ -21,7 +20,7 @@ def exchange_of(settings: Settings) -> Exchange:
     )
     if not settings.exchange_key:
         return exchange
-    if not isinstance(exchange, CoinbaseExchange):
+    if not isinstance(exchange, SignedExchange):
         raise UsageError(f"PULSESTREAM_EXCHANGE_KEY is set, but {settings.exchange} takes no signed subscriptions")
     secret, passphrase = settings.exchange_secret, settings.exchange_passphrase
     return exchange.signed(settings.exchange_key, secret.get_secret_value(), passphrase.get_secret_value())
