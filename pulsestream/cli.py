@@ -80,6 +80,7 @@ def producer() -> None:
 
     Feeds what tenants subscribe to, and PULSESTREAM_FEED_PRODUCTS always. Run as many as you like for one exchange:
     they divide its shards (PULSESTREAM_FEED_SHARDS), and when one dies the others take its products within 10 s.
+    Without PULSESTREAM_KAFKA_BOOTSTRAP it joins the stack that runs in PULSESTREAM_HOME.
 
     Examples:
     PULSESTREAM_EXCHANGE=kraken pulsestream producer;
@@ -88,8 +89,9 @@ def producer() -> None:
     PULSESTREAM_EXCHANGE=simulator PULSESTREAM_EXCHANGE_URL=ws://127.0.0.1:9443 pulsestream producer
     """
     from producers.feed_process import run
+    from pulsestream.local.attach import attach
 
-    run(_start("producer"))
+    run(attach(_start("producer")))
 
 
 @app.command()
@@ -223,6 +225,36 @@ def tail(
     from pulsestream.commands.tail import tail as follow
 
     follow(_client("tail"), tenant, dataset, limit=limit, beginning=beginning, out=sys.stdout)
+
+
+@app.command()
+def backfill(
+    product: Annotated[str, typer.Argument(help="such as BTC-USD")],
+    begin: Annotated[str, typer.Option("--from", help="2026-01-31T12:00:00Z, or a date: its midnight UTC")],
+    end: Annotated[str, typer.Option("--to", help="likewise; the time itself is left out")],
+    exchange: Annotated[str, typer.Option(help="default: the running stack's")] = "",
+    tenant: Annotated[str | None, typer.Option(help="only this tenant; default: all that are subscribed")] = None,
+    candles: Annotated[list[str] | None, typer.Option(help="period, such as 1m or 1h; can be repeated")] = None,
+    rate: Annotated[float, typer.Option(min=0.1, max=1000, help="requests a second to the exchange")] = 2.0,
+    *,
+    trades: Annotated[bool, typer.Option("--trades/--no-trades", help="each trade, or candles only")] = True,
+    restart: Annotated[bool, typer.Option("--restart", help="send everything again, also what is done")] = False,
+) -> None:
+    """Send a product's history to the tenants subscribed to it.
+
+    Trades and the exchange's candles take the topics of live data, with the same ids: what is stored already stays as
+    it is. Killed or stopped, it continues where it ended when the same command is run again.
+
+    Examples: pulsestream backfill BTC-USD --from 2026-01-30 --to 2026-01-31 --candles 1m;
+    pulsestream backfill ETH-USD --from 2026-01-31T12:00:00Z --to 2026-01-31T13:00:00Z --exchange kraken --tenant acme
+    """
+    from producers.backfill_plan import Choice, Span
+    from pulsestream.commands.backfill import parse_time, run
+
+    span = Span(product, parse_time("--from", begin), parse_time("--to", end), tenant)
+    choice = Choice(trades=trades, periods=tuple(dict.fromkeys(candles or ())), restart=restart, rate=rate)
+    if not run(_client("backfill"), exchange, span, choice, sys.stdout):
+        raise typer.Exit(130)
 
 
 @app.command()
