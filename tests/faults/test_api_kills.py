@@ -20,10 +20,10 @@ from schemas.codec import codec
 from schemas.records import Event, Rule, Subscription
 from tests.support.api import EVENT, RULE, installation
 from tests.support.e2e import Installation, Tenant, eventually, installed, read_topic, rows
+from tests.support.rounds import Rounds
 
 SINGLE, BATCH = "/api/v1/ingestion/events", "/api/v1/ingestion/events/batch"
 SENDERS = 4
-KILLS = 4
 
 
 @dataclass
@@ -137,12 +137,12 @@ def path(
         yield running
 
 
-def test_the_api_killed_under_load_loses_nothing_it_accepted(path: Installation) -> None:
+def test_the_api_killed_under_load_loses_nothing_it_accepted(path: Installation, rounds: Rounds) -> None:
     tenant = path.register("load")
     dice = random.Random(7)
 
     with load(path, tenant) as (ledger, senders):
-        for _ in range(KILLS):
+        for _ in range(rounds(2, 12)):
             assert_progress(ledger, senders, dice.randrange(40, 120))
             path["api"].kill()
             path["api"].start()
@@ -203,7 +203,7 @@ def _signal_broker(path: Installation, number: signal.Signals) -> None:
 
 
 def test_the_relay_killed_at_any_moment_converges_to_what_the_database_says(
-    tmp_path: Path, broker: Any, database_server: str, migrated_template: str
+    tmp_path: Path, broker: Any, database_server: str, migrated_template: str, rounds: Rounds
 ) -> None:
     dice = random.Random(11)
     with installation(tmp_path, broker, database_server, migrated_template, "relay", "api") as running:
@@ -211,7 +211,7 @@ def test_the_relay_killed_at_any_moment_converges_to_what_the_database_says(
         with ThreadPoolExecutor(1) as pool:
             changes = pool.submit(_change_until, running, stop)
             try:
-                for _ in range(6):
+                for _ in range(rounds(4, 20)):
                     _await_work(running)
                     time.sleep(dice.uniform(0, 0.2))  # the random moment is the point of it
                     running["relay"].kill()

@@ -72,7 +72,7 @@ def test_the_outputs_are_whole_after_the_broker_was_away(
             assert_stats_are(streams.stats(), expected)
             assert_alerts_are(streams.alerts(), expected.alerts)
 
-        eventually(complete, timeout=90, every=2.0)
+        eventually(complete, timeout=90, every=0.5)
 
 
 def assert_begun(streams: Streams) -> None:

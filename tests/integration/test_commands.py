@@ -8,8 +8,10 @@ import psycopg
 import pytest
 from confluent_kafka import Producer
 
+from pulsestream.commands import tail as tail_module
 from pulsestream.commands.doctor import Finding, examine, report
 from pulsestream.commands.tail import tail
+from pulsestream.core import kafka
 from pulsestream.core.errors import OutageError, UsageError
 from pulsestream.core.kafka import Admin, TopicSpec, producer_config
 from pulsestream.core.settings import Settings
@@ -203,6 +205,14 @@ def test_doctor_finds_control_records_that_nobody_publishes(service_settings: Se
     assert "1 control records wait, the oldest for 300 s" in found.detail
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that nobody hears of is given up after a second."""
+    for module in (kafka, tail_module):
+        monkeypatch.setattr(module, "ADMIN_TIMEOUT", 1.0)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_doctor_says_of_each_outage_what_to_do_and_still_makes_the_other_checks(service_settings: SettingsFor) -> None:
     settings = service_settings("admin", kafka_bootstrap="127.0.0.1:1")
 
@@ -216,6 +226,7 @@ def test_doctor_says_of_each_outage_what_to_do_and_still_makes_the_other_checks(
     assert text.count("NOT OK") == text.count("->")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_an_outage_is_an_outage_error_for_tail(service_settings: SettingsFor, tenant: str) -> None:
     with pytest.raises(OutageError, match="pulsestream up"):
         tailed(service_settings("admin", kafka_bootstrap="127.0.0.1:1"), tenant, 1)
