@@ -52,7 +52,7 @@ class GapWalk:
             if first is not None and first <= region.last:
                 skipped = region.skipped if first == region.first else None
                 self._asked = _Region(first, region.last, region.leap, skipped)
-                return Question(first, self._before(first))
+                return Question(first, self.before(first))
         return None
 
     def answered(self, page: Sequence[Trade]) -> None:
@@ -70,6 +70,10 @@ class GapWalk:
             self._regions.append(asked)
         else:
             self._nothing(asked, page)
+
+    def before(self, trade_id: int) -> int:
+        """Return the time (micros) of the nearest trade before an id that a page has shown."""
+        return self._times[max(known for known in self._times if known < trade_id)]
 
     def _found(self, asked: _Region, page: Sequence[Trade], highest: int) -> None:
         self._compare(asked.first, highest, page)
@@ -110,6 +114,3 @@ class GapWalk:
     def _is_absent(self, first: int, last: int) -> None:
         if first <= last:
             self.absent.add(first, last)
-
-    def _before(self, trade_id: int) -> int:
-        return self._times[max(known for known in self._times if known < trade_id)]
