@@ -4,7 +4,8 @@ Source: Binance's "WebSocket Streams for Binance" and "Public Rest API for Binan
 sent once a second, with the newest `bookTicker` quotes of the same connection (quotes carry no time); its sequence is
 its event time. Trades are those of `trade`, or of `aggTrade`: another series of ids, under ids with the prefix `a`,
 so that the two never mix. Times are milliseconds, on both APIs: the microseconds that the exchange offers in the
-address would give one trade two times. Binance confirms every name, so a product that it does not trade stays silent.
+address would give one trade two times. Binance confirms every name, so a product that it does not trade stays silent;
+and it sends no heartbeats: one more stream, of its busiest product, tells a quiet connection from a dead one.
 """
 
 import json
@@ -20,6 +21,7 @@ from producers.venues.parsing import Count, Number, answer, checked, page_of_bar
 from producers.venues.protocol import (
     Closing,
     Frame,
+    Heartbeat,
     Ignored,
     Limits,
     Malformed,
@@ -35,6 +37,8 @@ _MICROS_PER_MS: Final = 1_000
 _MESSAGE_BYTES: Final = 3_500
 """Of one message: the exchange drops longer ones than 4 KiB without a word."""
 _SHUTDOWN: Final = "serverShutdown"
+_BEAT: Final = "btcusdt@miniTicker"
+"""Comes every second; no product's own stream, so that nobody's unsubscription ends it."""
 _STREAM: Final = re.compile(r"([a-z0-9]{1,64})@[a-zA-Z]")
 
 
@@ -87,6 +91,10 @@ class _Ticker(
     low: Number = None
     volume: Number = None
     last_trade: Annotated[int, msgspec.Meta(le=2**63 - 1)] = -1
+
+
+class _Beat(msgspec.Struct, gc=False, rename={"event_time": "E"}):
+    event_time: Count
 
 
 class _Quote(
@@ -153,6 +161,7 @@ _Request: TypeAlias = tuple[bool | None, frozenset[str]]
 _UNKNOWN: Final[_Request] = (None, frozenset())
 
 _envelopes: Final = msgspec.json.Decoder(_Envelope)
+_beats: Final = msgspec.json.Decoder(_Beat)
 _tickers: Final = msgspec.json.Decoder(_Ticker, strict=False)
 _quotes: Final = msgspec.json.Decoder(_Quote, strict=False)
 _trades: Final = msgspec.json.Decoder(_Trade, strict=False)
@@ -184,13 +193,18 @@ class BinanceSession:
         self._unanswered: dict[int, _Request] = {}
         self._confirmed: frozenset[str] = frozenset()
         self._ids = count(1)
+        self._beat: int | None = None
 
     def subscribe(self, products: Collection[str]) -> list[str]:
         """Return the messages that ask for these products; of two products with one symbol the first one gets it."""
         for product in products:
             self._products.setdefault(_symbol(product), product)
         asked = [product for product in products if self._products[_symbol(product)] == product]
-        return list(self._messages(asked, wanted=True))
+        messages = list(self._messages(asked, wanted=True))
+        if messages and self._beat is None:
+            self._beat = next(self._ids)
+            messages.insert(0, _message("SUBSCRIBE", [_BEAT], self._beat))
+        return messages
 
     def unsubscribe(self, products: Collection[str]) -> list[str]:
         """Return the messages that end these products; what still arrives of them is ignored."""
@@ -213,12 +227,14 @@ class BinanceSession:
             number = next(self._ids)
             self._unanswered[number] = (wanted, frozenset(chunk))
             streams = [f"{_symbol(product).lower()}@{stream}" for product in chunk for stream in self._streams]
-            yield json.dumps({"method": "SUBSCRIBE" if wanted else "UNSUBSCRIBE", "params": streams, "id": number})
+            yield _message("SUBSCRIBE" if wanted else "UNSUBSCRIBE", streams, number)
 
     def _market(self, envelope: _Envelope, received_time: int) -> Outcome:
         name, at, stream = envelope.stream.partition("@")
         if not at and name.removeprefix("!") == _SHUTDOWN:
             return Closing(_SHUTDOWN)
+        if envelope.stream == _BEAT:
+            return Heartbeat(None, _beats.decode(envelope.data).event_time * _MICROS_PER_MS)
         symbol = name.upper()
         product = self._products.get(symbol)
         if product is None or stream not in self._streams:
@@ -271,6 +287,8 @@ class BinanceSession:
         return checked(tick)
 
     def _answer(self, said: _Envelope) -> Outcome:
+        if said.id is not None and said.id == self._beat:
+            return Ignored("answer to the heartbeat")
         wanted, products = self._unanswered.pop(said.id, _UNKNOWN) if isinstance(said.id, int) else _UNKNOWN
         failure = said.error or (_Failure(said.msg, said.code) if said.msg else None)
         if failure is not None:
@@ -290,6 +308,10 @@ class BinanceSession:
             if self._products.get(_symbol(product)) == product:
                 del self._products[_symbol(product)]
         return Refused(shown(f"{failure.code}: {failure.msg}"), named)
+
+
+def _message(method: str, streams: list[str], number: int) -> str:
+    return json.dumps({"method": method, "params": streams, "id": number})
 
 
 def _chunks(products: list[str], streams: int) -> Iterator[list[str]]:
@@ -425,9 +447,10 @@ class BinanceExchange:
         requests_per_second=1.5,
         max_age=23.5 * 3600,
     )
-    """The exchange's own: 5 messages a second of one connection, pongs included; 1,024 streams of one connection, and a
-    product takes three; 300 connects in five minutes; 24 hours. Its REST API weighs requests, 6,000 a minute of one
-    address: a page of trades weighs 25, so four pages a second, of which a backfill beside the feed takes two."""
+    """The exchange's own: 5 messages a second of one connection, pongs included; 1,024 streams of one connection, of
+    which a product takes three and the heartbeat one; 300 connects in five minutes; 24 hours. Its REST API weighs
+    requests, 6,000 a minute of one address: a page of trades weighs 25, so four pages a second, of which a backfill
+    beside the feed takes two."""
 
     def __init__(self, name: str = "binance", *, aggregate_trades: bool = False) -> None:
         self.name = name

@@ -263,6 +263,7 @@ class BinanceSpeech:
     def others(self) -> list[str]:
         return [
             '{"result":["btcusdt@aggTrade"],"id":3}',
+            '{"stream":"btcusdt@miniTicker","data":{"e":"24hrMiniTicker","E":1672515782136,"s":"BTCUSDT","c":"0.0025"}}',
             '{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770123456789}}',
             '{"code":2,"msg":"Invalid request: request ID must be an unsigned integer"}',
             '{"stream":"btcusdt@depth@100ms","data":{"e":"depthUpdate","E":1633998279296,"s":"BTCUSDT","b":[],"a":[]}}',

@@ -62,7 +62,7 @@ def frames_of(venue: str, recordings: Path | None) -> list[bytes]:
     """Return what an exchange may send, whole: the documents' frames, and as many recorded ones where there are any."""
     speech = SPEECHES[venue]()
     messages = load(venue).session().subscribe(PRODUCTS)
-    frames = [*speech.answers(messages), *(speech.refusal(messages[0], product) for product in PRODUCTS)]
+    frames = [*speech.answers(messages), *(speech.refusal(messages[-1], product) for product in PRODUCTS)]
     frames += speech.others()
     for number, product in enumerate(PRODUCTS, start=1):
         frames += speech.ticker(product, number, "37212.01", NOW - number * 1_000)

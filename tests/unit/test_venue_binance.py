@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 
 from producers.venues.binance import BinanceExchange, BinanceSession
-from producers.venues.protocol import Closing, Ignored, Malformed, Outcome, Refused, RestRequest, Subscriptions, load
+from producers.venues.protocol import (
+    Closing,
+    Heartbeat,
+    Ignored,
+    Malformed,
+    Outcome,
+    Refused,
+    RestRequest,
+    Subscriptions,
+    load,
+)
 from schemas.codec import codec
 from schemas.records import Bar, Tick, Trade
 
@@ -224,7 +234,7 @@ def test_the_two_series_of_trades_never_mix() -> None:
 
 
 def test_a_product_takes_three_streams_and_names_its_symbol_in_small_letters() -> None:
-    (message,) = load("binance").session().subscribe(["BTC-USDT"])
+    _, message = load("binance").session().subscribe(["BTC-USDT"])
 
     assert json.loads(message) == {
         "method": "SUBSCRIBE",
@@ -233,13 +243,35 @@ def test_a_product_takes_three_streams_and_names_its_symbol_in_small_letters() -
     }
 
 
+def test_one_stream_more_tells_a_quiet_connection_from_a_dead_one() -> None:
+    speaker = load("binance").session()
+
+    beat, _ = speaker.subscribe(["OMG-BUSD"])
+    (outcome,) = speaker.receive('{"stream":"btcusdt@miniTicker","data":{"e":"24hrMiniTicker","E":1672515782136}}', NOW)
+
+    assert json.loads(beat)["params"] == ["btcusdt@miniTicker"]
+    assert outcome == Heartbeat(None, 1672515782136000)
+    assert len(speaker.subscribe(["CRV-USDT"])) == 1
+    assert "btcusdt@miniTicker" not in "".join(speaker.unsubscribe(["BTC-USDT", "OMG-BUSD", "CRV-USDT"]))
+
+
+@pytest.mark.parametrize("answer", ['{"result":null,"id":%d}', '{"code":2,"msg":"invalid stream","id":%d}'])
+def test_the_answer_to_that_stream_concerns_no_product_and_no_connection(answer: str) -> None:
+    speaker = load("binance").session()
+    beat, _ = speaker.subscribe(["OMG-BUSD"])
+
+    (outcome,) = speaker.receive(answer % json.loads(beat)["id"], NOW)
+
+    assert outcome == Ignored("answer to the heartbeat")
+
+
 def test_a_full_connection_stays_within_the_exchanges_streams() -> None:
     exchange = load("binance")
     products = [f"A{number}-USDT" for number in range(exchange.limits.products)]
 
     streams = [name for message in exchange.session().subscribe(products) for name in json.loads(message)["params"]]
 
-    assert 1_021 < len(set(streams)) == len(streams) <= 1_024
+    assert len(set(streams)) == len(streams) == 1_024
 
 
 def test_dollars_are_never_tethers() -> None:
