@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from producers.connection import FeedConfig
+from producers.errors import FeedError
 from producers.feed import Feed
 from producers.frames import format_received
 from producers.recording import RecordingWriter, Rotation
@@ -59,7 +60,7 @@ class Recorded:
 
 
 def run(settings: Settings, options: RecordOptions) -> Recorded:
-    """Record; raises UsageError or FeedRefusedError when that cannot be, FrameError when the disk refuses."""
+    """Record; raises UsageError or FeedError when that cannot be or nothing came, FrameError when the disk refuses."""
     if not options.products:
         raise UsageError("name the products to record: --products BTC-USD,ETH-USD")
     return asyncio.run(_run(settings, options))
@@ -71,7 +72,10 @@ async def _run(settings: Settings, options: RecordOptions) -> Recorded:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     with RecordingWriter(options.output, options.exchange, options.rotation) as writer:
-        await Recorder(settings, options, writer).run(stopping)
+        recorder = Recorder(settings, options, writer)
+        await recorder.run(stopping)
+    if not writer.frames:
+        raise FeedError(f"nothing was recorded: {recorder.problem() or 'no frame arrived'}")
     return Recorded(writer.frames, writer.files, writer.bytes)
 
 
@@ -84,6 +88,7 @@ class Recorder:
         self._options = options
         self._writer = writer
         self._connections = 0
+        self._trouble: str | None = None
         self._due = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -118,7 +123,12 @@ class Recorder:
             if not task.cancelled():
                 task.result()
 
+    def problem(self) -> str | None:
+        """Return why nothing arrived at the end, or None."""
+        return self._trouble
+
     async def _end(self, feeding: Sequence[asyncio.Task[None]], others: Sequence[asyncio.Task[object]]) -> None:
+        self._trouble = next((problem for feed in self._feeds if (problem := feed.problem()) is not None), None)
         for feed in self._feeds:
             feed.stop()
         self._has_room.set()
@@ -201,7 +211,7 @@ class Recorder:
 
     def lost(self, since: int | None, cause: str) -> None:
         """Say that nothing arrives: the recording has a hole from here on."""
-        if cause != "stopped":
+        if since is not None and cause != "stopped":
             _log.warning("recording has a hole", exchange=self._options.exchange, since=since, cause=cause)
 
 

@@ -119,3 +119,15 @@ def test_a_recording_played_by_the_simulator_and_recorded_again_is_the_same(evid
     finally:
         recorder.stop()
         market.stop()
+
+
+def test_an_exchange_that_is_not_there_is_named_at_the_end(tmp_path: Path) -> None:
+    url = f"ws://127.0.0.1:{process.free_port()}"
+    recorder = _start_recorder(tmp_path, url, tmp_path / "recording", "--seconds", "0.5")
+    assert recorder.running is not None
+
+    assert recorder.running.wait(30) == 1
+
+    said = (tmp_path / "record.log").read_text()
+    assert f"pulsestream: nothing was recorded: no data from simulator at {url}: " in said
+    assert list((tmp_path / "recording").iterdir()) == []
