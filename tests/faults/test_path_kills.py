@@ -20,6 +20,8 @@ SPEED = 3
 """Market time runs faster than the event clock, so that the clock overtakes no record which is still on its way."""
 SECONDS = 40.0
 """How long the recording plays."""
+PRODUCER_KILLS = (4.0, 20.0)
+"""From when on each kill of the producer may come: its shards are taken over before the next, and before the end."""
 LEDGER_BEHIND = 3.0
 """Seconds by which a killed producer's ledger may be behind what it had published (it writes each second)."""
 SCHEDULING = SECOND // 20
@@ -36,8 +38,9 @@ class Kill:
 
 def kills(seed: int) -> list[Kill]:
     dice = random.Random(seed)
-    victims = ["stream"] * 3 + ["sink"] * 4 + ["producer"] * 2
-    return sorted((Kill(dice.uniform(2, SECONDS - 8), victim) for victim in victims), key=lambda kill: kill.at)
+    planned = [Kill(dice.uniform(2, SECONDS - 8), victim) for victim in ["stream"] * 3 + ["sink"] * 4]
+    planned += [Kill(dice.uniform(begin, begin + 4), "producer") for begin in PRODUCER_KILLS]
+    return sorted(planned, key=lambda kill: kill.at)
 
 
 @pytest.fixture
@@ -134,7 +137,8 @@ def _gaps(installation: Installation) -> dict[str, Gap]:
 
 def _assert_one_gap_a_kill(gaps: dict[str, Gap], moments: Sequence[float]) -> None:
     """Assert that each kill of the producer has its interval, which begins shortly before it and is closed."""
-    killed = sorted((gap for gap in gaps.values() if gap.cause == "killed"), key=lambda gap: gap.opened)
+    intervals = (gap for gap in gaps.values() if (gap.kind, gap.cause) == ("time", "killed"))
+    killed = sorted(intervals, key=lambda gap: gap.opened)
     assert len(killed) == len(moments)
     for gap, moment in zip(killed, moments, strict=True):
         assert moment - LEDGER_BEHIND <= gap.opened / SECOND <= moment <= (gap.closed or 0) / SECOND
@@ -163,7 +167,8 @@ def _assert_missing_lie_in_gaps(
         for tick in frame_ticks(frames, "simulator")
         if tick.product in watched.products and tick.event_id not in there
     ]
-    outside = [name for name in missing if not any(_within(moments[name], gap) for gap in gaps.values())]
+    intervals = [gap for gap in gaps.values() if gap.kind == "time"]
+    outside = [name for name in missing if not any(_within(moments[name], gap) for gap in intervals)]
     assert not outside, f"{len(outside)} of {len(missing)} missing ticks lie in no gap: {outside[:5]}, gaps {gaps}"
 
 

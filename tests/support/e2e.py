@@ -39,6 +39,8 @@ SERVICES: Final = ("relay", "api", "stream", "sink", "producer")
 ROLES: Final = {"relay": "ps_relay", "api": "ps_api", "sink": "ps_sink"}
 _TICK_TOPICS: Final = dict.fromkeys(("stats", "alerts", "dlq", "ticks"), "active")
 _LOG_LINES: Final = 40
+_FEED_SHARDS: Final = 1
+"""One connection gets all products, so that it misses no frame of a recording, which begins with the first one."""
 
 
 class DatabaseUrl(Protocol):
@@ -220,6 +222,7 @@ class Installation:
             "api_port": self.api_port,
             "ops_port": process.free_port(),
             "exchange_url": f"ws://127.0.0.1:{self.exchange_port}",
+            "feed_shards": _FEED_SHARDS,
         }
         return self._command(name, [name], {**own, **extra})
 
@@ -246,7 +249,8 @@ def installed(folder: Path, server_url: str, template: str) -> Iterator[Installa
     kafka = EmbeddedKafka(folder / "kafka")
     kafka.start()
     try:
-        Admin(kafka.settings()).create(platform_topic_specs(kafka.settings()))
+        layout = kafka.settings().model_copy(update={"feed_shards": _FEED_SHARDS})
+        Admin(layout).create(platform_topic_specs(layout))
         _execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
         path = Installation(folder, kafka, _Database(server_url, name))
         try:
