@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from producers.backfill_plan import TRADES, Choice, Part, Span, check, parts, routes
+from producers.backfill_plan import RATE, TRADES, Choice, Part, Span, check, parts, routes
 from producers.backfill_topics import BackfillTopics
 from producers.errors import RestAwayError, RestRefusedError
 from producers.gap_walk import GapWalk
@@ -78,7 +78,8 @@ async def backfill(
         return True
     destinations = BackfillTopics(settings, routes(subscriptions, exchange.name, span, choice), feeds)
     await asyncio.to_thread(destinations.check)
-    async with RestClient(exchange.name, rest_url(settings, exchange), choice.rate) as client:
+    rate = choice.rate or min(RATE, exchange.limits.requests_per_second)
+    async with RestClient(exchange.name, rest_url(settings, exchange), rate) as client:
         run = _Backfill(exchange, client, destinations, span=span, progress=progress, stopping=stopping, clock=clock)
         try:
             for part in unfinished:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from producers.venues.protocol import Exchange
-from pulsestream.core.clock import format_rfc3339
+from pulsestream.core.clock import MICROS_PER_SECOND, format_rfc3339
 from pulsestream.core.errors import UsageError
 from schemas.records import Feed, Subscription
 
 TRADES: Final = "trades"
+RATE: Final = 2.0
+"""Requests a second beside those of the feed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +26,15 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which parts: trades, candles of these periods. `restart`: from the beginning. `rate`: requests a second."""
+    """Which parts: trades, candles of these periods. `restart`: from the beginning.
+
+    `rate`: requests a second; None: `RATE`, or as many as the exchange allows at all.
+    """
 
     trades: bool = True
     periods: tuple[str, ...] = ()
     restart: bool = False
-    rate: float = 2.0
+    rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,20 @@ def check(exchange: Exchange, span: Span, choice: Choice, now: int) -> None:
         if period not in exchange.rest.periods:
             known = ", ".join(exchange.rest.periods)
             raise UsageError(f"{exchange.name} has no candles of {period!r}: choose from {known}")
+        _check_reach(exchange, span, period, now)
+
+
+def _check_reach(exchange: Exchange, span: Span, period: str, now: int) -> None:
+    """Refuse candles that the exchange does not have any more: its answer would be empty, not an error."""
+    kept = exchange.rest.candles_kept
+    if kept is None:
+        return
+    oldest = now - kept * exchange.rest.periods[period] * MICROS_PER_SECOND
+    if span.start < oldest:
+        raise UsageError(
+            f"{exchange.name} has only the newest {kept} candles of {period}, from {format_rfc3339(oldest)} on: begin "
+            "there, or leave these candles away"
+        )
 
 
 def parts(exchange: str, span: Span, choice: Choice, feeds: Mapping[str, Feed]) -> list[Part]:

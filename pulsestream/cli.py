@@ -235,7 +235,9 @@ def backfill(
     exchange: Annotated[str, typer.Option(help="default: the running stack's")] = "",
     tenant: Annotated[str | None, typer.Option(help="only this tenant; default: all that are subscribed")] = None,
     candles: Annotated[list[str] | None, typer.Option(help="period, such as 1m or 1h; can be repeated")] = None,
-    rate: Annotated[float, typer.Option(min=0.1, max=1000, help="requests a second to the exchange")] = 2.0,
+    rate: Annotated[
+        float | None, typer.Option(min=0.1, max=1000, help="requests a second; default: 2, or the exchange's limit")
+    ] = None,
     *,
     trades: Annotated[bool, typer.Option("--trades/--no-trades", help="each trade, or candles only")] = True,
     restart: Annotated[bool, typer.Option("--restart", help="send everything again, also what is done")] = False,

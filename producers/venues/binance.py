@@ -362,6 +362,7 @@ class BinanceRest:
     url: str = "https://api.binance.com"
     page: int = 1000
     candles_page: int = 1000
+    candles_kept: int | None = None
 
     @property
     def periods(self) -> dict[str, int]:

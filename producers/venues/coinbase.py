@@ -284,6 +284,7 @@ class CoinbaseRest:
         self.url = "https://api.exchange.coinbase.com"
         self.page = 1000
         self.candles_page = 300
+        self.candles_kept: int | None = None
         self.periods: Mapping[str, int] = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86400}
 
     def trades(self, product: str, from_id: int, since: int) -> RestRequest:  # noqa: ARG002 - pages go by id here

@@ -318,6 +318,7 @@ class KrakenRest:
     url: str = "https://api.kraken.com"
     page: int = 1000
     candles_page: int = 720
+    candles_kept: int | None = 720
 
     @property
     def periods(self) -> dict[str, int]:

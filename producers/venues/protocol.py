@@ -130,6 +130,8 @@ class Rest(Protocol):
     """Trades that one page holds, at most."""
     candles_page: int
     """Candles that one page holds, at most."""
+    candles_kept: int | None
+    """How many of the newest candles of a period there are; None: all."""
     periods: Mapping[str, int]
     """Candle periods by bar.v1's name (1m, 5m, 15m, 1h, 1d), in seconds."""
 

@@ -4,6 +4,7 @@ import pytest
 
 from producers.backfill_plan import Choice, Span, check, parts, routes
 from producers.venues.coinbase import CoinbaseExchange
+from producers.venues.kraken import KrakenExchange
 from pulsestream.commands.backfill import parse_time
 from pulsestream.core.clock import format_rfc3339
 from pulsestream.core.errors import UsageError
@@ -35,6 +36,17 @@ def table(*subscriptions: Subscription) -> dict[str, Subscription]:
 def test_a_wish_that_cannot_be_granted_is_refused_with_the_reason(span: Span, choice: Choice, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         check(CoinbaseExchange(), span, choice, NOW)
+
+
+def test_candles_that_an_exchange_does_not_keep_are_refused_and_not_left_out_in_silence() -> None:
+    kraken = KrakenExchange()
+    there = Span("BTC-USD", NOW - 12 * HOUR, NOW - HOUR)
+    gone = Span("BTC-USD", NOW - 13 * HOUR, NOW - HOUR)
+
+    check(kraken, there, Choice(periods=("1m",)), NOW)
+    check(kraken, gone, Choice(periods=("5m",)), NOW)
+    with pytest.raises(UsageError, match="only the newest 720 candles of 1m, from 2023-11-14T10:13:20"):
+        check(kraken, gone, Choice(periods=("1m",)), NOW)
 
 
 def test_everybody_subscribed_gets_it() -> None:
