@@ -19,6 +19,7 @@ from schemas.codec import codec
 from schemas.records import Feed
 
 _REMEMBERED: Final = 32
+_STATE: Final = "conn:"
 _PAUSE: Final = 0.01
 _log = logger(__name__)
 
@@ -63,7 +64,8 @@ class LedgerWriter:
             if not self._sender.send(FEEDS, key, value, partial(self._written, key, record)):
                 return
             self._writing.add((key, version))
-            self._said[key].append(record)
+            if key.startswith(_STATE):
+                self._said[key].append(record)
 
     async def flush(self, keys: Collection[str], seconds: float) -> bool:
         """Write until the broker has acknowledged what waits under these keys; False after so many seconds."""
@@ -77,7 +79,7 @@ class LedgerWriter:
         return True
 
     def is_own(self, key: str, record: Feed | None) -> bool:
-        """Say whether what stands on the topic under a key was put there by this process, not long ago."""
+        """Say whether a connection's state that stands on the topic was put there by this process, not long ago."""
         said = self._said.get(key)
         return record is None if said is None else record in said
 

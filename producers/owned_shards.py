@@ -21,12 +21,15 @@ from producers.outbox import Outbox
 from producers.publisher import Publisher
 from producers.wishes import Wanted
 from pulsestream.core.clock import Clock
+from pulsestream.core.kafka import BrokerError
 from pulsestream.core.log import logger
 from pulsestream.core.metrics import FEED_SHARDS_OWNED
 from schemas.records import Feed as FeedRecord
 
 FLUSH_WITHIN: Final = 2.0
 """Seconds in which a shard's last records, and then its ledger, should be acknowledged before it is handed over."""
+READ_ATTEMPTS: Final = 3
+READ_PAUSE: Final = 1.0
 _PAUSE: Final = 0.01
 _log = logger(__name__)
 
@@ -93,7 +96,7 @@ class OwnedShards:
             if self._has_ended:
                 return
             await self._drop(self.in_doubt - set(shards))
-            records = await asyncio.to_thread(self._read_ledger) if shards else {}
+            records = await self._read() if shards else {}
             foreign = {number for number in self.in_doubt if not self._is_untouched(number, records)}
             await self._drop(foreign)
             self.in_doubt.clear()
@@ -149,6 +152,16 @@ class OwnedShards:
         return any(shard.ledger.shard.has(product) for shard in self.owned.values())
 
     # ---- shards come and go ----
+
+    async def _read(self) -> Mapping[str, FeedRecord]:
+        """Return the ledger as it stands; a broker that comes back just now may need a moment."""
+        for _ in range(READ_ATTEMPTS - 1):
+            try:
+                return await asyncio.to_thread(self._read_ledger)
+            except BrokerError as error:
+                _log.warning("ledger cannot be read, will be tried again", reason=str(error))
+                await asyncio.sleep(READ_PAUSE)
+        return await asyncio.to_thread(self._read_ledger)
 
     def _begin(self, number: int, records: Mapping[str, FeedRecord]) -> None:
         shard = Shard(self._exchange, number, self._shards)
