@@ -9,6 +9,7 @@ only a person can cure is raised; a broker or an exchange that is away is waited
 import asyncio
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from producers.completeness import TradeLedger
@@ -16,6 +17,7 @@ from producers.connection import FeedConfig
 from producers.feed import Feed, Listener
 from producers.feeds_topic import FeedsTopic
 from producers.filler import Filler
+from producers.filler import Pace as Patience
 from producers.intake import Intake
 from producers.ledger import Ledger, Shard
 from producers.ledger_writer import LedgerWriter
@@ -26,6 +28,7 @@ from producers.rest_client import RestClient
 from producers.shards import ShardGroup
 from producers.source import exchange_of, rest_url, websocket_url
 from producers.storm import StormGuard
+from producers.venues.protocol import Limits as VenueLimits
 from producers.wishes import routes, wanted
 from pulsestream.core import topics
 from pulsestream.core.clock import wall_clock
@@ -98,7 +101,8 @@ class FeedProcess:
         )
         self._group = ShardGroup(settings, self._owned)
         self._rest = RestClient(settings.exchange, rest_url(settings, self._exchange), self._rest_rate())
-        self._filler = Filler(self._exchange.rest, self._rest, self._trades, self._publisher)
+        patience = Patience(patience=settings.gap_patience)
+        self._filler = Filler(self._exchange.rest, self._rest, self._trades, self._publisher, patience)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Feed until `stopping` is set, or raise what makes that impossible."""
@@ -141,7 +145,7 @@ class FeedProcess:
     def _make_feed(self, shard: Shard, listener: Listener) -> Feed:
         config = FeedConfig(
             websocket_url(self._settings, self._exchange),
-            self._exchange.limits,
+            self._limits(),
             shard=shard.number,
             stale_after=self._settings.stale_after,
         )
@@ -151,6 +155,10 @@ class FeedProcess:
         """Return this process's part of the requests a second that the exchange allows a host."""
         part = max(1, len(self._owned.owned)) / self._settings.feed_shards
         return self._exchange.limits.requests_per_second * part
+
+    def _limits(self) -> VenueLimits:
+        limits, per_minute = self._exchange.limits, self._settings.connects_per_minute
+        return replace(limits, connects_per_minute=per_minute) if per_minute else limits
 
     def _may_write(self) -> bool:
         return self._group.holds_lease() and not self._owned.in_doubt

@@ -59,6 +59,11 @@ class Settings(BaseSettings):
     exchange_passphrase: SecretStr = Field(SecretStr(""), description="the key's passphrase")
     feed_products: str = Field("", description="products fed beside those that tenants subscribe to, comma-separated")
     feed_shards: int = Field(8, ge=1, le=256, description="parts into which producers divide an exchange's products")
+    connects_per_minute: float = Field(
+        0.0,
+        ge=0,
+        description="attempts to connect of this producer; 0: the exchange's limit; share it out on one address",
+    )
     stale_after: float = Field(15.0, gt=0, description="seconds without a frame after which a feed reconnects")
     gap_patience: float = Field(
         60.0, ge=0, description="seconds until trades that the exchange's REST API does not have are given up"
