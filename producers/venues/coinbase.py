@@ -27,7 +27,6 @@ from producers.venues.parsing import (
     checked,
     page_of_bars,
     page_of_trades,
-    rfc3339,
     shown,
     size,
 )
@@ -45,7 +44,7 @@ from producers.venues.protocol import (
     Session,
     Subscriptions,
 )
-from pulsestream.core.clock import MICROS_PER_SECOND, Clock, format_rfc3339, wall_clock
+from pulsestream.core.clock import MICROS_PER_SECOND, Clock, format_rfc3339, parse_rfc3339, wall_clock
 from pulsestream.core.errors import UsageError
 from schemas.records import Bar, Tick, Trade, bar_id
 from schemas.validate import MAX_TIME, are_sound_times, id_prefix
@@ -199,7 +198,7 @@ class CoinbaseSession:
         if isinstance(frame, _Match):
             return checked(_trade(self._exchange, frame.product_id, frame, received_time, frame.sequence))
         if isinstance(frame, _Heartbeat):
-            return Heartbeat(frame.product_id, rfc3339(frame.time), frame.last_trade_id or None)
+            return Heartbeat(frame.product_id, parse_rfc3339(frame.time), frame.last_trade_id or None)
         if isinstance(frame, _Error):
             return _refused(frame)
         listed = {channel.name: frozenset(channel.product_ids) for channel in frame.channels}
@@ -213,7 +212,7 @@ def _tick(exchange: str, frame: _Ticker, received_time: int) -> Outcome:
     """
     if frame.time is None:
         return _timeless(frame)
-    exchange_time, best_bid, best_ask = rfc3339(frame.time), frame.best_bid or None, frame.best_ask or None
+    exchange_time, best_bid, best_ask = parse_rfc3339(frame.time), frame.best_bid or None, frame.best_ask or None
     tick = Tick(
         event_id=f"{id_prefix(exchange, frame.product_id)}{frame.sequence}",
         exchange=exchange,
@@ -256,7 +255,7 @@ def _trade(
         price=said.price,
         size=said.size,
         side="sell" if said.side == "buy" else "buy",
-        exchange_time=rfc3339(said.time),
+        exchange_time=parse_rfc3339(said.time),
         received_time=received_time,
         sequence=sequence,
     )

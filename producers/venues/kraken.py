@@ -28,7 +28,6 @@ from producers.venues.parsing import (
     page_of_bars,
     page_of_trades,
     price,
-    rfc3339,
     shown,
     size,
 )
@@ -44,7 +43,7 @@ from producers.venues.protocol import (
     RestRequest,
     Subscriptions,
 )
-from pulsestream.core.clock import MICROS_PER_SECOND
+from pulsestream.core.clock import MICROS_PER_SECOND, parse_rfc3339
 from schemas.records import Bar, Tick, Trade, bar_id, trade_event_id
 
 _CHANNELS: Final = {"ticks": "ticker", "trades": "trade"}
@@ -249,7 +248,7 @@ class KrakenSession:
 
 def _tick(exchange: str, said: _Ticker, received_time: int) -> Outcome:
     try:
-        exchange_time = rfc3339(said.timestamp) if said.timestamp else 0
+        exchange_time = parse_rfc3339(said.timestamp) if said.timestamp else 0
     except (ValueError, OverflowError) as error:
         return Malformed(shown(f"ticker: {error}"))
     if exchange_time < _NEVER:
@@ -287,7 +286,7 @@ def _crc(*numbers: float | None) -> int:
 
 def _live_trade(exchange: str, said: _Trade, received_time: int) -> Outcome:
     try:
-        at = rfc3339(said.timestamp)
+        at = parse_rfc3339(said.timestamp)
     except (ValueError, OverflowError) as error:
         return Malformed(shown(f"trade: {error}"))
     product = _product(said.symbol)
