@@ -118,6 +118,7 @@ class Publisher:
         self._waiting: set[Parcel] = set()
         self._complain_at = monotonic()
         self._acknowledged_before = 0
+        self._acknowledged_then = 0
         self._answered_at = monotonic()
         self._fatal: KafkaError | None = None
         self._producer = Producer(
@@ -210,10 +211,9 @@ class Publisher:
 
     def tend(self) -> None:
         """Once a second: hold tenants whose topic is stuck while the broker answers others, and release them."""
-        acknowledged = self.account.acknowledged + self.control_account.acknowledged
+        acknowledged = self._acknowledged()
         answered, self._acknowledged_before = acknowledged != self._acknowledged_before, acknowledged
-        if answered or not self._in_flight():
-            self._answered_at = self._monotonic()
+        self._silent_seconds()
         self._lanes.tend(answered=answered)
 
     def parked(self) -> dict[str, str]:
@@ -222,7 +222,7 @@ class Publisher:
 
     def problem(self) -> str | None:
         """Return why nothing is acknowledged although records wait, or None."""
-        silent = self._monotonic() - self._answered_at
+        silent = self._silent_seconds()
         if silent < SILENT_AFTER:
             return None
         return f"the broker has acknowledged nothing for {silent:.0f} s while {self._in_flight()} records wait"
@@ -247,6 +247,16 @@ class Publisher:
             self._producer.poll(0)
             self._lanes.served()
             await asyncio.sleep(_RETRY_PAUSE)
+
+    def _silent_seconds(self) -> float:
+        """Return for how long records have waited while none was acknowledged, as far as anybody asked."""
+        now, acknowledged = self._monotonic(), self._acknowledged()
+        if acknowledged != self._acknowledged_then or not self._in_flight():
+            self._acknowledged_then, self._answered_at = acknowledged, now
+        return now - self._answered_at
+
+    def _acknowledged(self) -> int:
+        return self.account.acknowledged + self.control_account.acknowledged
 
     def _in_flight(self) -> int:
         return self.account.pending + self.control_account.pending

@@ -17,7 +17,7 @@ from pulsestream.core.layout import platform_topic_specs, tenant_topic_spec
 from pulsestream.core.topics import tenant_topic
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
-from schemas.records import Trade
+from schemas.records import Tick, Trade
 from tests.support.e2e import eventually
 from tests.support.intervals import Intervals
 from tests.support.producing import (
@@ -84,9 +84,11 @@ class Load:
     async def publish(self, count: int = 1) -> None:
         for _ in range(count):
             sequence = len(self.published) + 1
-            tick = make_tick(PRODUCTS[sequence % 3], sequence, wall_clock())
-            self.published[tick.event_id] = tick.received_time
-            await self.publisher.publish(tick)
+            await self.offer(make_tick(PRODUCTS[sequence % 3], sequence, wall_clock()))
+
+    async def offer(self, tick: Tick) -> None:
+        self.published[tick.event_id] = tick.received_time
+        await self.publisher.publish(tick)
 
     async def publish_trades(self, trade_ids: Iterable[int]) -> None:
         for trade_id in trade_ids:
@@ -137,13 +139,14 @@ def test_ticks_beyond_a_full_buffer_are_counted_and_written_down(own_broker: Emb
         await load.settled()
         own_broker.kill()
         await load.publish(100)
-        begun = time.monotonic()
-        await load.publish(1)
+        now, begun = wall_clock(), time.monotonic()
+        two = [make_tick("BTC-USD", 1_000 + age, now - age) for age in (0, 1_000_000)]
+        await asyncio.gather(*(load.offer(tick) for tick in two))
         assert time.monotonic() - begun >= 0.5
         begun = time.monotonic()
         await load.publish(50)
         assert time.monotonic() - begun < 0.5
-        assert load.publisher.account.failed == {"buffer_full": 51}
+        assert load.publisher.account.failed == {"buffer_full": 52}
         own_broker.start()
         await load.settled()
         await load.publish(10)
@@ -156,7 +159,7 @@ def test_ticks_beyond_a_full_buffer_are_counted_and_written_down(own_broker: Emb
     assert account.produced == len(load.published) == account.acknowledged + account.failed.total()
     stored = {tick.event_id for tick in read_ticks(own_broker, tenant)}
     lost = load.published.keys() - stored
-    assert len(lost) == 51
+    assert len(lost) == 52
     [gap] = load.intervals.every
     assert gap.cause == "buffer_full"
     assert gap.closed is not None
