@@ -82,6 +82,9 @@ class Clocks:
     monotonic: Callable[[], float] = time.monotonic
 
 
+CLOCKS: Final = Clocks()
+
+
 class Owner(Protocol):
     """Whoever made a connection and is told what happens on it. Times are microseconds of the wall clock."""
 

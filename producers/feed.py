@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from websockets.exceptions import ConnectionClosed
 
-from producers.connection import Clocks, Connection, FeedConfig
+from producers.connection import CLOCKS, Clocks, Connection, FeedConfig
 from producers.errors import FeedRefusedError, StaleFeedError
 from producers.pacing import Backoff, judge
 from producers.plan import Refusals
@@ -59,14 +59,14 @@ class Feed:
         listener: Listener,
         guard: StormGuard,
         *,
-        clocks: Clocks | None = None,
+        clocks: Clocks = CLOCKS,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._config = config
         self._exchange = exchange
         self._listener = listener
         self._guard = guard
-        self._clocks = clocks or Clocks()
+        self._clocks = clocks
         self._backoff = Backoff(config.pace, uniform)
         self._refusals = Refusals()
         self._wanted: frozenset[str] = frozenset()

@@ -8,13 +8,14 @@ only a person can cure is raised; a broker or an exchange that is away is waited
 
 import asyncio
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from producers.completeness import TradeLedger
 from producers.connection import FeedConfig
 from producers.feed import Feed, Listener
+from producers.feed_readiness import readiness
 from producers.feeds_topic import FeedsTopic
 from producers.filler import Filler
 from producers.filler import Pace as Patience
@@ -22,7 +23,7 @@ from producers.intake import Intake
 from producers.ledger import Ledger, Shard
 from producers.ledger_writer import LedgerWriter
 from producers.outbox import Outbox
-from producers.owned_shards import Books, OwnedShards
+from producers.owned_shards import Books, Division, OwnedShards
 from producers.publisher import Limits, Publisher
 from producers.rest_client import RestClient
 from producers.shards import ShardGroup
@@ -32,7 +33,7 @@ from producers.venues.protocol import Limits as VenueLimits
 from producers.wishes import routes, wanted
 from pulsestream.core import topics
 from pulsestream.core.clock import wall_clock
-from pulsestream.core.health import Readiness, operations
+from pulsestream.core.health import operations
 from pulsestream.core.log import logger
 from pulsestream.core.settings import Settings
 from schemas.control import ControlTable
@@ -47,7 +48,6 @@ REFRESH_EVERY: Final = 1.0
 """Seconds between two refreshes of the connections' records: bounds the interval that a kill opens."""
 FLUSH_WITHIN: Final = 10.0
 LEDGER_FLUSH_WITHIN: Final = 3.0
-_SHOWN: Final = 20
 
 _log = logger(__name__)
 
@@ -82,22 +82,19 @@ class FeedProcess:
         self._feeds = feeds
         self._exchange = exchange_of(settings)
         self._guard = StormGuard()
-        outbox = Outbox({})
-        self._ledger = Ledger(wall_clock, outbox)
-        self._trades = TradeLedger(settings.exchange, wall_clock, outbox)
+        self._outbox = Outbox({})
+        self._trades = TradeLedger(settings.exchange, wall_clock, self._outbox)
+        ledger = Ledger(wall_clock, self._outbox)
         limits = Limits(records=settings.publish_buffer, block=settings.publish_block)
-        self._publisher = Publisher(settings, self._ledger, limits, trades=self._trades)
-        self._writer = LedgerWriter(outbox, self._publisher, self._may_write)
-        self._outbox = outbox
+        self._publisher = Publisher(settings, ledger, limits, trades=self._trades)
+        self._writer = LedgerWriter(self._outbox, self._publisher, self._may_write)
         self._owned = OwnedShards(
-            settings.exchange,
-            settings.feed_shards,
-            Books(self._ledger, self._trades, outbox, self._writer),
+            Division(settings.exchange, settings.feed_shards),
+            Books(ledger, self._trades, self._outbox, self._writer),
             self._publisher,
             Intake(self._publisher, self._trades),
             make_feed=self._make_feed,
             read_ledger=feeds.read,
-            clock=wall_clock,
         )
         self._group = ShardGroup(settings, self._owned)
         self._rest = RestClient(settings.exchange, rest_url(settings, self._exchange), self._rest_rate())
@@ -107,7 +104,8 @@ class FeedProcess:
     async def run(self, stopping: asyncio.Event) -> None:
         """Feed until `stopping` is set, or raise what makes that impossible."""
         self._follow()
-        with operations(self._settings.ops_port, self._readiness()):
+        checks = readiness(self._settings.exchange, self._owned, self._publisher, self._filler)
+        with operations(self._settings.ops_port, checks):
             filling = asyncio.create_task(self._filler.run())
             parts = (self._group.run(), self._owned.failure(), self._housekeeping())
             work = [filling, *(asyncio.create_task(part) for part in parts)]
@@ -196,51 +194,8 @@ class FeedProcess:
             shard.ledger.refresh(complete_until)
             shard.feed.measure()
 
-    # ---- what the operations port says ----
-
-    def _readiness(self) -> Readiness:
-        readiness = Readiness()
-        readiness.add("exchange", self._exchange_problem)
-        readiness.add("broker", self._publisher.problem)
-        readiness.add_detail("shards", self._shards)
-        readiness.add_detail("history", self._filler.problem)
-        readiness.add_detail("products", self._refused_products)
-        readiness.add_detail("tenants", self._parked_tenants)
-        return readiness
-
-    def _exchange_problem(self) -> str | None:
-        if not self._owned.has_begun:
-            return "the group of producers has not yet said which shards are to be fed here"
-        problems = (shard.feed.problem() for shard in list(self._owned.owned.values()))
-        return next((problem for problem in problems if problem is not None), None)
-
-    def _shards(self) -> str | None:
-        if self._owned.in_doubt:
-            return (
-                f"the broker has dropped this producer from its group: shards {sorted(self._owned.in_doubt)} in doubt"
-            )
-        if self._owned.has_begun and not self._owned.owned:
-            return "no shard is left for this producer: raise PULSESTREAM_FEED_SHARDS, or run fewer producers"
-        return None
-
-    def _refused_products(self) -> str | None:
-        refused: dict[str, str] = {}
-        for shard in list(self._owned.owned.values()):
-            refused |= shard.feed.refused()
-        return f"not delivered by {self._settings.exchange}: {_listed(refused)}" if refused else None
-
-    def _parked_tenants(self) -> str | None:
-        parked = self._publisher.parked()
-        return f"tenants that get nothing at present: {_listed(parked)}" if parked else None
-
 
 async def _every(seconds: float, act: Callable[[], None]) -> None:
     while True:
         act()
         await asyncio.sleep(seconds)
-
-
-def _listed(reasons: Mapping[str, str]) -> str:
-    shown = [f"{name} ({reason})" for name, reason in sorted(reasons.items())[:_SHOWN]]
-    more = len(reasons) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -20,7 +20,7 @@ from producers.ledger_writer import LedgerWriter
 from producers.outbox import Outbox
 from producers.publisher import Publisher
 from producers.wishes import Wanted
-from pulsestream.core.clock import Clock
+from pulsestream.core.clock import Clock, wall_clock
 from pulsestream.core.kafka import BrokerError
 from pulsestream.core.log import logger
 from pulsestream.core.metrics import FEED_SHARDS_OWNED
@@ -39,6 +39,18 @@ MakeFeed = Callable[[Shard, Listener], Feed]
 
 
 @dataclass(frozen=True, slots=True)
+class Division:
+    """Into how many shards an exchange's products are divided."""
+
+    exchange: str
+    shards: int
+
+    def shard(self, number: int) -> Shard:
+        """Return one of the shards, from 0 on."""
+        return Shard(self.exchange, number, self.shards)
+
+
+@dataclass(frozen=True, slots=True)
 class Books:
     """What is written down, and how: intervals of time, trade ids, the outbox of both, and its writer."""
 
@@ -53,20 +65,20 @@ class OwnedShards:
 
     def __init__(
         self,
-        exchange: str,
-        shards: int,
+        division: Division,
         books: Books,
         publisher: Publisher,
         intake: Intake,
         *,
         make_feed: MakeFeed,
         read_ledger: ReadLedger,
-        clock: Clock,
+        clock: Clock = wall_clock,
     ) -> None:
         self.owned: dict[int, FeedShard] = {}
         self.in_doubt: set[int] = set()
-        self._exchange = exchange
-        self._shards = shards
+        self.has_begun = False
+        """Whether the group has said, at least once, which shards are this process's."""
+        self._division = division
         self._books = books
         self._publisher = publisher
         self._intake = intake
@@ -76,13 +88,7 @@ class OwnedShards:
         self._wanted = Wanted({})
         self._one_at_a_time = asyncio.Lock()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._has_begun = False
         self._has_ended = False
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the group has said, at least once, which shards are this process's."""
-        return self._has_begun
 
     async def failure(self) -> None:
         """Wait for a feed's end by an error that no new connection can cure, and raise it."""
@@ -102,8 +108,8 @@ class OwnedShards:
             self.in_doubt.clear()
             for number in sorted(set(shards) - self.owned.keys()):
                 self._begin(number, records)
-            self._has_begun = True
-            FEED_SHARDS_OWNED.labels(self._exchange).set(len(self.owned))
+            self.has_begun = True
+            FEED_SHARDS_OWNED.labels(self._division.exchange).set(len(self.owned))
 
     async def give_up(self, shards: Collection[int], cause: str = HANDED_OVER) -> None:
         """Stop feeding these shards, and return when that is written down, or after a bound."""
@@ -116,7 +122,9 @@ class OwnedShards:
                 self._books.trades.give_up(shard.products)
             keys = self._keys(ending)
             if not await self._books.writer.flush(keys, FLUSH_WITHIN):
-                _log.error("ledger of shards not written in time", exchange=self._exchange, shards=list(shards))
+                _log.error(
+                    "ledger of shards not written in time", exchange=self._division.exchange, shards=list(shards)
+                )
             self._forget(ending, keys)
 
     async def doubt(self) -> None:
@@ -164,7 +172,7 @@ class OwnedShards:
         return await asyncio.to_thread(self._read_ledger)
 
     def _begin(self, number: int, records: Mapping[str, FeedRecord]) -> None:
-        shard = Shard(self._exchange, number, self._shards)
+        shard = self._division.shard(number)
         ledger = ShardLedger(shard, self._clock, self._books.outbox, shard.records(records))
         ledger.start()
         self._books.ledger.add(ledger)
@@ -195,7 +203,7 @@ class OwnedShards:
         dropped = [self.owned[number] for number in numbers if number in self.owned]
         await asyncio.gather(*(shard.abandon() for shard in dropped))
         for shard in dropped:
-            _log.warning("shard dropped", exchange=self._exchange, shard=shard.ledger.shard.number)
+            _log.warning("shard dropped", exchange=self._division.exchange, shard=shard.ledger.shard.number)
             self._books.trades.give_up(shard.products)
         self._forget(dropped, self._keys(dropped))
 
@@ -207,7 +215,7 @@ class OwnedShards:
             del self.owned[number]
         self._books.outbox.forget(keys)
         self._books.writer.forget(keys)
-        FEED_SHARDS_OWNED.labels(self._exchange).set(len(self.owned))
+        FEED_SHARDS_OWNED.labels(self._division.exchange).set(len(self.owned))
 
     def _keys(self, shards: Collection[FeedShard]) -> set[str]:
         """Return the keys of everything that the ledger holds of these shards, trades included."""
@@ -221,7 +229,7 @@ class OwnedShards:
 
     def _is_untouched(self, number: int, records: Mapping[str, FeedRecord]) -> bool:
         """Say whether nobody else has written about a shard since this process did."""
-        key = Shard(self._exchange, number, self._shards).connection_key
+        key = self._division.shard(number).connection_key
         return self._books.writer.is_own(key, records.get(key))
 
     async def _until_acknowledged(self, shards: Collection[FeedShard]) -> None:

@@ -10,10 +10,11 @@ from confluent_kafka import KafkaError
 from producers.completeness import TradeLedger
 from producers.errors import FeedRefusedError
 from producers.feed import Feed, Listener
+from producers.feed_readiness import exchange_problem, shards_detail
 from producers.ledger import Ledger, Shard
 from producers.ledger_writer import LedgerWriter
 from producers.outbox import Outbox
-from producers.owned_shards import Books, OwnedShards
+from producers.owned_shards import Books, Division, OwnedShards
 from producers.venues.protocol import Heartbeat
 from producers.wishes import Wanted
 from schemas.codec import codec
@@ -131,8 +132,7 @@ class Producer:
         self.publisher = FakePublisher()
         self.intake = FakeIntake(self.trades)
         self.owned = OwnedShards(
-            "coinbase",
-            SHARDS,
+            Division("coinbase", SHARDS),
             Books(self.ledger, self.trades, self.outbox, self.writer),
             cast(Any, self.publisher),
             self.intake,
@@ -210,6 +210,18 @@ async def _fed(topic: Topic, *shards: int) -> Producer:
             await producer.feeds[number].deliver(tick(topic, product))
     producer.write()
     return producer
+
+
+def test_a_producer_is_not_ready_before_the_group_has_spoken() -> None:
+    async def play(topic: Topic) -> None:
+        producer = Producer(topic)
+        assert exchange_problem(producer.owned) is not None
+
+        await producer.owned.take([])
+
+        assert exchange_problem(producer.owned) is None
+
+    scenario(play)
 
 
 def test_a_shard_gets_its_products_and_no_others() -> None:
@@ -323,6 +335,7 @@ def test_in_doubt_the_feeds_go_on_and_the_ledger_rests() -> None:
         producer.write()
 
         assert topic.log == written
+        assert "shards [1] are in doubt" in (shards_detail(producer.owned) or "")
         assert producer.owned.owned.keys() == {OF_BTC}
         assert "feed 1 ends" not in producer.events
 
@@ -376,6 +389,7 @@ def test_a_shard_in_doubt_that_is_somebody_elses_is_dropped_without_a_word() -> 
         await producer.owned.take([])
         producer.write()
         assert topic.records == before
+        assert "no shard is left" in (shards_detail(producer.owned) or "")
         assert producer.owned.owned == {}
         assert producer.outbox.unsent() == []
 
