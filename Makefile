@@ -11,7 +11,7 @@ PINNED = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all: -
 LOCK = .venv/lock/bin/uv pip compile pyproject.toml --group build --universal --python-version 3.11 --quiet \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help install up test fuzz soak bench lint format lock clean
+.PHONY: help install up test faults fuzz soak bench lint format lock clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -21,8 +21,15 @@ install: .venv/installed ## Make the environment in .venv: pinned, hashed depend
 up: .venv/installed ## Start everything on this machine: broker, database, feed, streams, sink, API.
 	@exec $(BIN)/pulsestream up
 
-test: .venv/developer ## Run every test on a real broker and a real database (ARGS="-k name" for some).
-	$(BIN)/pytest $(ARGS)
+# Tests mostly wait for processes: two files at a time, each with a broker of its own, need little more than half the
+# time of one after the other. The order of files stays, with the longest first.
+JOBS ?= 2
+
+test: .venv/developer ## Run every test on a real broker and a real database (ARGS="-k name" for some; JOBS=1).
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+faults: .venv/developer ## Kill and stop processes many more times than `make test` does (ARGS="-k name" for some).
+	$(BIN)/pytest --thorough tests/e2e tests/faults $(ARGS)
 
 fuzz: .venv/developer ## Break a million frames on every exchange's language (ARGS="--seed 7" repeats a run).
 	$(BIN)/python -m tests.fuzz.venues $(ARGS)

@@ -1,9 +1,12 @@
 """Fixtures on real parts: one broker and one database server for the session, a fresh database for each test.
 
+With `pytest -n 2` each process has a broker of its own; a database server that is given or the tool's serves both.
+
 The database server is PULSESTREAM_TEST_DATABASE_URL (a superuser's URL), else TimescaleDB by the tool in the shared
 folder (PULSESTREAM_SHARED, else ../shared), else the embedded PostgreSQL.
 """
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -11,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -19,10 +23,12 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from pulsestream.core.errors import PulseStreamError
 from pulsestream.core.kafka import Admin
 from pulsestream.core.layout import platform_topic_specs, tenant_topic_spec
 from pulsestream.core.settings import Settings
 from pulsestream.local.database import EmbeddedDatabase
+from pulsestream.local.java import cache_folder, find_runtime
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.migrate import migrate
 from tests.support.rounds import Rounds
@@ -74,6 +80,14 @@ def no_topics_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         _empty(kafka.settings())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kafka_is_fetched(request: pytest.FixtureRequest) -> None:
+    """Several processes must not fetch the broker at once: the first one does."""
+    if hasattr(request.config, "workerinput"):
+        with _one_at_a_time("kafka"), suppress(PulseStreamError):  # without Java: the tests that need it say so
+            find_runtime(cache_folder())
+
+
 @pytest.fixture(scope="session")
 def broker(request: pytest.FixtureRequest) -> Iterator[EmbeddedKafka]:
     home = Path(tempfile.mkdtemp(prefix="pulsestream-kafka-"))
@@ -96,7 +110,8 @@ def database_server() -> Iterator[str]:
     if given:
         yield given
     elif tool.exists() and os.geteuid() == 0:
-        said = subprocess.run([tool, "start"], stdout=subprocess.PIPE, text=True, check=True, timeout=280)
+        with _one_at_a_time("database"):
+            said = subprocess.run([tool, "start"], stdout=subprocess.PIPE, text=True, check=True, timeout=280)
         yield said.stdout.splitlines()[-1]
     else:
         yield from _embedded_server()
@@ -157,6 +172,13 @@ def make_topics(broker: EmbeddedKafka) -> Callable[..., list[str]]:
         return Admin(settings).create([tenant_topic_spec(settings, tenant, dataset) for dataset in datasets])
 
     return build
+
+
+@contextmanager
+def _one_at_a_time(name: str) -> Iterator[None]:
+    with (Path(tempfile.gettempdir()) / f"pulsestream-tests-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _empty(settings: Settings) -> None:
