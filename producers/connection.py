@@ -41,6 +41,8 @@ MAX_FRAME_BYTES: Final = 256 * 1024
 QUEUED_FRAMES: Final = 64
 """Frames read ahead of the listener; beyond them the socket is not read."""
 OPEN_TIMEOUT: Final = 10.0
+SILENT_AT_MOST: Final = 300.0
+"""Seconds for which a connection may be silent while every wanted product is refused: then nothing can come on it."""
 CLOSE_TIMEOUT: Final = 2.0
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -242,7 +244,8 @@ class Connection:
 
     def _watch(self) -> None:
         now, oldest = self._clocks.monotonic(), self._config.limits.max_age
-        if self._watchdog.is_stale(now):
+        all_refused = self._wanted <= self.plan.refusals.held.keys()
+        if self._watchdog.is_stale(now) and (not all_refused or now - self._began >= SILENT_AT_MOST):
             raise StaleFeedError(f"no data for {self._config.stale_after:g} s")
         if oldest is not None and now - self._began >= oldest:
             self.ageing.set()

@@ -110,8 +110,8 @@ class Feed:
         return max((c.last_good for c in self._connections if c.last_good is not None), default=None)
 
     def problem(self) -> str | None:
-        """Return why no data arrives although products are wanted, or None."""
-        if not self._wanted or self.is_delivering:
+        """Return why no data arrives although products are wanted, or None; `refused` tells of those it has not."""
+        if self._wanted <= self._refusals.held.keys() or self.is_delivering:
             return None
         return f"no data from {self._exchange.name} at {self._config.url}: {self._trouble}"
 
