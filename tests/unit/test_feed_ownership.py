@@ -276,6 +276,22 @@ def test_an_interval_of_a_hand_over_begins_before_what_is_not_acknowledged_in_ti
     assert topic.gaps().keys() == {"gap:coinbase:*1:990000"}
 
 
+def test_a_hand_over_waits_for_what_is_on_its_way() -> None:
+    async def play(topic: Topic) -> None:
+        producer = await _fed(topic, OF_BTC)
+        producer.publisher.pending, producer.publisher.bound = 5, 990_000
+        handing_over = asyncio.create_task(producer.owned.give_up([OF_BTC]))
+        while "feed 1 ends" not in producer.events:
+            await asyncio.sleep(0)
+
+        producer.publisher.bound = topic.now
+        await handing_over
+
+    topic = scenario(play)
+
+    assert topic.gaps().keys() == {f"gap:coinbase:*1:{topic.now}"}
+
+
 def test_the_next_producer_closes_the_interval_of_a_hand_over() -> None:
     async def play(topic: Topic) -> None:
         first = await _fed(topic, OF_BTC)
@@ -392,6 +408,19 @@ def test_a_shard_in_doubt_that_is_somebody_elses_is_dropped_without_a_word() -> 
         assert "no shard is left" in (shards_detail(producer.owned) or "")
         assert producer.owned.owned == {}
         assert producer.outbox.unsent() == []
+
+    scenario(play)
+
+
+def test_after_a_doubt_only_the_shards_that_the_group_names_are_fed() -> None:
+    async def play(topic: Topic) -> None:
+        producer = await _fed(topic, OF_BTC, OF_ETH)
+        await producer.owned.doubt()
+
+        await producer.owned.take([OF_ETH])
+
+        assert producer.owned.owned.keys() == {OF_ETH}
+        assert producer.events.count("feed 4 ends") == 0
 
     scenario(play)
 
