@@ -11,7 +11,7 @@ PINNED = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all: -
 LOCK = .venv/lock/bin/uv pip compile pyproject.toml --group build --universal --python-version 3.11 --quiet \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help install up test faults fuzz soak bench lint format lock clean
+.PHONY: help install up test faults matrix fuzz soak bench lint format lock clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -30,6 +30,9 @@ test: .venv/developer ## Run every test on a real broker and a real database (AR
 
 faults: .venv/developer ## Kill and stop processes many more times than `make test` does (ARGS="-k name" for some).
 	$(BIN)/pytest --thorough tests/e2e tests/faults $(ARGS)
+
+matrix: .venv/developer ## Let every fault happen on every exchange again and again, and compare all that is stored.
+	$(BIN)/pytest --thorough tests/faults/test_feed_matrix.py $(ARGS)
 
 fuzz: .venv/developer ## Break a million frames on every exchange's language (ARGS="--seed 7" repeats a run).
 	$(BIN)/python -m tests.fuzz.venues $(ARGS)
