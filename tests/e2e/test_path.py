@@ -1,6 +1,7 @@
 """The whole path on real processes: from an exchange's socket to rows, statistics and alerts, tenant by tenant."""
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from tests.support.evidence import (
     assert_statistics_right,
     assert_ticks_stored,
 )
-from tests.support.oracle import frame_ticks
+from tests.support.oracle import frame_ticks, read_frames
 
-IDS = {"ticks": "event_id", "events": "event_id", "stats": "event_id", "alerts": "alert_id"}
+IDS = {"ticks": "event_id", "trades": "event_id", "events": "event_id", "stats": "event_id", "alerts": "alert_id"}
 RECORDED_RULE = {
     "name": "skl-above",
     "product": "SKL-USD",
@@ -119,6 +120,23 @@ def test_a_recording_becomes_rows_statistics_and_alerts_of_each_subscribed_tenan
         assert second.tenant.walk(dataset="alerts") == []
 
 
+def assert_every_trade_is_stored_and_told(watched: Watched, frames: Path) -> None:
+    """Assert that the market's trades are rows, and that the feeds' completeness says so."""
+    sent = Counter(
+        frame["product_id"]
+        for _, frame in read_frames(frames)
+        if frame["type"] == "match" and frame["product_id"] in watched.products
+    )
+    stored = Counter(row["product"] for row in watched.tenant.walk(dataset="trades", limit=1000))
+    feeds = watched.tenant.call("GET", "/api/v1/feeds", params={"hours": 2})["feeds"]
+
+    assert stored == sent
+    assert {feed["product"]: sum(hour["trades"] for hour in feed["completeness"]) for feed in feeds} == {
+        product: sent[product] for product in watched.products
+    }
+    assert {hour["percent"] for feed in feeds for hour in feed["completeness"]} == {100.0, None}
+
+
 def test_a_simulated_market_becomes_rows_statistics_and_alerts_of_each_subscribed_tenant(
     installation: Installation, register: Callable[[str], Tenant], tmp_path: Path
 ) -> None:
@@ -138,6 +156,8 @@ def test_a_simulated_market_becomes_rows_statistics_and_alerts_of_each_subscribe
     with logs_shown(installation):
         assert_evidence(installation, [first, second], register("stranger"))
         assert_walk_returns_every_row_once(installation, second, 50)
+        for one in (first, second):
+            eventually(lambda one=one: assert_every_trade_is_stored_and_told(one, frames))  # type: ignore[misc] # lambda
         assert first.tenant.search(dataset="ticks", product="MONA-USD")["rows"] == []
         assert {row["rule_name"] for one in (first, second) for row in one.tenant.walk(dataset="alerts")} == {
             "btc",
