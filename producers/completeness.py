@@ -32,6 +32,9 @@ from schemas.records import Feed, Gap, Trade
 KIND: Final = "trade_id"
 WRITE_EVERY: Final = 2 * MICROS_PER_SECOND
 """How often a position or a shrinking gap is written, at most."""
+KEEP_CLOSED: Final = 24 * 3600 * MICROS_PER_SECOND
+MOST_CLOSED: Final = 200
+"""How long, and how many of a product, records of gaps stay that were filled whole: they are on every reader's way."""
 _log = logger(__name__)
 
 
@@ -164,6 +167,7 @@ class TradeLedger:
                 self._write_gaps(book, now)
             if positions:
                 self._write_position(book)
+                self._tidy(book, now)
         if positions:
             self._positions_at = now
             self._measure()
@@ -216,6 +220,7 @@ class TradeLedger:
         book = self._books[product] = Book(product, last, time)
         book.first = 0
         book.written = last
+        book.closed.extend(sorted(gaps.closed))
         book.inherit(gaps.open, gaps.absent, cause, self._clock())
 
     def _unordered(self, trade: Trade, book: Book | None) -> bool:
@@ -274,8 +279,11 @@ class TradeLedger:
         self._write_position(book)
 
     def _write_gaps(self, book: Book, now: int) -> None:
+        self._look_up(book)
         for hole in list(book.changed):
-            closes = hole.absorbed or not hole.missing.count
+            closes = hole.closes
+            if hole.absorbed is not None and not closes:
+                continue
             if closes or not hole.announced or now - hole.written_at >= WRITE_EVERY:
                 del book.changed[hole]
                 if hole.key is not None or not closes:
@@ -288,22 +296,40 @@ class TradeLedger:
             hole.key = book.name(hole, f"gap:{self._exchange}:{book.product}:t")
             FEED_GAPS.labels(self._exchange, hole.cause).inc()
             _log.info("trades missing", exchange=self._exchange, key=hole.key, ids=hole.missing.count, cause=hole.cause)
-        if hole.given_up and not hole.missing.count and not hole.absorbed:
+        if hole.given_up and not hole.missing.count and hole.absorbed is None:
             _log.error("trades unrecoverable", key=hole.key, ids=hole.given_up, cause=hole.cause)
         hole.written_at = now
+        hole.written_to = hole.last
         gap = _gap(hole, now)
+        if gap.closed is not None and not gap.missing:
+            book.closed.append((now, hole.key))
         feed = Feed(exchange=self._exchange, product=book.product, state="connected", at=now, gap=gap, version=0)
         self._outbox.write(hole.key, feed)
 
-    def _write_position(self, book: Book) -> None:
+    def _look_up(self, book: Book) -> None:
+        """See which gaps the broker has as they were written last."""
         for hole in book.holes:
-            hole.announced = hole.announced or (hole.key is not None and hole.key not in self._outbox.waiting)
+            if hole.key is not None and hole.key not in self._outbox.waiting:
+                hole.covered_to = max(hole.covered_to, hole.written_to)
+                hole.announced = hole.announced or hole.written_at > 0
+
+    def _write_position(self, book: Book) -> None:
+        self._look_up(book)
         position = book.position()
         book.mark()
         if book.written is None or position > book.written:
             book.written = position
             book.mark()
             self._outbox.write(self._position_key(book.product), self._position(book, position))
+
+    def _tidy(self, book: Book, now: int) -> None:
+        """Remove the records of gaps that were filled long ago."""
+        closed = book.closed
+        while closed and (len(closed) > MOST_CLOSED or now - closed[0][0] > KEEP_CLOSED):
+            key = closed.popleft()[1]
+            feed = self._outbox.newest(key)
+            if feed is not None and feed.gap is not None and feed.gap.closed is not None and not feed.gap.missing:
+                self._outbox.remove(key)
 
     def _position(self, book: Book, position: int) -> Feed:
         at = book.position_time
@@ -332,8 +358,8 @@ def _gap(hole: Hole, now: int) -> Gap:
     """Return a hole as its record: the span that is missing, or of a complete one the span that was."""
     missing = hole.missing
     spans = [(missing.first, missing.last)] if missing.count else []
-    spans += [hole.given_up_span] if hole.given_up_span is not None and not hole.absorbed else []
-    closed = now if hole.absorbed or not missing.count else None
+    spans += [hole.given_up_span] if hole.given_up_span is not None and hole.absorbed is None else []
+    closed = None if missing.count else now
     return Gap(
         kind=KIND,
         from_id=min((first for first, _ in spans), default=_named(hole)),
@@ -341,7 +367,7 @@ def _gap(hole: Hole, now: int) -> Gap:
         opened=hole.opened,
         closed=closed,
         cause=hole.cause,
-        missing=0 if hole.absorbed else missing.count + hole.given_up,
+        missing=0 if hole.absorbed is not None else missing.count + hole.given_up,
     )
 
 
@@ -352,9 +378,10 @@ def _named(hole: Hole) -> int:
 
 @dataclass(slots=True)
 class _Left:
-    """What records say of a product: its open gaps, and the ids that were given up."""
+    """What records say of a product: its open gaps, those filled (when, key), and the ids that were given up."""
 
     open: list[Hole] = field(default_factory=list)
+    closed: list[tuple[int, str]] = field(default_factory=list)
     absent: IdRanges = field(default_factory=IdRanges)
 
 
@@ -367,7 +394,11 @@ def _left(records: Mapping[str, Feed], exchange: str, products: Iterable[str]) -
             continue
         if gap.closed is None:
             ids = IdRanges([(gap.from_id, gap.to_id)])
-            left.open.append(Hole(gap.from_id, gap.to_id, gap.opened, gap.cause, 0, ids, key=key, announced=True))
+            left.open.append(
+                Hole(gap.from_id, gap.to_id, gap.opened, gap.cause, 0, ids, key, announced=True, covered_to=gap.to_id)
+            )
         elif gap.missing:
             left.absent.add(gap.from_id, gap.to_id)
+        else:
+            left.closed.append((gap.closed, key))
     return found

@@ -32,7 +32,8 @@ _MARKS: Final = 512
 class Hole:
     """Missing ids from `first` to `last`; a suspect while `key` is None. `opened`: time of the last trade before.
 
-    `announced`: the broker holds a record that covers it. `given_up`: ids that cannot be had any more.
+    `announced`: the broker holds a record that covers it, or one up to `covered_to`. `absorbed`: the hole that has its
+    ids now. `given_up`: ids that cannot be had any more.
     """
 
     first: int
@@ -43,10 +44,20 @@ class Hole:
     missing: IdRanges
     key: str | None = None
     announced: bool = False
-    absorbed: bool = False
+    absorbed: "Hole | None" = None
     written_at: int = 0
+    written_to: int = 0
+    covered_to: int = 0
     given_up: int = 0
     given_up_span: tuple[int, int] | None = None
+
+    @property
+    def closes(self) -> bool:
+        """Whether its record may say that it is closed."""
+        heir = self
+        while heir.absorbed is not None:
+            heir = heir.absorbed
+        return not heir.missing.count or (heir is not self and heir.covered_to >= self.last)
 
     def give_up(self, first: int, last: int, count: int) -> None:
         """Count ids between `first` and `last` that cannot be had."""
@@ -59,8 +70,9 @@ class Book:
     """What is known of one product's ids. `next` is the id that would be in order; -1 after an interruption."""
 
     __slots__ = (
-        "absent", "candidate", "cause", "changed", "done", "duplicates", "filling", "first", "holes", "late", "marks",
-        "next", "pending", "position_time", "product", "renumbered", "resumed", "start", "suspects", "time", "written",
+        "absent", "candidate", "cause", "changed", "closed", "done", "duplicates", "filling", "first", "holes", "late",
+        "marks", "next", "pending", "position_time", "product", "renumbered", "resumed", "start", "suspects", "time",
+        "written",
     )  # fmt: skip
 
     def __init__(self, product: str, last: int, time: int) -> None:
@@ -80,6 +92,7 @@ class Book:
         self.holes: list[Hole] = []
         self.suspects: deque[Hole] = deque()
         self.changed: dict[Hole, None] = {}
+        self.closed: deque[tuple[int, str]] = deque()
         self.marks: deque[tuple[int, int]] = deque([(last, time)], _MARKS)
         self.candidate: int | None = None
         self.renumbered: Trade | None = None
@@ -345,7 +358,7 @@ class Book:
         if other.key is not None or other.due == 0:
             hole.due = 0
         other.missing.clear()
-        other.absorbed = True
+        other.absorbed = hole
         self.changed.pop(other, None)
         if hole.key is None:
             hole.key, other.key = other.key, None

@@ -3,7 +3,7 @@
 import pytest
 
 from producers import trade_book
-from producers.completeness import WRITE_EVERY, TradeLedger
+from producers.completeness import KEEP_CLOSED, WRITE_EVERY, TradeLedger
 from producers.outbox import Outbox
 from producers.trade_book import MAX_JUMP, SUSPECT_FOR
 from schemas.records import Feed, Gap
@@ -404,6 +404,7 @@ def test_many_gaps_are_joined_and_nothing_is_forgotten(monkeypatch: pytest.Monke
         world.settle()
         world.write()
 
+    world.settle(WRITE_EVERY)
     gaps = world.ledger.open_gaps()
     open_records = [feed for feed in world.write().values() if feed.gap is not None and feed.gap.closed is None]
 
@@ -411,6 +412,27 @@ def test_many_gaps_are_joined_and_nothing_is_forgotten(monkeypatch: pytest.Monke
                for number in range(first, last + 1)]  # fmt: skip
     assert len(gaps) == len(open_records) == 4
     assert set(range(101, 139, 2)) <= set(missing)
+
+
+def test_records_of_filled_gaps_go_after_a_day_also_those_of_a_predecessor() -> None:
+    killed = World()
+    killed.trades(100, 100)
+    killed.trades(102, 102)
+    killed.settle()
+    killed.fill(101, 101)
+    killed.settle()
+    world = World(killed.write())
+    world.trades(103, 103)
+    world.trades(105, 105)
+    world.settle()
+    world.ledger.unrecoverable(BTC, 104, 104)
+    world.settle(KEEP_CLOSED - SUSPECT_FOR - 1)
+    before = world.write().keys()
+
+    world.settle(10 * SECOND)
+
+    assert before == {f"gap:x:{BTC}:t101", f"gap:x:{BTC}:t104", f"trades:x:{BTC}"}
+    assert world.write().keys() == {f"gap:x:{BTC}:t104", f"trades:x:{BTC}"}
 
 
 def test_an_acknowledgement_of_an_unknown_trade_changes_nothing() -> None:
