@@ -106,7 +106,9 @@ class Stack:
             self._supervisor.start(self._foundation())
             self._lay_out()
             self._feed = choosing.result()
-        self._supervisor.start([*self._exchange(self._feed), *(self._service(name) for name in SERVICES)])
+        exchange = self._exchange(self._feed)
+        self._leave_note()
+        self._supervisor.start([*exchange, *(self._service(name) for name in SERVICES)])
 
     def stop(self) -> None:
         """Stop everything, in reverse order, and free the folder."""
@@ -156,7 +158,7 @@ class Stack:
         return parts
 
     def _lay_out(self) -> None:
-        """Bring database and broker to this version's layout, and leave the note for other commands."""
+        """Bring database and broker to this version's layout."""
         update: dict[str, object] = {}
         if self.kafka is not None:
             password = SecretStr(self.kafka.password(ADMIN))
@@ -170,7 +172,11 @@ class Stack:
         admin.grow(FEED_SHARDS, self.settings.feed_shards)
         if self.kafka is not None:
             self.kafka.ensure_access()
-        self.home.write_note({name: _plain(getattr(self.settings, name)) for name in _NOTED})
+
+    def _leave_note(self) -> None:
+        """Leave what other commands need."""
+        fed = self.settings.model_copy(update={"exchange": self.chosen.exchange} | self._local_exchange)
+        self.home.write_note({name: _plain(getattr(fed, name)) for name in _NOTED})
 
     def _exchange(self, chosen: feed.Feed) -> list[ChildSpec]:
         if not chosen.arguments:
