@@ -27,6 +27,7 @@ from pulsestream.core.settings import Settings
 from pulsestream.core.topics import FEED_SHARDS
 from pulsestream.local import demo, feed, probe, process
 from pulsestream.local.access import ADMIN
+from pulsestream.local.attach import EXCHANGE
 from pulsestream.local.database import STOP_TIMEOUT as DATABASE_STOP
 from pulsestream.local.database import EmbeddedDatabase
 from pulsestream.local.errors import PortBusyError, StartError
@@ -43,6 +44,7 @@ FIRST_TICK_TIMEOUT: Final = 60.0
 _NOTED: Final = (
     "kafka_bootstrap", "kafka_security", "kafka_username", "kafka_password", "kafka_ca_file", "database_url",
     "partitions", "feed_shards", "partition_budget", "api_host", "api_port", "stream_app", "sink_group",
+    *EXCHANGE,
 )  # fmt: skip
 """What another command needs to know to see this stack as it is."""
 _LOOK: Final = 0.2

@@ -132,6 +132,27 @@ def test_a_command_finds_the_stack_that_runs_from_its_home(tmp_path: Path) -> No
     assert found == ("127.0.0.1:1", "admin", 9000, "error")
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, ("simulator", "ws://127.0.0.1:2", "")),
+        ({"exchange": "kraken"}, ("kraken", "", "")),
+        ({"exchange": "simulator", "exchange_url": "ws://127.0.0.1:3"}, ("simulator", "ws://127.0.0.1:3", "")),
+    ],
+)
+def test_a_command_takes_the_stacks_exchange_or_its_own_and_never_a_mixture(
+    tmp_path: Path, given: dict[str, str], found: tuple[str, str, str]
+) -> None:
+    home = Home(tmp_path)
+    home.lock()
+    home.write_note({"kafka_bootstrap": "127.0.0.1:1", "exchange": "simulator", "exchange_url": "ws://127.0.0.1:2"})
+
+    settings = attach(Settings(home=tmp_path, **given))
+    home.unlock()
+
+    assert (settings.exchange, settings.exchange_url, settings.exchange_rest_url) == found
+
+
 def test_a_named_broker_is_left_alone(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, kafka_bootstrap="broker:9092")
 
