@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC
+from io import FileIO
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import BinaryIO, Final, Self
@@ -111,6 +112,7 @@ class RecordingWriter:
             if self._file is not None:
                 self.bytes += self._file.append(block)
         except OSError as error:
+            self._leave_file()  # its tail is torn now: what follows belongs into a file of its own
             raise _unwritable(self._folder, error) from error
         self.frames += block.count
 
@@ -119,15 +121,17 @@ class RecordingWriter:
         block = self.cut()
         if block is not None:
             self.store(block)
+        self._leave_file()
+
+    def _next_file(self, first: int) -> None:
+        self._leave_file()
+        self._file = _File.make(self._folder, self._name, first)
+        self.files += 1
+
+    def _leave_file(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def _next_file(self, first: int) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = _File.make(self._folder, self._name, first)
-        self.files += 1
 
     def __enter__(self) -> Self:
         return self
@@ -139,7 +143,7 @@ class RecordingWriter:
 class _File:
     """One file of a recording and its index."""
 
-    def __init__(self, data: BinaryIO, index: BinaryIO, first: int) -> None:
+    def __init__(self, data: FileIO, index: FileIO, first: int) -> None:
         self._data = data
         self._index = index
         self._first = first
@@ -153,11 +157,11 @@ class _File:
         while True:
             path = folder / f"{name}-{to_datetime(moment).astimezone(UTC):%Y%m%dT%H%M%S.%fZ}{SUFFIX}"
             try:
-                data = path.open("xb")
+                data = path.open("xb", buffering=0)
             except FileExistsError:
                 moment += 1
                 continue
-            index = index_path(path).open("wb")
+            index = index_path(path).open("wb", buffering=0)
             _sync_folder(folder)
             return cls(data, index, first)
 
@@ -199,9 +203,7 @@ def read_index(path: Path) -> list[Entry]:
             if number < len(lines):
                 _log.warning("index not used", file=str(index_path(path)), line=number, reason=str(error))
                 return []
-    ordered = all(
-        one.offset < other.offset and one.last <= other.first for one, other in pairwise(entries)
-    )
+    ordered = all(one.offset < other.offset and one.last <= other.first for one, other in pairwise(entries))
     return [entry for entry in entries if entry.offset < size] if ordered else []
 
 
@@ -298,9 +300,10 @@ class _Blocks:
         )
 
 
-def _write_through(file: BinaryIO, data: bytes) -> None:
-    file.write(data)
-    file.flush()
+def _write_through(file: FileIO, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
     os.fsync(file.fileno())
 
 

@@ -1,6 +1,8 @@
 """Recordings on the disk: what was stored is read again, whatever happened after it."""
 
 import json
+import resource
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from producers.errors import FrameError
 from producers.frames import Frame, FrameWriter, format_received, read_frames
-from producers.recording import RecordingWriter, Rotation, index_path, read_index
+from producers.recording import Block, RecordingWriter, Rotation, index_path, read_index
 
 SECOND = 1_000_000
 BEGIN = 1_618_677_817_061_845
@@ -249,3 +251,22 @@ def test_an_output_that_cannot_be_a_folder_is_a_clear_error(folder: Path) -> Non
 
     with pytest.raises(FrameError, match="cannot be written"):
         RecordingWriter(folder / "file", "coinbase")
+
+
+def test_a_full_disk_costs_what_did_not_fit_and_nothing_that_follows(folder: Path) -> None:
+    def lines(text: str) -> bytes:
+        return format_received(BEGIN, json.dumps({"text": text}).encode())
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RecordingWriter(folder, "coinbase") as writer:
+        writer.store(Block(BEGIN, BEGIN, 1, lines("before")))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+        try:
+            with pytest.raises(FrameError, match="cannot be written: File too large"):
+                writer.store(Block(BEGIN, BEGIN, 1, lines(secrets.token_hex(2_000_000))))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        writer.store(Block(BEGIN, BEGIN, 1, lines("after")))
+
+    assert files(folder)[0].stat().st_size == 1_000_000
+    assert [json.loads(frame.text)["text"] for frame in read_frames(folder)] == ["before", "after"]
