@@ -23,7 +23,7 @@ from pulsestream.core.log import logger
 CLOSE_WITHIN: Final = 2.0
 """Seconds that a client has to answer the closing handshake."""
 _PATIENCE: Final = 30.0
-_SILENT_FOR: Final = 60.0
+_SILENT_FOR: Final = 900.0
 _POLICY: Final = 1008
 _ABNORMAL: Final = 1006
 _DRIPS: Final = 10  # a second
