@@ -1,10 +1,13 @@
 """The small pure parts beside the shard: clocks, rules, parked tenants, discovery, pauses, entries."""
 
 import json
+import re
 
 import pytest
 
+from pulsestream.core import topics
 from pulsestream.core.sharding import feed_shard
+from pulsestream.core.topics import tenant_topic_pattern
 from schemas.control import Change
 from schemas.records import Feed, Rule
 from streams import discovery
@@ -12,6 +15,7 @@ from streams.engine.rules import ActiveRule
 from streams.entries import OWNER, PendingAlert, Position, alert_entry, position_entry, rule_entry, sort
 from streams.errors import StateError
 from streams.eventclock import SILENCE, EventClocks, FeedStates
+from streams.intake import DATASETS
 from streams.outbox import Outbox
 from streams.parking import FIRST_RETRY, LAST_RETRY, Parking
 from streams.rulebook import KEPT, RuleBook
@@ -54,6 +58,15 @@ def test_a_product_follows_the_connection_of_its_shard_and_one_that_nobody_repor
     connected = {product: feeds.connected(feeds.connection("kraken", product)) for product in shard}
     assert connected == {"BTC-USD": False, "ETH-USD": True, "SOL-USD": True}
     assert feeds.connected(feeds.connection("binance", "BTC-USD"))
+
+
+def test_trades_and_bars_are_not_read_yet() -> None:
+    read = re.compile(tenant_topic_pattern(*DATASETS))
+
+    assert {name for name in topics.DATASETS if read.fullmatch(topics.tenant_topic("acme", name))} == {
+        "ticks",
+        "own-ticks",
+    }
 
 
 def test_a_feed_that_falls_silent_counts_as_disconnected_until_it_speaks_again() -> None:
