@@ -59,6 +59,7 @@ class TradeLedger:
         self._clock = clock
         self._outbox = outbox
         self._books: dict[str, Book] = {}
+        self._ended: set[str] = set()
         self._positions_at = 0
         self._unrecoverable = 0
 
@@ -68,7 +69,9 @@ class TradeLedger:
         `cause` is that of the gap which the first trade opens if it is not the one after the last position. A product
         without records begins with its first trade. One that is fed already is left as it is.
         """
-        new = {product for product in products if product not in self._books}
+        products = set(products)
+        self.wanted(products)
+        new = products - self._books.keys()
         self._outbox.adopt({key: feed for key, feed in records.items() if feed.product in new})
         left = _left(records, self._exchange, new)
         for product, gaps in left.items():
@@ -79,9 +82,14 @@ class TradeLedger:
                 first = min(gaps.open, key=lambda hole: hole.first)
                 self._inherit(product, first.first - 1, first.opened, gaps, cause)
 
+    def wanted(self, products: Iterable[str]) -> None:
+        """Let products that were given up or unwanted begin again, with their next trade."""
+        self._ended.difference_update(products)
+
     def give_up(self, products: Iterable[str]) -> None:
         """Stop feeding products that another process takes over from the records."""
         for product in products:
+            self._ended.add(product)
             book = self._books.pop(product, None)
             if book is not None:
                 self._write_all(book)
@@ -92,6 +100,7 @@ class TradeLedger:
         What is missing is not looked for any longer: open gaps close with it. Works for products of records, too.
         """
         for product in products:
+            self._ended.add(product)
             if product not in self._books:
                 self._close_unwanted(product)
             else:
@@ -225,6 +234,8 @@ class TradeLedger:
 
     def _unordered(self, trade: Trade, book: Book | None) -> bool:
         if book is None:
+            if trade.product in self._ended:
+                return True  # a last frame before the exchange has heard of it: it begins nothing
             book = self._books[trade.product] = Book(trade.product, trade.trade_id - 1, trade.exchange_time)
         publish = book.take(trade)
         if book.renumbered is not None:

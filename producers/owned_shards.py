@@ -153,6 +153,7 @@ class OwnedShards:
     def _want(self, shard: FeedShard) -> None:
         wanted = self._wanted.of(shard.ledger.shard)
         self._books.ledger.serve(shard.ledger.shard.number, {name for names in wanted.values() for name in names})
+        self._books.trades.wanted(wanted)
         if wanted.keys() != shard.products:
             shard.want(wanted.keys())
 

@@ -359,6 +359,25 @@ def test_a_product_that_nobody_wants_leaves_no_position_and_no_open_gap(*, fed: 
     assert world.outbox.newest(f"trades:x:{BTC}") is None
 
 
+@pytest.mark.parametrize("end", ["give_up", "unwanted"])
+def test_a_late_frame_of_a_product_that_ended_begins_nothing(end: str) -> None:
+    world = World()
+    world.trades(100, 100)
+    getattr(world.ledger, end)([BTC])
+
+    published = world.ledger.trade(make_trade(BTC, 101, world.now))
+    world.settle()
+    ended = list(world.ledger.products())
+    world.ledger.wanted([BTC])
+    world.trades(200, 200)
+    world.settle()
+
+    assert published
+    assert ended == []
+    assert world.ledger.open_gaps() == []
+    assert world.ledger.position(BTC) == 200
+
+
 def test_ids_that_begin_anew_are_believed_at_the_second_trade() -> None:
     world = World()
     world.trades(1_000, 1_001)
