@@ -1,1 +1,1 @@
-"""A local exchange that speaks Coinbase Exchange's WebSocket protocol: replays recordings or makes a market."""
+"""A local exchange that speaks as Coinbase, Binance or Kraken: replays recordings, makes markets, fails by plan."""

@@ -93,7 +93,12 @@ class Client:
         self._filled.set()
 
     async def put(self, text: str) -> None:
-        """Let a frame wait for the client as soon as there is room; who makes none within a bound is disconnected."""
+        """Let a frame wait for the client as soon as there is room."""
+        await self.room()
+        self.offer(text)
+
+    async def room(self) -> None:
+        """Wait until another frame may wait; who makes no room within a bound is disconnected."""
         try:
             async with asyncio.timeout(_PATIENCE):
                 while self.full and not self.gone:
@@ -101,7 +106,6 @@ class Client:
                     await self._room.wait()
         except TimeoutError:
             self.drop()
-        self.offer(text)
 
     def deliver(self, frame: FeedFrame, deed: Deed) -> None:
         """Do to a frame what a fault wants; it may be this client's last."""

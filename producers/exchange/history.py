@@ -1,6 +1,7 @@
 """Every trade that REST can tell: those of the market since it started, and a made-up past before it. Pure.
 
-Memory is bounded: of the market's own trades at least the last MAX_TRADES over all products are kept, 38 bytes each.
+Memory is bounded: of the market's own trades the last MAX_TRADES over all products are kept, 57 bytes each (shared out
+evenly, at least a thousand of each product, and a quarter more before the oldest are dropped).
 The past of a self-made market is a function of seed and trade id alone, so it is the same in every answer, and its
 candles are those of its trades. Trade ids count back from the id at which the market started, without gaps.
 """
@@ -126,9 +127,10 @@ class _Log:
         )  # fmt: skip
         for column, value in zip(self._columns, values, strict=True):
             column.append(value)
-        if len(ids) >= 2 * self._limit:
+        surplus = self._limit // 4
+        if len(ids) >= self._limit + surplus:
             for column in self._columns:
-                del column[: self._limit]
+                del column[:surplus]
 
     def __len__(self) -> int:
         return len(self._columns[0])

@@ -382,10 +382,9 @@ class Exchange:
 
     async def _hand_out(self, frame: FeedFrame, pacer: Pacer) -> None:
         for client in self._audience_of(frame):
-            if pacer.unpaced and not client.gone:
-                await client.put(client.session.text(frame))
-            else:
-                self._deliver(client, frame)
+            if pacer.unpaced:
+                await client.room()
+            self._deliver(client, frame)
 
     def _audience_of(self, frame: FeedFrame) -> list[Client]:
         key = frame.channel, frame.product

@@ -294,6 +294,34 @@ def test_a_written_recording_is_replayed_frame_by_frame_in_its_own_language(venu
     assert received == wanted
 
 
+@pytest.mark.parametrize("speed", [0, 20])
+def test_a_recording_goes_wrong_by_plan_too(tmp_path: Path, speed: float) -> None:
+    path = tmp_path / "market.frames"
+    write_recording(path, seed=7, seconds=10, products=(BUSY,))
+    wanted = [frame.text for frame in read_frames(path) if '"type":"match"' in frame.text]
+    received: list[str] = []
+
+    async def scenario() -> None:
+        fault = {"kind": "drop", "match": {"channel": "trades"}, "when": {"every": 5}}
+        options = {"synthetic": None, "frames": path, "speed": speed, "products": (), "rate": 2.0}
+        async with faulty(tmp_path, fault, **options) as exchange, connect(exchange.url) as client:
+            await subscribe(client, "matches")
+            await client.recv()
+            received.extend([str(await client.recv()) for _ in range(len(wanted) - len(wanted) // 5)])
+            page = json.loads(await _get(exchange.url, f"/products/{BUSY}/trades"))
+            assert len(page) == len(wanted)
+
+    run(scenario())
+
+    assert received == [text for number, text in enumerate(wanted, start=1) if number % 5]
+    assert [line["text"] for line in lines(tmp_path / "faults")] == wanted[4::5]
+
+
+async def _get(url: str, path: str) -> bytes:
+    async with httpx.AsyncClient(base_url=url.replace("ws", "http"), trust_env=False) as http:
+        return (await http.get(path)).content
+
+
 def test_a_real_recording_of_binance_is_replayed(shared_data: Path) -> None:
     path = shared_data / "binance" / "2021-10-12-us.frames"
     wanted = [frame.text for frame in read_frames(path)]
