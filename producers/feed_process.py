@@ -46,7 +46,7 @@ FOLLOW_EVERY: Final = 0.25
 LEDGER_EVERY: Final = 0.1
 REFRESH_EVERY: Final = 1.0
 """Seconds between two refreshes of the connections' records: bounds the interval that a kill opens."""
-FLUSH_WITHIN: Final = 10.0
+FLUSH_WITHIN: Final = 8.0
 LEDGER_FLUSH_WITHIN: Final = 3.0
 
 _log = logger(__name__)
@@ -191,8 +191,7 @@ class FeedProcess:
         self._rest.set_rate(self._rest_rate())
         complete_until = self._publisher.complete_until()
         for shard in self._owned.owned.values():
-            shard.ledger.refresh(complete_until)
-            shard.feed.measure()
+            shard.refresh(complete_until)
 
 
 async def _every(seconds: float, act: Callable[[], None]) -> None:

@@ -59,6 +59,17 @@ class FeedShard:
         self.products = frozenset(products)
         self.feed.want(products)
 
+    def refresh(self, complete_until: int | None) -> None:
+        """Say in the ledger that the shard lives, and up to where nothing of it is missing.
+
+        `complete_until`: up to where everything that was received is acknowledged. A connection may have died after its
+        last good frame without anybody having noticed, so no more than that counts as complete.
+        """
+        heard = self.feed.last_good
+        known = None if heard is None or complete_until is None else min(heard, complete_until)
+        self.ledger.refresh(known)
+        self.feed.measure()
+
     async def stop(self, cause: str) -> None:
         """End the feed; `settle` writes down from when on data may be missing."""
         self._stopping = cause

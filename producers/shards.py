@@ -30,7 +30,7 @@ RENEW_EVERY: Final = 1.0
 POLL_EVERY: Final = 0.1
 GIVE_UP_WITHIN: Final = 10.0
 """Seconds that the group waits for a shard to be handed over."""
-LEAVE_WITHIN: Final = 5.0
+LEAVE_WITHIN: Final = 3.0
 
 _log = logger(__name__)
 

@@ -51,6 +51,7 @@ class FakeFeed:
         self.listener = listener
         self.products: frozenset[str] = frozenset()
         self.heard: int | None = None
+        self.measured = 0
         self._events = events
         self._shard = shard
         self._stopped = asyncio.Event()
@@ -61,6 +62,13 @@ class FakeFeed:
 
     def stop(self) -> None:
         self._stopped.set()
+
+    @property
+    def last_good(self) -> int | None:
+        return self.heard
+
+    def measure(self) -> None:
+        self.measured += 1
 
     def fail(self, failure: Exception) -> None:
         self._failure = failure
@@ -320,6 +328,35 @@ def test_the_next_producer_opens_the_interval_of_a_kill_and_finds_the_trades_tha
     gaps = topic.gaps()
     assert {(gap.kind, gap.cause) for gap in gaps.values()} == {("time", "killed"), ("trade_id", "killed")}
     assert (gaps["gap:coinbase:BTC-USD:t8"].from_id, gaps["gap:coinbase:BTC-USD:t8"].to_id) == (8, 9)
+
+
+def test_a_kill_after_a_connection_died_unnoticed_costs_no_unrecorded_second() -> None:
+    async def play(topic: Topic) -> None:
+        killed = await _fed(topic, OF_BTC)
+        heard = killed.feeds[OF_BTC].heard
+        topic.now += 10_000_000
+        killed.owned.owned[OF_BTC].refresh(topic.now)
+        killed.write()
+        await _fed(topic, OF_BTC)
+
+        assert [gap.opened for gap in topic.gaps().values()] == [heard]
+
+    scenario(play)
+
+
+def test_a_kill_opens_its_interval_where_nothing_is_acknowledged_any_more() -> None:
+    async def play(topic: Topic) -> None:
+        killed = await _fed(topic, OF_BTC)
+        await killed.feeds[OF_BTC].deliver(tick(topic))
+        acknowledged = topic.now
+        await killed.feeds[OF_BTC].deliver(tick(topic))
+        killed.owned.owned[OF_BTC].refresh(acknowledged)
+        killed.write()
+        await _fed(topic, OF_BTC)
+
+        assert [gap.opened for gap in topic.gaps().values()] == [acknowledged]
+
+    scenario(play)
 
 
 def test_trades_of_a_product_that_nobody_wants_any_more_are_not_missed() -> None:
