@@ -454,6 +454,40 @@ def test_records_of_filled_gaps_go_after_a_day_also_those_of_a_predecessor() -> 
     assert world.write().keys() == {f"gap:x:{BTC}:t104", f"trades:x:{BTC}"}
 
 
+def test_a_joined_gap_is_closed_only_when_the_broker_has_the_one_that_covers_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trade_book, "MAX_HOLES", 2)
+    world = World()
+    for trade_id in (100, 102, 104):
+        world.trades(trade_id, trade_id)
+        world.settle()
+        world.write()
+
+    world.trades(106, 106)
+    world.settle()
+    joined, before = world.gap(101), world.gap(103).closed
+    world.write()
+    world.settle()
+
+    assert (joined.from_id, joined.to_id, joined.missing) == (101, 103, 2)
+    assert before is None
+    assert (world.gap(103).closed, world.gap(103).missing) == (world.now, 0)
+
+
+def test_where_a_product_begins_is_written_before_its_first_gap() -> None:
+    world = World()
+    world.trades(100, 101, acknowledge=False)
+    world.ledger.lost(BTC, 101)
+
+    world.settle(1)
+
+    (first, position), (second, _) = world.outbox.unsent()
+    assert (first, second) == (f"trades:x:{BTC}", f"gap:x:{BTC}:t101")
+    assert position is not None
+    assert position.last_trade_id == 99
+
+
 def test_an_acknowledgement_of_an_unknown_trade_changes_nothing() -> None:
     world = World()
     world.trades(100, 101, acknowledge=False)
