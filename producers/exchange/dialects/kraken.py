@@ -8,6 +8,7 @@ of 1970. The first message on a connection is its status; a trade subscription b
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from email.utils import formatdate
 from typing import Final
 
 import msgspec
@@ -138,7 +139,8 @@ class Kraken:
         try:
             match query.path.strip("/").split("/"):
                 case ["0", "public", "Time"]:
-                    return _result({"unixtime": board.now() // MICROS_PER_SECOND, "rfc1123": ""})
+                    seconds = board.now() // MICROS_PER_SECOND
+                    return _result({"unixtime": seconds, "rfc1123": formatdate(seconds, usegmt=True)})
                 case ["0", "public", "AssetPairs"]:
                     return _result({pair_name(p): _pair(p, board.history.decimals(p)) for p in board.listed})
                 case ["0", "public", "Trades"]:
