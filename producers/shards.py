@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from producers.lease import Lease
 from pulsestream.core.errors import UsageError
 from pulsestream.core.kafka import ADMIN_TIMEOUT, BrokerError, client_config, reason
 from pulsestream.core.log import logger
@@ -24,9 +25,6 @@ from pulsestream.core.topics import FEED_SHARDS
 
 SESSION: Final = 6.0
 """Seconds without a heartbeat after which the broker gives a member's shards to others."""
-LEASE: Final = 5.0
-"""Seconds for which a proof of membership holds: less than the session, so nobody else has the shards yet."""
-RENEW_EVERY: Final = 1.0
 POLL_EVERY: Final = 0.1
 GIVE_UP_WITHIN: Final = 10.0
 """Seconds that the group waits for a shard to be handed over."""
@@ -61,13 +59,9 @@ class ShardGroup:
     ) -> None:
         self._settings = settings
         self._owner = owner
-        self._monotonic = monotonic
         self._leaving = threading.Event()
         self._told: list[Future[None]] = []
-        self._proved_at: float | None = None
-        self._asked_at: float | None = None
-        """When the proof was asked for whose answer is awaited: one at a time, so that no answer is mixed up."""
-        self._renew_at = 0.0
+        self._lease = Lease(monotonic)
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._consumer = Consumer(_config(settings) | {"on_commit": self._committed})
         self._thread = threading.Thread(
@@ -76,8 +70,7 @@ class ShardGroup:
 
     def holds_lease(self) -> bool:
         """Say whether it is certain that no other producer has this one's shards."""
-        proved_at = self._proved_at
-        return proved_at is not None and self._monotonic() - proved_at < LEASE
+        return self._lease.holds()
 
     async def run(self) -> None:
         """Be a member until `leave`; raises UsageError for a topic that does not fit, BrokerError, or the owner's."""
@@ -152,7 +145,7 @@ class ShardGroup:
         _log.info("shards assigned", exchange=self._settings.exchange, shards=shards)
         if shards and max(shards) >= self._settings.feed_shards:
             self._fits(max(shards) + 1)
-        self._renew_at = 0.0
+        self._lease.hasten()
         self._tell(loop, self._owner.take(shards))
 
     def _revoked(self, loop: asyncio.AbstractEventLoop, shards: list[int]) -> None:
@@ -164,7 +157,7 @@ class ShardGroup:
             _log.error("shards not handed over in time", exchange=self._settings.exchange, shards=shards)
 
     def _lost(self, loop: asyncio.AbstractEventLoop, shards: list[int]) -> None:
-        self._proved_at = None
+        self._lease.void()
         _log.warning("shards lost", exchange=self._settings.exchange, shards=shards)
         self._tell(loop, self._owner.doubt())
 
@@ -182,22 +175,19 @@ class ShardGroup:
 
     def _renew(self) -> None:
         """Ask the broker to confirm the membership, by a commit that only a member can make."""
-        now = self._monotonic()
-        if self._asked_at is not None or now < self._renew_at:
+        owned = self._consumer.assignment() if self._lease.is_due() else []
+        if not owned:
             return
-        owned = [TopicPartition(held.topic, held.partition, 0) for held in self._consumer.assignment()]
-        if owned:
-            self._asked_at, self._renew_at = now, now + RENEW_EVERY
-            try:
-                self._consumer.commit(offsets=owned, asynchronous=True)
-            except KafkaException as error:
-                self._committed(error.args[0], owned)
+        self._lease.asked()
+        offsets = [TopicPartition(held.topic, held.partition, 0) for held in owned]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            self._committed(error.args[0], offsets)
 
     def _committed(self, error: KafkaError | None, _: list[TopicPartition]) -> None:
-        asked_at, self._asked_at = self._asked_at, None
-        if error is None:
-            self._proved_at = asked_at
-        else:
+        self._lease.answered(confirmed=error is None)
+        if error is not None:
             _log.info("membership not confirmed", exchange=self._settings.exchange, reason=error.str())
 
     def _take_error(self, message: Message | None) -> None:
