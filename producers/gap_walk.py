@@ -8,9 +8,13 @@ requests.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from producers.id_ranges import IdRanges
 from schemas.records import Trade
+
+_REMEMBERED: Final = 64
+"""Trades whose times are known, at most: the ends of the last pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,8 @@ class GapWalk:
         self.absent = IdRanges()
         self._page = page
         self._regions = [_Region(first, last)]
-        self._times = {first - 1: opened}
+        self._opened = opened
+        self._times: dict[int, int] = {}
         self._asked: _Region | None = None
 
     def next(self, missing: IdRanges) -> Question | None:
@@ -64,6 +69,8 @@ class GapWalk:
         progress = bool(page) and highest not in self._times
         for trade in (page[0], page[-1]) if page else ():
             self._times[trade.trade_id] = trade.exchange_time
+        while len(self._times) > _REMEMBERED:
+            del self._times[next(iter(self._times))]
         if highest >= asked.first:
             self._found(asked, page, min(highest, asked.last))
         elif progress:
@@ -73,7 +80,7 @@ class GapWalk:
 
     def before(self, trade_id: int) -> int:
         """Return the time (micros) of the nearest trade before an id that a page has shown."""
-        return self._times[max(known for known in self._times if known < trade_id)]
+        return max([self._opened, *(time for known, time in self._times.items() if known < trade_id)])
 
     def _found(self, asked: _Region, page: Sequence[Trade], highest: int) -> None:
         self._compare(asked.first, highest, page)

@@ -171,15 +171,18 @@ def test_what_rest_never_has_is_given_up_after_the_patience(exchange: RestExchan
 
 def test_a_long_gap_of_one_product_holds_up_no_other(exchange: RestExchange) -> None:
     world = World(exchange, Pace(idle=0.01, tasks=1))
-    world.gap(1_001, 30_000)
-    world.gap(501, 600, ETH)
+    for long, short in ((BTC, ETH), (ETH, BTC)):
+        world.gap(1_001, 20_000, long)
+        world.gap(30_001, 30_100, short)
+        before = len(exchange.asked)
 
-    world.until_closed()
+        world.until_closed()
 
-    asked = [ETH in asked.path for asked in exchange.asked]
-    assert asked.index(True) <= 1
-    assert len(world.topic.ids()) == 29_000
-    assert len(world.topic.ids(ETH)) == 100
+        asked = [short in asked.path for asked in exchange.asked[before:]]
+        assert asked.index(True) <= 1
+        world.ledger.unwanted([BTC, ETH])
+        world.ledger.wanted([BTC, ETH])
+    assert len(world.topic.ids()) == len(world.topic.ids(ETH)) == 19_100
 
 
 def test_the_newest_and_the_oldest_gap_take_turns(exchange: RestExchange) -> None:

@@ -84,6 +84,20 @@ def test_what_begins_late_in_a_gap_is_found() -> None:
     assert count < 300
 
 
+def test_pages_by_time_are_walked_up_to_a_gap_whose_last_trade_before_is_long_ago() -> None:
+    walked, missing = GapWalk(200, 210, 100_000, PAGE), IdRanges([(200, 210)])
+    questions = 0
+    while (question := walked.next(missing)) is not None:
+        page = from_time(list(range(1, 400)), question)
+        walked.answered([make_trade("B", number, 0) for number in page])
+        missing.remove(page[0], page[-1])
+        questions += 1
+
+    assert missing.count == 0
+    assert walked.absent.count == 0
+    assert questions < 20
+
+
 def test_pages_by_time_are_asked_from_the_last_trade_seen() -> None:
     walked = GapWalk(100, 150, 99_000, PAGE)
     missing = IdRanges([(100, 150)])
