@@ -7,6 +7,7 @@ only a person can cure is raised; a broker or an exchange that is away is waited
 """
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,6 +55,7 @@ _log = logger(__name__)
 
 def run(settings: Settings) -> None:
     """Feed until a signal ends it; raises BrokerError, FeedRefusedError or UsageError when it cannot go on."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it says each request, and a gap may take thousands
     asyncio.run(_run(settings))
 
 

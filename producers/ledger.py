@@ -149,7 +149,7 @@ class ShardLedger:
         held, now, waiting = self.connection, self._clock(), self._outbox.waiting
         if held is None or held.state != "connected" or self.shard.connection_key in waiting:
             return
-        if any(key.startswith(_GAP) for key in waiting):
+        if any(record is not None and _is_interval(record) for record in waiting.values()):
             return
         bound = max([time for time in (held.complete_until, complete_until) if time is not None], default=None)
         if bound != held.complete_until or now - self._said_at >= ALIVE_EVERY:
@@ -251,6 +251,10 @@ class Ledger:
         if scope.product is not None:
             return self.shards[number].shard.has(scope.product)
         return scope.tenant is None or scope.tenant in self._tenants[number]
+
+
+def _is_interval(feed: Feed) -> bool:
+    return feed.gap is not None and feed.gap.kind == "time"
 
 
 def _is_open_trade_gap(gap: Gap) -> bool:

@@ -252,6 +252,18 @@ def test_a_refresh_waits_while_anything_else_is_unwritten() -> None:
     assert CONN not in world.outbox.waiting
 
 
+def test_a_refresh_does_not_wait_for_gaps_in_trade_ids() -> None:
+    world = World()
+    ledger = running(world)
+    missing = Feed(**FED, gap=Gap(kind="trade_id", from_id=8, to_id=9, opened=1, cause="sequence"))
+    world.outbox.write("gap:coinbase:BTC-USD:t8", missing)
+
+    ledger.refresh(2_500)
+    world.write()
+
+    assert world.topic[CONN].complete_until == 2_500
+
+
 def test_a_refresh_never_goes_back() -> None:
     world = World()
     ledger = running(world)
