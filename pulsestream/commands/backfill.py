@@ -37,10 +37,10 @@ def parse_time(option: str, text: str) -> int:
 def run(settings: Settings, exchange: str, span: Span, choice: Choice, out: TextIO) -> bool:
     """Backfill until the end or Ctrl-C; returns whether the end was reached. Raises UsageError, OutageError."""
     with _shown(out) as shown:
-        return asyncio.run(_run(_at(settings, exchange), span, choice, shown))
+        return asyncio.run(_run(at_exchange(settings, exchange), span, choice, shown))
 
 
-def _at(settings: Settings, exchange: str) -> Settings:
+def at_exchange(settings: Settings, exchange: str) -> Settings:
     """Return settings for an exchange; addresses and venue of another one do not hold for it."""
     if exchange in {"", settings.exchange}:
         return settings
