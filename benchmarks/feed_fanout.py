@@ -108,8 +108,8 @@ async def _published(publisher: Publisher, ticks: list[Tick]) -> float:
 
 def _bare(broker: EmbeddedKafka, tenants: list[str]) -> Producer:
     settings = broker.settings("ps-producer")
-    room = {"queue.buffering.max.messages": 10_000_000, "queue.buffering.max.kbytes": 1024 * 1024}
-    producer = Producer({**producer_config(settings, "ps-bare"), **room})
+    quiet_room = {"log_level": 2, "queue.buffering.max.messages": 10_000_000, "queue.buffering.max.kbytes": 1024 * 1024}
+    producer = Producer({**producer_config(settings, "ps-bare"), **quiet_room})
     producer.list_topics(tenant_topic(tenants[0], "ticks"), timeout=_WAIT)
     return producer
 

@@ -125,7 +125,7 @@ def _bare(broker: EmbeddedKafka, seconds: float) -> Latency:
     session, encode = load("coinbase", SIMULATOR).session(), codec(Tick).encode
     outcomes = [outcome for frame in ticker_frames(RATE) for outcome in session.receive(frame, RECEIVED)]
     records = [(tick.product.encode(), encode(tick)) for tick in outcomes if isinstance(tick, Tick)]
-    producer = Producer(producer_config(broker.settings("ps-producer"), "bench-bare"))
+    producer = Producer(producer_config(broker.settings("ps-producer"), "bench-bare") | {"log_level": 2})
     topic = topics.tenant_topic(TENANT, "ticks")
     observed: list[tuple[float, float]] = []
 
