@@ -74,7 +74,8 @@ def test_whatever_is_killed_rows_statistics_and_alerts_equal_the_oracle_over_the
             assert assert_alerts_right(installation, one, records)
         assert installation.stop("producer", "exchange") == {"producer": 0, "exchange": 0}
         gaps = _gaps(installation)
-        _assert_one_gap_a_kill(gaps, producer.kills)
+        received = [record.tick.received_time for record in sourced_ticks(installation.admin, watched[0].slug)]
+        _assert_one_gap_a_kill(gaps, producer.kills, received)
         eventually(lambda: _assert_ledger_stored(installation, gaps))
         for one in watched:
             _assert_missing_lie_in_gaps(installation, one, frames, sent, gaps)
@@ -135,13 +136,14 @@ def _gaps(installation: Installation) -> dict[str, Gap]:
     return {key: feed.gap for key, feed in newest.items() if feed is not None and feed.gap is not None}
 
 
-def _assert_one_gap_a_kill(gaps: dict[str, Gap], moments: Sequence[float]) -> None:
-    """Assert that each kill of the producer has its interval, which begins shortly before it and is closed."""
+def _assert_one_gap_a_kill(gaps: dict[str, Gap], moments: Sequence[float], received: Sequence[int]) -> None:
+    """Assert that each kill has its interval, which begins shortly before the last tick published, and is closed."""
     intervals = (gap for gap in gaps.values() if (gap.kind, gap.cause) == ("time", "killed"))
     killed = sorted(intervals, key=lambda gap: gap.opened)
     assert len(killed) == len(moments)
     for gap, moment in zip(killed, moments, strict=True):
-        assert moment - LEDGER_BEHIND <= gap.opened / SECOND <= moment <= (gap.closed or 0) / SECOND
+        published = max(at for at in received if at / SECOND <= moment) / SECOND
+        assert published - LEDGER_BEHIND <= gap.opened / SECOND <= moment <= (gap.closed or 0) / SECOND
 
 
 def _assert_ledger_stored(installation: Installation, gaps: dict[str, Gap]) -> None:
