@@ -30,6 +30,7 @@ _TENANT_FAULTS: Final = frozenset(
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - confluent-kafka's own name
         KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - likewise
+        KafkaError._DESTROY,  # noqa: SLF001 - what waits for a partition that goes with its topic
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.TOPIC_EXCEPTION,
         KafkaError.MSG_SIZE_TOO_LARGE,
