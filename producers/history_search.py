@@ -1,7 +1,8 @@
 """Finds the first trade at or after a time in an exchange's history, where pages can be asked for by id only.
 
-An interpolation search that halves the rest at every third step, so that a market which trades in bursts costs a
-logarithm of requests all the same. Times rise with ids, but for a few neighbours that the caller filters.
+It goes back from the newest trades in growing steps, then interpolates and halves the rest at every third step, so a
+market that trades in bursts, or whose ids begin anywhere, costs a logarithm of requests. Times rise with ids, but for
+a few neighbours that the caller filters.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,12 +33,7 @@ async def first_id_at(at: int, latest: Sequence[Trade], ask: Ask) -> int:
     found = _within(latest, at)
     if found is not None:
         return found
-    oldest = await ask(1)
-    found = oldest[0].trade_id if oldest and oldest[0].exchange_time >= at else _within(oldest, at)
-    if found is not None:
-        return found
-    high = _point(latest[0])
-    low = _point(oldest[-1]) if oldest else _Point(0, high.time)
+    low, high = await _bracket(at, latest, ask)
     for step in range(MOST_QUESTIONS):
         if high.trade_id - low.trade_id <= 1:
             break
@@ -48,6 +44,24 @@ async def first_id_at(at: int, latest: Sequence[Trade], ask: Ask) -> int:
             return found
         low, high = _narrowed(low, high, guess, page, at)
     return high.trade_id
+
+
+async def _bracket(at: int, latest: Sequence[Trade], ask: Ask) -> tuple[_Point, _Point]:
+    """Return a point before `at` and one not before it: back from the newest page at its own rate, then ever faster."""
+    high, pace = _point(latest[0]), len(latest) / max(latest[-1].exchange_time - latest[0].exchange_time, 1)
+    step = max(len(latest), int((high.time - at) * pace))
+    while high.trade_id > 1:
+        guess = max(high.trade_id - step, 1)
+        page = await ask(guess)
+        if not page:
+            return _Point(guess, high.time), high
+        if page[0].exchange_time < at:
+            return _point(page[0]), high
+        high = min(high, _point(page[0]), key=lambda point: point.trade_id)
+        if guess == 1:
+            break
+        step *= 2
+    return _Point(high.trade_id - 1, high.time), high
 
 
 def _guess(low: _Point, high: _Point, at: int, page: int, *, halve: bool) -> int:

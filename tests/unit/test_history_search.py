@@ -51,3 +51,21 @@ def test_a_market_that_slept_for_years_costs_few_questions() -> None:
 
     assert found == 70_000
     assert asked < 40
+
+
+def test_ids_that_begin_at_a_large_number_cost_few_questions() -> None:
+    times = {10**15 + number: number * 1_000_000 for number in range(100_000)}
+
+    found, asked = search(times, 3_000_000_000)
+
+    assert found == 10**15 + 3_000
+    assert asked < 10
+
+
+def test_a_time_before_the_first_trade_costs_few_questions() -> None:
+    times = {10**15 + number: number * 1_000_000 for number in range(1_000)}
+
+    found, asked = search(times, -1)
+
+    assert found == 10**15
+    assert asked < 60
