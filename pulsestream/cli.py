@@ -65,7 +65,10 @@ def migrate() -> None:
     from schemas.migrate import migrate as migrate_database
 
     settings = _start("migrate")
-    applied = migrate_database(settings.database_url.get_secret_value())
+    database = settings.database_url.get_secret_value()
+    if not database:
+        raise UsageError("PULSESTREAM_DATABASE_URL is empty: set it to postgresql://superuser:…@host/database")
+    applied = migrate_database(database)
     typer.echo(f"database: {', '.join(applied) if applied else 'up to date'}")
     admin = Admin(settings)
     created = admin.create(platform_topic_specs(settings))

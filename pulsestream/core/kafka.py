@@ -19,7 +19,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from pulsestream.core.errors import OutageError
+from pulsestream.core.errors import OutageError, SettingsError
 from pulsestream.core.settings import Settings
 
 PARTITIONER: Final = "murmur2_random"
@@ -67,7 +67,8 @@ class ControlRecord:
 
 
 def client_config(settings: Settings, client_id: str) -> Config:
-    """Return the librdkafka configuration that every client of a process starts from."""
+    """Return the librdkafka configuration that every client of a process starts from; SettingsError without broker."""
+    _require_broker(settings)
     config: Config = {
         "bootstrap.servers": settings.kafka_bootstrap,
         "security.protocol": settings.kafka_security,
@@ -84,6 +85,19 @@ def client_config(settings: Settings, client_id: str) -> Config:
     if settings.kafka_ca_file is not None:
         config["ssl.ca.location"] = str(settings.kafka_ca_file)
     return config
+
+
+def _require_broker(settings: Settings) -> None:
+    if not settings.kafka_bootstrap:
+        raise SettingsError(
+            "no broker is named: set PULSESTREAM_KAFKA_BOOTSTRAP=host:port, or start everything with `pulsestream up`"
+        )
+    needs_user = settings.kafka_security.startswith("SASL")
+    if needs_user and not (settings.kafka_username and settings.kafka_password.get_secret_value()):
+        raise SettingsError(
+            f"the broker's security is {settings.kafka_security}: set PULSESTREAM_KAFKA_USERNAME and"
+            " PULSESTREAM_KAFKA_PASSWORD, or PULSESTREAM_KAFKA_SECURITY=PLAINTEXT"
+        )
 
 
 def producer_config(settings: Settings, client_id: str) -> Config:

@@ -1,6 +1,9 @@
 """Settings come from the environment, and a mistake is one sentence that says what to write instead."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +67,23 @@ def test_the_variables_of_options_and_tests_are_no_misspelt_settings(monkeypatch
     monkeypatch.setenv("PULSESTREAM_SHARED", "elsewhere")
 
     assert load_settings().api_port == 8000
+
+
+@pytest.mark.parametrize("command", ["producer", "stream", "sink", "migrate"])
+def test_a_process_without_what_it_needs_ends_with_one_line_that_says_what_to_set(command: str, tmp_path: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PULSESTREAM_")}
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "pulsestream.cli", command],
+        env=environ | {"PULSESTREAM_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    said = [line for line in ended.stderr.splitlines() if line.startswith("pulsestream: ")]
+    assert ended.returncode in {1, 2}
+    assert len(said) == 1
+    assert "PULSESTREAM_" in said[0]
+    assert "Traceback" not in ended.stderr
