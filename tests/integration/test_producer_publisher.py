@@ -29,7 +29,8 @@ from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
 from schemas.records import Bar, bar_id
 from tests.support.intervals import Intervals
-from tests.support.producing import make_tick, make_trade, producer_settings, read_ticks, read_topic, until
+from tests.support.producing import make_tick, producer_settings, read_ticks, read_topic, until
+from tests.support.trading import make_trade
 
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 MakeTopics = Callable[..., list[str]]
@@ -152,7 +153,7 @@ def test_trades_and_bars_go_to_their_own_topics_and_a_backfilled_record_says_so(
     async def scenario() -> None:
         bench = Bench(broker)
         bench.publisher.route({dataset: {"BTC-USD": [tenant]} for dataset in ("trades", "bars")})
-        await bench.publisher.publish(make_trade("BTC-USD", 7, 1_618_677_818_000_000))
+        await bench.publisher.publish(make_trade("BTC-USD", 7, 1_618_677_818_000_000, "coinbase"))
         await bench.publisher.publish(make_tick("BTC-USD", 7, 1_618_677_818_000_000))
         await bench.publisher.publish(bar, backfill=True)
         await bench.settled()
@@ -211,7 +212,7 @@ def test_the_time_from_receipt_to_acknowledgement_is_measured_once_a_record_and_
     asyncio.run(scenario())
 
     assert measured("count") == count + 2
-    assert 5.0 < measured("sum") - total < 15.0
+    assert 5.0 < measured("sum") - total < 60.0
 
 
 def test_a_product_that_nobody_wants_is_not_sent(broker: EmbeddedKafka) -> None:
@@ -250,7 +251,7 @@ def test_a_topic_that_appears_in_time_gets_every_tick_in_order(
     broker: EmbeddedKafka, tenant: str, make_topics: MakeTopics
 ) -> None:
     async def scenario() -> Bench:
-        bench = Bench(broker, Limits(topic_patience=20.0))
+        bench = Bench(broker, Limits(topic_patience=60.0))
         bench.publisher.route({"ticks": {"BTC-USD": [tenant]}})
         await bench.publish(50, "BTC-USD")
         make_topics(tenant, "ticks")

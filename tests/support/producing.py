@@ -19,7 +19,7 @@ from pulsestream.core.settings import PREFIX, Settings, environment
 from pulsestream.local import process
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
-from schemas.records import Feed, Subscription, Tick, Trade, tick_id, trade_event_id
+from schemas.records import Feed, Subscription, Tick, Trade, tick_id
 from tests.support.e2e import Service
 
 BOUND = 60.0
@@ -37,20 +37,6 @@ def make_tick(product: str, sequence: int, received_time: int, exchange: str = "
         product=product,
         sequence=sequence,
         price=100.5,
-        exchange_time=received_time - 5_000,
-        received_time=received_time,
-    )
-
-
-def make_trade(product: str, trade_id: int, received_time: int, exchange: str = "coinbase") -> Trade:
-    return Trade(
-        event_id=trade_event_id(exchange, product, trade_id),
-        exchange=exchange,
-        product=product,
-        trade_id=trade_id,
-        price=100.5,
-        size=0.25,
-        side="buy",
         exchange_time=received_time - 5_000,
         received_time=received_time,
     )

@@ -18,7 +18,6 @@ from urllib.parse import parse_qs, urlsplit
 from pulsestream.core.clock import MICROS_PER_SECOND, format_rfc3339, parse_rfc3339
 
 PAGE = 1000
-DAY = 86_400
 
 
 @dataclass

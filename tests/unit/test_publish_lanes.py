@@ -12,7 +12,8 @@ from producers.ledger import BUFFER, Scope
 from pulsestream.core.topics import tenant_topic
 from schemas.records import Tick, Trade
 from tests.support.intervals import Interval, Intervals
-from tests.support.producing import make_tick, make_trade
+from tests.support.producing import make_tick
+from tests.support.trading import make_trade
 
 PRODUCT = "BTC-USD"
 TIMED_OUT = Failure("_MSG_TIMED_OUT", "timed_out", Reach.ALL)
