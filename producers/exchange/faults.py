@@ -1,32 +1,8 @@
 """A plan of what shall go wrong between the simulator and its clients, and the injector that carries it out. Pure.
 
-A plan is a YAML file. Its faults are tried in order on everything that they match; the first whose turn it is happens,
-and the later ones do not see that frame or request. The same plan, seed and market make the same faults:
-
-    seed: 7
-    faults:
-      - kind: drop                       # a frame is not sent; `rest: false`: nor does REST know its trades
-        match: {channel: trades, product: BTC-USD}
-        when: {after: 5, for: 30, every: 100, count: 3}
-      - {kind: duplicate, times: 2}      # a frame is sent again so often
-      - {kind: reorder, by: 3}           # a frame is overtaken by the next three of its product and channel
-      - {kind: delay, seconds: 1.5}      # a frame comes late, others overtake it
-      - {kind: corrupt}                  # a frame's text is cut, or a character of it changed
-      - {kind: clock_skew, seconds: 30}  # a frame's times are wrong
-      - {kind: oversize, bytes: 5000000} # before a frame comes one that is too long
-      - {kind: slow_drip, seconds: 5, bytes_per_second: 500}
-      - {kind: half_open}                # from a frame on the connection stands and is silent
-      - {kind: close, code: 1011}        # before a frame the connection ends
-      - {kind: accept_then_close}        # a new connection ends at once
-      - {kind: http_429, retry_after: 2, to: websocket}   # or rest, or both: a handshake or request is refused
-      - {kind: rest_500}
-      - {kind: rest_truncated}
-      - kind: rest_missing               # REST does not know a trade: nothing can recover it
-        when: {probability: 0.01}
-
-match: channel is trades, ticks, heartbeats, or the exchange's own name of one; product is normalised (BTC-USD).
-when: from `after` seconds after the market's start, `for` so many seconds, every Nth, each with this probability, at
-most `count` times. For rest_missing the trades are counted, for http_429, accept_then_close and rest_* the requests.
+A plan is a YAML file; docs/feeds.md shows one with every kind of fault. Its faults are tried in order on everything
+that they match; the first whose turn it is happens, and the later ones do not see that frame or request. The same
+plan, seed and market make the same faults.
 """
 
 import random
@@ -180,11 +156,6 @@ Fault: TypeAlias = (
     Drop | Duplicate | Reorder | Delay | Corrupt | ClockSkew | Oversize | SlowDrip | HalfOpen | Close
     | AcceptThenClose | TooMany | Rest500 | RestTruncated | RestMissing
 )  # fmt: skip
-KINDS: Final = (
-    "drop", "duplicate", "reorder", "delay", "corrupt", "clock_skew", "oversize", "slow_drip", "half_open", "close",
-    "accept_then_close", "http_429", "rest_500", "rest_truncated", "rest_missing",
-)  # fmt: skip
-"""Every kind of fault."""
 _OF_FRAMES: Final = (
     Drop, Duplicate, Reorder, Delay, Corrupt, ClockSkew, Oversize, SlowDrip, HalfOpen, Close,
 )  # fmt: skip

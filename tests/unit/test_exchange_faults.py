@@ -1,16 +1,17 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from producers.exchange import faults
 from producers.exchange.dialects import Binance, Coinbase, Kraken
 from producers.exchange.dialects.base import Query
 from producers.exchange.errors import SimulatorError
-from producers.exchange.faults import KINDS, Deed, FaultPlan, Injector
+from producers.exchange.faults import Deed, Fault, FaultPlan, Injector
 from producers.exchange.market import FeedFrame
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "feeds.md"
 TRADE = FeedFrame("matches", "BTC-USD", '{"type":"match","time":"2026-01-31T12:00:00.000000Z"}', 7, 5, (5,))
 TICK = FeedFrame("ticker", "BTC-USD", '{"type":"ticker"}', 7, 5)
 OTHER = FeedFrame("matches", "ETH-USD", '{"type":"match"}', 9, 6, (6,))
@@ -38,14 +39,14 @@ def refused(tmp_path: Path, text: str) -> str:
 
 def test_the_documented_plan_is_a_plan_and_shows_every_kind(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
-    documented = re.search(r"^    seed: 7\n(?:    .*\n)+", faults.__doc__ or "", re.MULTILINE)
+    documented = re.search(r"^```yaml\n(.*?)^```", DOCUMENT.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert documented is not None
-    path.write_text(documented.group().replace("\n    ", "\n")[4:])
+    path.write_text(documented[1])
 
     plan = FaultPlan.read(path)
 
     assert [fault.kind for fault in plan.faults] == list(dict.fromkeys(fault.kind for fault in plan.faults))
-    assert {fault.kind for fault in plan.faults} == set(KINDS)
+    assert {type(fault) for fault in plan.faults} == set(get_args(Fault))
     assert (plan.faults[0].when.during, plan.faults[0].when.count) == (30, 3)
 
 
