@@ -1,4 +1,4 @@
-"""What ends a connection, or the whole producer.
+"""What ends a connection, or the whole producer; and FrameError, a UsageError of recordings.
 
 OutageError
 ├── FeedError            anything that ends one connection to an exchange
