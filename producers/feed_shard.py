@@ -94,7 +94,9 @@ class FeedShard:
     # ---- what the feed tells ----
 
     async def record(self, record: Tick | Trade) -> None:
-        """Pass a record on."""
+        """Pass a record on, unless nobody asked for its product: an exchange must not make the ledger longer."""
+        if record.product not in self.products:
+            return
         self.last_record = record.received_time
         await self._intake.record(record)
 

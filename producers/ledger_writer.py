@@ -61,9 +61,10 @@ class LedgerWriter:
             if (key, version) in self._writing:
                 continue
             value = None if record is None else self._encode(record)
+            self._writing.add((key, version))  # before it is sent: a client that refuses it says so at once
             if not self._sender.send(FEEDS, key, value, partial(self._written, key, record)):
+                self._writing.discard((key, version))
                 return
-            self._writing.add((key, version))
             if key.startswith(_STATE):
                 self._said[key].append(record)
 

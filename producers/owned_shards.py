@@ -226,7 +226,8 @@ class OwnedShards:
             product = record.product if record is not None else None
             if product is not None and any(shard.ledger.shard.has(product) for shard in shards):
                 keys.add(key)
-        return keys
+        removed = (key for key, record in self._books.outbox.unsent() if record is None)
+        return keys | {key for key in removed if any(shard.ledger.shard.has(_product_of(key)) for shard in shards)}
 
     def _is_untouched(self, number: int, records: Mapping[str, FeedRecord]) -> bool:
         """Say whether nobody else has written about a shard since this process did."""
@@ -242,3 +243,9 @@ class OwnedShards:
                 return
             self._publisher.poll()
             await asyncio.sleep(_PAUSE)
+
+
+def _product_of(key: str) -> str:
+    """Return the product that a removed record spoke of; none for a connection's, which its shard's ledger knows."""
+    kind, _, rest = key.partition(":")
+    return "" if kind == "conn" else rest.partition(":")[2].partition(":")[0]

@@ -133,6 +133,7 @@ class Producer:
         self.feeds: dict[int, FakeFeed] = {}
         self.is_member = True
         self.is_broken = False
+        self.refusals = 0
         self.outbox = Outbox({})
         self.trades = TradeLedger("coinbase", lambda: topic.now, self.outbox)
         self.writer = LedgerWriter(self.outbox, self, self._may_write)
@@ -155,6 +156,10 @@ class Producer:
         assert topic == "ps._platform.feeds.v1"
         if self.is_broken:
             return False
+        if self.refusals:
+            self.refusals -= 1
+            done(KafkaError(KafkaError._UNKNOWN_TOPIC))
+            return True
         self.events.append(f"wrote {key}")
         self.topic.log.append(key)
         held = self.topic.records.pop(key, None)
@@ -520,5 +525,67 @@ def test_a_feed_that_cannot_go_on_ends_the_producer() -> None:
         async with asyncio.timeout(10):
             with pytest.raises(FeedRefusedError, match="no such exchange"):
                 await producer.owned.failure()
+
+    scenario(play)
+
+
+def test_a_record_that_the_client_refuses_at_once_is_written_again() -> None:
+    async def play(topic: Topic) -> None:
+        producer = await _fed(topic, OF_BTC)
+        producer.refusals = 1
+
+        await producer.feeds[OF_BTC].deliver(trade(topic, 7))
+        producer.write()
+        assert "trades:coinbase:BTC-USD" not in topic.records
+        producer.write()
+
+        assert topic.records["trades:coinbase:BTC-USD"].last_trade_id == 7
+
+    scenario(play)
+
+
+def test_what_was_removed_in_doubt_is_not_removed_from_the_next_producers_ledger() -> None:
+    async def play(topic: Topic) -> None:
+        first = await _fed(topic, OF_BTC, OF_ETH)
+        await first.feeds[OF_BTC].deliver(trade(topic, 7))
+        first.write()
+        await first.owned.doubt()
+        first.owned.follow(Wanted({ETH: frozenset({"acme"})}))
+        second = await _fed(topic, OF_BTC)
+        await second.feeds[OF_BTC].deliver(trade(topic, 8))
+        second.write()
+        assert "trades:coinbase:BTC-USD" in topic.records
+
+        await first.owned.take([OF_ETH])
+        first.write()
+
+        assert "trades:coinbase:BTC-USD" in topic.records
+
+    scenario(play)
+
+
+def test_a_removal_is_written_before_a_shard_is_handed_over() -> None:
+    async def play(topic: Topic) -> None:
+        producer = await _fed(topic, OF_BTC)
+        await producer.feeds[OF_BTC].deliver(trade(topic, 7))
+        producer.write()
+        producer.owned.follow(Wanted({}))
+
+        await producer.owned.give_up([OF_BTC])
+
+        assert "trades:coinbase:BTC-USD" not in topic.records
+
+    scenario(play)
+
+
+def test_a_product_that_nobody_asked_for_does_not_get_into_the_ledger() -> None:
+    async def play(topic: Topic) -> None:
+        producer = await _fed(topic, OF_BTC)
+
+        await producer.feeds[OF_BTC].deliver(trade(topic, 7, "UNASKED-USD"))
+        producer.write()
+
+        assert producer.trades.products() == []
+        assert not [key for key in topic.records if "UNASKED" in key]
 
     scenario(play)
