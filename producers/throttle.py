@@ -16,6 +16,9 @@ LONGEST_REST: Final = 60.0
 SLOWEST: Final = 0.01
 """Requests a second, at least: a share of nothing must not divide by zero."""
 
+LONGEST_HOLD: Final = 3 * 86_400.0
+"""Most seconds that a Retry-After is believed: Binance's longest ban."""
+
 Uniform = Callable[[float, float], float]
 
 
@@ -89,12 +92,15 @@ class Circuit:
 
 
 def retry_after(header: str | None, wall_seconds: float) -> float:
-    """Return the seconds that a Retry-After header asks for (RFC 9110, 10.2.3: a number or a date); 0 if it is none."""
+    """Return the seconds that a Retry-After header asks for (RFC 9110, 10.2.3: a number or a date).
+
+    0 if it is none, and `LONGEST_HOLD` at most: a slip of the exchange's must not stop the requests for good.
+    """
     if header is None:
         return 0.0
     if header.strip().isdecimal():
-        return float(header)
+        return min(LONGEST_HOLD, float(header))
     try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - wall_seconds)
-    except ValueError:
+        return min(LONGEST_HOLD, max(0.0, parsedate_to_datetime(header).timestamp() - wall_seconds))
+    except (ValueError, OverflowError):
         return 0.0

@@ -1,9 +1,10 @@
 """How often a REST API may be asked."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.throttle import FIRST_REST, LONGEST_REST, TRIP_AFTER, Circuit, Throttle, retry_after
+from producers.throttle import FIRST_REST, LONGEST_HOLD, LONGEST_REST, TRIP_AFTER, Circuit, Throttle, retry_after
 
 WALL = 1_700_000_000.0
 
@@ -81,3 +82,15 @@ def test_retry_after_is_a_number_or_a_date() -> None:
     assert retry_after("Tue, 14 Nov 2023 22:13:10 GMT", WALL) == 0.0
     assert retry_after("soon", WALL) == 0.0
     assert retry_after(None, WALL) == 0.0
+
+
+@pytest.mark.parametrize("header", ["9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_no_retry_after_holds_requests_up_for_good(header: str) -> None:
+    assert retry_after(header, WALL) == LONGEST_HOLD
+
+
+@pytest.mark.parametrize(
+    "header", [f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT", f"Wed, 21 Oct 2015 07:28:00 +{'9' * 20}", "²", "-1"]
+)
+def test_a_retry_after_that_is_no_time_at_all_is_none(header: str) -> None:
+    assert retry_after(header, WALL) == 0.0
