@@ -160,6 +160,13 @@ FROM (
 WHERE nth <= %(limit)s
 ORDER BY exchange, scope, nth;
 
+-- name: read_skipped_ids
+-- What an exchange jumped over when it began to count its trades anew.
+SELECT exchange, product, gap_from_id, gap_to_id
+FROM feeds
+WHERE gap_cause = 'renumbered' AND gap_closed >= %(from)s AND exchange = ANY(%(exchanges)s)
+    AND product = ANY(%(products)s);
+
 -- name: read_trade_hours
 -- Of each product the hours from a time on, and the last one before it.
 SELECT own.exchange, own.product, counted.hour, counted.trades, counted.first_id, counted.last_id

@@ -30,6 +30,8 @@ from pulsestream.core.metrics import (
 from schemas.records import Feed, Gap, Trade
 
 KIND: Final = "trade_id"
+RENUMBERED: Final = "renumbered"
+"""Cause of a gap whose ids were jumped over by an exchange that counts anew: `missing` is null, for nobody knows."""
 WRITE_EVERY: Final = 2 * MICROS_PER_SECOND
 """How often a position or a shrinking gap is written, at most."""
 KEEP_CLOSED: Final = 24 * 3600 * MICROS_PER_SECOND
@@ -239,27 +241,26 @@ class TradeLedger:
             book = self._books[trade.product] = Book(trade.product, trade.trade_id - 1, trade.exchange_time)
         publish = book.take(trade)
         if book.renumbered is not None:
-            self._renumber(book, trade)
+            self._renumber(book, book.renumbered, trade)
         return publish
 
-    def _renumber(self, book: Book, trade: Trade) -> None:
-        """Begin anew with this trade: what the old numbering misses can never come."""
-        _log.error(
-            "trade ids begin anew", exchange=self._exchange, product=book.product, last=book.last, now=trade.trade_id
-        )
+    def _renumber(self, book: Book, first: int, trade: Trade) -> None:
+        """Begin anew with this trade, and `first` before it: what the old numbering misses can never come."""
+        _log.error("trade ids begin anew", exchange=self._exchange, product=book.product, last=book.last, now=first)
         self._abandon(book)
-        if trade.trade_id > book.last:
-            self._skip(book, trade)
-        anew = self._books[trade.product] = Book(trade.product, trade.trade_id - 1, trade.exchange_time)
+        if first > book.last:
+            self._skip(book, first)
+        anew = self._books[trade.product] = Book(trade.product, first, trade.exchange_time)
         anew.take(trade)
 
-    def _skip(self, book: Book, trade: Trade) -> None:
-        """Write down, as a closed gap, a jump too wide to be filled."""
-        first, last = book.last + 1, trade.trade_id - 1
-        hole = Hole(first, last, book.time, "renumbered", 0, IdRanges())
-        hole.give_up(first, last, last - first + 1)
-        self._given_up(hole.given_up)
-        self._write(book, hole, self._clock())
+    def _skip(self, book: Book, first: int) -> None:
+        """Write down ids that were jumped over: a closed gap, of which nobody knows how many were trades."""
+        now, from_id = self._clock(), book.last + 1
+        key = f"gap:{self._exchange}:{book.product}:t{from_id}"
+        gap = Gap(kind=KIND, from_id=from_id, to_id=first - 1, opened=book.time, closed=now, cause=RENUMBERED)
+        FEED_GAPS.labels(self._exchange, RENUMBERED).inc()
+        feed = Feed(exchange=self._exchange, product=book.product, state="connected", at=now, gap=gap, version=0)
+        self._outbox.write(key, feed)
 
     def _abandon(self, book: Book) -> None:
         book.filling.clear()

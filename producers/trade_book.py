@@ -19,8 +19,10 @@ SUSPECT_FOR: Final = 2 * MICROS_PER_SECOND
 """Microseconds after which an id that was jumped over counts as missing."""
 MAX_HOLES: Final = 128
 MAX_RANGES: Final = 64
-MAX_JUMP: Final = 10_000_000
-"""A jump over more ids than this is taken for a new numbering, once a second trade confirms it."""
+MAX_JUMP: Final = 100_000
+MAX_RATE: Final = 10_000
+"""A jump over more ids than `MAX_JUMP`, and `MAX_RATE` for each second since the last trade, is taken for a new
+numbering, once a second trade confirms it: no product trades that often."""
 RENUMBERED_AFTER: Final = 10 * MICROS_PER_SECOND
 """A low id whose trade is this much younger than the newest one cannot be a repetition."""
 _NEIGHBOURS: Final = 10_000
@@ -95,7 +97,7 @@ class Book:
         self.closed: deque[tuple[int, str]] = deque()
         self.marks: deque[tuple[int, int]] = deque([(last, time)], _MARKS)
         self.candidate: int | None = None
-        self.renumbered: Trade | None = None
+        self.renumbered: int | None = None
         self.duplicates = 0
 
     @property
@@ -114,7 +116,7 @@ class Book:
         """Take a trade that is not simply the next one; False for one that is known."""
         if trade.trade_id <= self.last:
             return self._late(trade)
-        if trade.trade_id - self.last > MAX_JUMP:
+        if not self._is_plausible(trade.trade_id, trade.exchange_time):
             return self._strange(trade)
         self.expect(trade.trade_id - 1, trade.received_time, "sequence")
         self._advance(trade)
@@ -134,7 +136,7 @@ class Book:
 
     def expect_tail(self, last: int, now: int) -> None:
         """Note the newest id that the exchange names; one that is far off is left to the trades to show."""
-        if last - self.last <= MAX_JUMP:
+        if self._is_plausible(last, now):
             self.expect(last, now, "heartbeat")
 
     def acknowledge(self, trade_id: int) -> int:
@@ -264,6 +266,11 @@ class Book:
         self.cause = ""
         self.candidate = None
 
+    def _is_plausible(self, trade_id: int, at: int) -> bool:
+        """Say whether as many trades as lie before this id can have happened by a time."""
+        seconds = max(0, at - self.time) // MICROS_PER_SECOND
+        return trade_id - self.last <= MAX_JUMP + MAX_RATE * seconds
+
     def _late(self, trade: Trade) -> bool:
         trade_id = trade.trade_id
         hole = self.hole(trade_id)
@@ -302,7 +309,7 @@ class Book:
         if late and trade.exchange_time - self.time < RENUMBERED_AFTER:
             return True
         if before is not None and 0 < trade.trade_id - before < _NEIGHBOURS:
-            self.renumbered = trade
+            self.renumbered = before
         return True
 
     def _is_pending(self, trade_id: int) -> bool:

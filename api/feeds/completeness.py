@@ -6,9 +6,10 @@ The trade ids of a product count up without holes, so an hour whose last stored 
 - `base` is the greatest id of the stored hours before, since the subscription began or in the hour just before.
   Without one the hour counts from its first stored id on: what a tenant never asked for is not missing.
 - A hole belongs to the hour of the first trade stored behind it. An hour without any trade says nothing (None).
+- Ids that an exchange jumped over when it began to count anew were never trades: they are not expected.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import floor
@@ -38,12 +39,18 @@ class HourOfTrades:
     percent: float | None = None
 
 
-def by_hour(stored: Iterable[StoredHour], since: datetime, start: datetime, end: datetime) -> list[HourOfTrades]:
+Span = tuple[int, int]
+"""A first and a last trade id."""
+
+
+def by_hour(
+    stored: Iterable[StoredHour], since: datetime, start: datetime, end: datetime, skipped: Collection[Span] = ()
+) -> list[HourOfTrades]:
     """Return every hour from `start` up to, not including, `end` (both whole hours), given the stored ones in order.
 
-    `stored` may begin before `start`. `since`: when the subscription began.
+    `stored` may begin before `start`. `since`: when the subscription began. `skipped`: ids that no trade ever had.
     """
-    figures = {hour.hour: hour for hour in _measured(stored, whole_hour(since))}
+    figures = {hour.hour: hour for hour in _measured(stored, whole_hour(since), skipped)}
     wanted = (start + number * HOUR for number in range((end - start) // HOUR))
     return [figures.get(hour) or HourOfTrades(hour, 0) for hour in wanted]
 
@@ -53,13 +60,14 @@ def whole_hour(moment: datetime) -> datetime:
     return moment.replace(minute=0, second=0, microsecond=0)
 
 
-def _measured(stored: Iterable[StoredHour], since: datetime) -> Iterable[HourOfTrades]:
+def _measured(stored: Iterable[StoredHour], since: datetime, skipped: Collection[Span]) -> Iterable[HourOfTrades]:
     before: StoredHour | None = None
     greatest = 0
     for hour in stored:
         counts = before is not None and (before.hour >= since or before.hour + HOUR == hour.hour)
         base = greatest if counts else hour.first_id - 1
-        expected = max(hour.last_id - base, hour.trades)
+        unused = sum(last - first + 1 for first, last in skipped if base < first and last < hour.last_id)
+        expected = max(hour.last_id - base - unused, hour.trades)
         yield HourOfTrades(hour.hour, hour.trades, expected, _percent(hour.trades, expected))
         greatest = max(hour.last_id, greatest) if counts else hour.last_id
         before = hour

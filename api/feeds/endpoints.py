@@ -48,7 +48,10 @@ class ShownGap(Shown):
     scope: str = Field(description="product, or connection: everything that came over it", examples=["product"])
     from_id: int | None = Field(description="first missing id", examples=[881_200_017])
     to_id: int | None = Field(description="last missing id", examples=[881_200_031])
-    missing: int | None = Field(description="ids still missing; left of a closed gap: not recoverable", examples=[0])
+    missing: int | None = Field(
+        description="ids still missing; left of a closed gap: not recoverable; null: the exchange counts anew",
+        examples=[0],
+    )
     opened: Moment = Field(description="last moment known to be complete", examples=[_TIME])
     closed: Moment | None = Field(description="null while it is open", examples=[None])
     cause: str = Field(examples=["disconnected"])

@@ -6,7 +6,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from api.database import Connection, fetch_all
-from api.feeds.completeness import StoredHour
+from api.feeds.completeness import Span, StoredHour
 from api.feeds.ledger import FeedRow, GapRow
 
 Name = tuple[str, str]
@@ -24,6 +24,16 @@ async def gaps(connection: Connection, names: Sequence[Name], start: datetime, l
     named = {"exchanges": sorted({name[0] for name in names}), "products": sorted({name[1] for name in names})}
     rows = await fetch_all(connection, "read_feed_gaps", {**named, "from": start, "limit": limit})
     return [GapRow(**row) for row in rows]
+
+
+async def skipped_ids(connection: Connection, names: Sequence[Name], start: datetime) -> dict[Name, list[Span]]:
+    """Return the trade ids, first and last, that exchanges jumped over since `start`."""
+    named = {"exchanges": sorted({name[0] for name in names}), "products": sorted({name[1] for name in names})}
+    rows = await fetch_all(connection, "read_skipped_ids", {**named, "from": start})
+    found: dict[Name, list[Span]] = {}
+    for row in rows:
+        found.setdefault((row["exchange"], row["product"]), []).append((row["gap_from_id"], row["gap_to_id"]))
+    return found
 
 
 async def trade_hours(

@@ -8,7 +8,7 @@ from typing import Final
 
 from api.database import Database
 from api.feeds import ledger, repository
-from api.feeds.completeness import HOUR, HourOfTrades, StoredHour, by_hour, whole_hour
+from api.feeds.completeness import HOUR, HourOfTrades, Span, StoredHour, by_hour, whole_hour
 from api.feeds.ledger import FeedRow, Gap, GapRow
 from api.subscriptions.repository import SubscriptionRow, list_subscriptions
 from pulsestream.core.clock import Clock, to_datetime
@@ -47,6 +47,7 @@ class _Known:
     rows: Mapping[str, FeedRow]
     gaps: Mapping[tuple[str, str | None], Sequence[GapRow]]
     hours: Mapping[repository.Name, Sequence[StoredHour]]
+    skipped: Mapping[repository.Name, Sequence[Span]]
 
 
 class Feeds:
@@ -72,6 +73,7 @@ class Feeds:
                 await repository.feeds(connection, {name[0] for name in names}),
                 _by_scope(await repository.gaps(connection, names, start, MAX_GAPS)),
                 await repository.trade_hours(connection, tenant, names, start),
+                await repository.skipped_ids(connection, names, start),
             )
         return FeedList(now, [self._feed(row, known, start, now) for row in own])
 
@@ -90,7 +92,7 @@ class Feeds:
             ledger.last_trade_id(known.rows, *name),
             gaps,
             left_out,
-            by_hour(known.hours.get(name, ()), own.since, start, whole_hour(now) + HOUR),
+            by_hour(known.hours.get(name, ()), own.since, start, whole_hour(now) + HOUR, known.skipped.get(name, ())),
         )
 
 

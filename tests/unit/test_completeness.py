@@ -394,7 +394,7 @@ def test_a_single_absurd_id_moves_nothing() -> None:
     world = World()
     world.trades(100, 100)
 
-    assert world.ledger.trade(make_trade(BTC, 100 + 2 * MAX_JUMP, world.now))
+    assert world.ledger.trade(make_trade(BTC, 10**12, world.now, exchange_time=world.now))
     world.trades(101, 102)
     world.settle()
 
@@ -402,17 +402,31 @@ def test_a_single_absurd_id_moves_nothing() -> None:
     assert world.ledger.open_gaps() == []
 
 
-def test_a_jump_too_wide_to_fill_is_written_down_as_lost() -> None:
+def test_ids_that_begin_anew_further_on_leave_a_closed_gap_of_unknown_size() -> None:
     world = World()
     world.trades(100, 100)
-    far = 100 + 2 * MAX_JUMP
+    far = 10**12
 
     for trade_id in (far, far + 1):
-        world.ledger.trade(make_trade(BTC, trade_id, world.now))
+        world.ledger.trade(make_trade(BTC, trade_id, world.now, exchange_time=world.now))
 
     gap = world.gap(101)
-    assert (gap.cause, gap.missing, gap.closed) == ("renumbered", far - 100, world.now)
+    assert (gap.cause, gap.from_id, gap.to_id) == ("renumbered", 101, far - 1)
+    assert (gap.missing, gap.closed) == (None, world.now)
     assert world.ledger.last(BTC) == far + 1
+
+
+def test_a_jump_that_a_busy_market_can_have_made_is_a_gap_to_fill() -> None:
+    world = World()
+    world.trades(100, 100)
+    hour = 3600 * 1_000_000
+    world.now += hour
+
+    world.ledger.trade(make_trade(BTC, 100 + 20 * MAX_JUMP, world.now, exchange_time=world.now))
+    world.settle()
+
+    (gap,) = world.ledger.open_gaps()
+    assert (gap.from_id, gap.to_id) == (101, 99 + 20 * MAX_JUMP)
 
 
 def test_many_gaps_are_joined_and_nothing_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,14 @@ def test_an_hour_holds_its_trades_over_the_ids_since_the_hour_before() -> None:
     ]
 
 
+def test_ids_that_an_exchange_jumped_over_are_not_expected() -> None:
+    stored = [hour(0, 10, 1, 10), hour(1, 81, 11, 1_000_100), hour(2, 10, 1_000_101, 1_000_110)]
+
+    figures = by_hour(stored, LONG_AGO, START, START + 3 * HOUR, [(51, 1_000_050)])
+
+    assert [(figure.expected, figure.percent) for figure in figures] == [(10, 100.0), (90, 90.0), (10, 100.0)]
+
+
 def test_the_first_hour_of_all_counts_from_its_first_trade_on() -> None:
     assert percents([hour(0, 5, 1001, 1010)], 1) == [50.0]
 
