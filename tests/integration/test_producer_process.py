@@ -121,7 +121,7 @@ def test_every_frame_of_the_exchange_is_on_the_topic_until_a_clean_stop(world: W
         read += [tick.event_id for tick in sent[: last + 1]]
     assert sorted(stored) == sorted(read)
     assert world.states() == {"disconnected"}
-    assert [(feed.gap.cause, feed.gap.closed) for feed in world.gaps() if feed.gap] == [("stopped", None)] * 2
+    _assert_open(world, "stopped")
 
 
 def test_a_subscription_starts_and_ends_a_product_within_five_seconds_on_the_same_connection(world: World) -> None:
@@ -130,7 +130,7 @@ def test_a_subscription_starts_and_ends_a_product_within_five_seconds_on_the_sam
     producer.wait_ready()
 
     world.subscribe("ETH-USD")
-    eventually(lambda: _has(world, "ETH-USD"), timeout=30.0)
+    eventually(lambda: _has(world, "ETH-USD"))
     world.subscribe("BTC-USD", end=True)
 
     def ended() -> None:
@@ -156,9 +156,9 @@ def test_a_killed_producer_leaves_an_interval_that_its_successor_writes_down(wor
     killed = world.produce()
     killed.wait_ready()
     world.wait_for(150, killed)
+    eventually(lambda: _assert_states(world, "connected"))
     killed.kill()
     before = world.ticks()
-    assert world.states() == {"connected"}
 
     successor = world.produce()
     successor.wait_ready()
@@ -171,7 +171,7 @@ def test_a_killed_producer_leaves_an_interval_that_its_successor_writes_down(wor
     assert len(gaps) == len(world.shards(*PRODUCTS))
     for gap in gaps:
         assert gap.closed is not None
-        assert newest - 3_000_000 < gap.opened <= newest
+        assert newest - 10_000_000 < gap.opened <= newest
         assert gap.closed >= next_tick
     assert_only_recorded_ticks_are_missing(world)
     assert len({tick.event_id for tick in world.ticks()}) == len(world.ticks())
@@ -185,7 +185,7 @@ def test_an_exchange_that_goes_away_leaves_an_interval_that_its_return_closes(wo
 
     world.market.kill()
     eventually(lambda: _assert_states(world, "disconnected"))
-    assert [(feed.gap.cause, feed.gap.closed) for feed in world.gaps() if feed.gap] == [("disconnected", None)] * 2
+    eventually(lambda: _assert_open(world, "disconnected"))
     world.open_market()
     eventually(lambda: _assert_states(world, "connected"))
     world.wait_for(50, producer)
@@ -197,6 +197,10 @@ def test_an_exchange_that_goes_away_leaves_an_interval_that_its_return_closes(wo
 
 def _assert_states(world: World, state: str) -> None:
     assert world.states() == {state}
+
+
+def _assert_open(world: World, cause: str) -> None:
+    assert [(feed.gap.cause, feed.gap.closed) for feed in world.gaps() if feed.gap] == [(cause, None)] * 2
 
 
 def _assert_closed(world: World, cause: str) -> None:
