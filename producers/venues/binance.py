@@ -10,16 +10,29 @@ and it sends no heartbeats: one more stream, of its busiest product, tells a qui
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
-from producers.venues.parsing import Count, Number, answer, checked, page_of_bars, page_of_trades, price, shown, size
+from producers.venues.parsing import (
+    PERIODS,
+    Count,
+    Number,
+    answer,
+    checked,
+    exchanges_bar,
+    page_of_bars,
+    page_of_trades,
+    price,
+    shown,
+    size,
+)
 from producers.venues.protocol import (
     Closing,
+    Exchange,
     Frame,
     Heartbeat,
     Ignored,
@@ -27,10 +40,11 @@ from producers.venues.protocol import (
     Malformed,
     Outcome,
     Refused,
+    Rest,
     RestRequest,
     Subscriptions,
 )
-from schemas.records import Bar, Tick, Trade, bar_id, tick_id, trade_event_id
+from schemas.records import Bar, Tick, Trade, tick_id, trade_event_id
 from schemas.validate import MAX_PRICE, MAX_SIZE
 
 _MICROS_PER_MS: Final = 1_000
@@ -365,9 +379,9 @@ class BinanceRest:
     candles_kept: int | None = None
 
     @property
-    def periods(self) -> dict[str, int]:
-        """The candle periods that this platform knows as bars, in seconds."""
-        return {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86400}
+    def periods(self) -> Mapping[str, int]:
+        """Every period that this platform knows."""
+        return PERIODS
 
     def trades(self, product: str, from_id: int, since: int) -> RestRequest:  # noqa: ARG002 - pages go by id here
         """Ask for the page of trades that begins with `from_id`."""
@@ -412,24 +426,15 @@ class BinanceRest:
 
     def _bar(self, product: str, period: str, row: _Candle) -> Bar:
         start = row.start * _MICROS_PER_MS
-        return Bar(
-            event_id=bar_id(self.exchange, product, period, start, "exchange"),
-            exchange=self.exchange,
-            product=product,
-            period=period,
-            start=start,
-            open=row.open,
-            high=row.high,
-            low=row.low,
-            close=row.close,
-            volume=row.volume,
+        return exchanges_bar(
+            self.exchange,
+            product,
+            period,
+            start,
+            row,
             quote_volume=row.quote_volume,
             trades=row.trades,
             buy_volume=row.buy_volume,
-            complete=False,
-            revision=0,
-            origin="exchange",
-            received_time=0,
         )
 
 
@@ -455,7 +460,7 @@ class BinanceExchange:
 
     def __init__(self, name: str = "binance", *, aggregate_trades: bool = False) -> None:
         self.name = name
-        self.rest = BinanceRest(name, aggregate_trades)
+        self.rest: Rest = BinanceRest(name, aggregate_trades)
         self._aggregate = aggregate_trades
 
     def symbol(self, product: str) -> str:
@@ -467,4 +472,4 @@ class BinanceExchange:
         return BinanceSession(self.name, channels, aggregate=self._aggregate)
 
 
-EXCHANGE: Final = BinanceExchange
+EXCHANGE: Final[Callable[[str], Exchange]] = BinanceExchange

@@ -13,11 +13,13 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
 from producers.venues.parsing import (
+    PERIODS,
     Count,
     Price,
     Side,
@@ -25,6 +27,7 @@ from producers.venues.parsing import (
     Unsaid,
     answer,
     checked,
+    exchanges_bar,
     page_of_bars,
     page_of_trades,
     shown,
@@ -46,7 +49,7 @@ from producers.venues.protocol import (
 )
 from pulsestream.core.clock import MICROS_PER_SECOND, Clock, format_rfc3339, parse_rfc3339, wall_clock
 from pulsestream.core.errors import UsageError
-from schemas.records import Bar, Tick, Trade, bar_id
+from schemas.records import Bar, Tick, Trade
 from schemas.validate import MAX_TIME, are_sound_times, id_prefix
 
 _CHANNELS: Final = {"ticks": "ticker", "trades": "matches"}
@@ -55,6 +58,7 @@ _MESSAGE_PRODUCTS: Final = 100
 """Products in one message: about 1.5 kB."""
 _SIGNED_PATH: Final = "/users/self/verify"
 _PRODUCT: Final = re.compile(r"\b[A-Z0-9]+(?:-[A-Z0-9]+)+\b")
+_WORD: Final = re.compile(r"[^\s,;'\"]+")
 _NEEDS_KEY: Final = re.compile(r"authenticat|signature|api key|passphrase", re.IGNORECASE)
 
 Signer: TypeAlias = Callable[[], dict[str, str]]
@@ -158,10 +162,12 @@ class CoinbaseSession:
         self._exchange = exchange
         self._channels = [*(channel for dataset, channel in _CHANNELS.items() if dataset in datasets), _ALIVE_CHANNEL]
         self._sign = sign
+        self._asked: set[str] = set()
         self._status_due = "status" in datasets
 
     def subscribe(self, products: Collection[str]) -> list[str]:
         """Return the messages that ask for these products on every channel."""
+        self._asked.update(products)
         signature = self._sign() if self._sign else {}
         messages = list(self._requests("subscribe", products, signature))
         if self._status_due:
@@ -171,6 +177,7 @@ class CoinbaseSession:
 
     def unsubscribe(self, products: Collection[str]) -> list[str]:
         """Return the messages that end these products on every channel."""
+        self._asked.difference_update(products)
         return list(self._requests("unsubscribe", products, {}))
 
     def receive(self, frame: Frame, received_time: int) -> Sequence[Outcome]:
@@ -200,7 +207,7 @@ class CoinbaseSession:
         if isinstance(frame, _Heartbeat):
             return Heartbeat(frame.product_id, parse_rfc3339(frame.time), frame.last_trade_id or None)
         if isinstance(frame, _Error):
-            return _refused(frame)
+            return _refused(frame, self._asked)
         listed = {channel.name: frozenset(channel.product_ids) for channel in frame.channels}
         return Subscriptions(frozenset.intersection(*(listed.get(name, frozenset()) for name in self._channels)))
 
@@ -261,10 +268,19 @@ def _trade(
     )
 
 
-def _refused(error: _Error) -> Refused:
-    """Return a refusal; the exchange names products in the words of its reason only."""
+def _refused(error: _Error, asked: Collection[str]) -> Refused:
+    """Return a refusal; the exchange names products in the words of its reason only.
+
+    A product has whatever name a tenant gave it: the name must neither hide it, nor say that this client is refused.
+    """
+    products: set[str] = set()
+    rest = [error.message]
+    for word in _WORD.findall(error.reason):
+        named = {name for name in (word, word.rstrip(".:")) if name in asked} or set(_PRODUCT.findall(word))
+        products |= named
+        rest += [] if named else [word]
     reason = shown(f"{error.message}: {error.reason}" if error.reason else error.message)
-    return Refused(reason, frozenset(_PRODUCT.findall(error.reason)), fatal=_NEEDS_KEY.search(reason) is not None)
+    return Refused(reason, frozenset(products), fatal=_NEEDS_KEY.search(" ".join(rest)) is not None)
 
 
 def _other_kind(frame: Frame, error: msgspec.ValidationError) -> Outcome:
@@ -275,16 +291,20 @@ def _other_kind(frame: Frame, error: msgspec.ValidationError) -> Outcome:
     return Malformed(shown(f"{kind}: {error}")) if kind in _KINDS else Ignored(shown(kind[:40]))
 
 
+@dataclass(frozen=True, slots=True)
 class CoinbaseRest:
     """History over REST: trades page by id, newest first, and ids count up by one for each product."""
 
-    def __init__(self, exchange: str) -> None:
-        self.exchange = exchange
-        self.url = "https://api.exchange.coinbase.com"
-        self.page = 1000
-        self.candles_page = 300
-        self.candles_kept: int | None = None
-        self.periods: Mapping[str, int] = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86400}
+    exchange: str
+    url: str = "https://api.exchange.coinbase.com"
+    page: int = 1000
+    candles_page: int = 300
+    candles_kept: int | None = None
+
+    @property
+    def periods(self) -> Mapping[str, int]:
+        """Every period that this platform knows."""
+        return PERIODS
 
     def trades(self, product: str, from_id: int, since: int) -> RestRequest:  # noqa: ARG002 - pages go by id here
         """Ask for the page of trades that begins with `from_id`: `after` means ids below it."""
@@ -322,23 +342,7 @@ class CoinbaseRest:
 
 
 def _bar(exchange: str, product: str, period: str, candle: _RestCandle) -> Bar:
-    start = candle.time * MICROS_PER_SECOND
-    return Bar(
-        event_id=bar_id(exchange, product, period, start, "exchange"),
-        exchange=exchange,
-        product=product,
-        period=period,
-        start=start,
-        open=candle.open,
-        high=candle.high,
-        low=candle.low,
-        close=candle.close,
-        volume=candle.volume,
-        complete=False,
-        revision=0,
-        origin="exchange",
-        received_time=0,
-    )
+    return exchanges_bar(exchange, product, period, candle.time * MICROS_PER_SECOND, candle)
 
 
 class CoinbaseExchange:

@@ -12,7 +12,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import count
@@ -21,10 +21,12 @@ from typing import Final
 import msgspec
 
 from producers.venues.parsing import (
+    PERIODS,
     Count,
     Number,
     answer,
     checked,
+    exchanges_bar,
     page_of_bars,
     page_of_trades,
     price,
@@ -32,6 +34,7 @@ from producers.venues.parsing import (
     size,
 )
 from producers.venues.protocol import (
+    Exchange,
     Frame,
     Heartbeat,
     Ignored,
@@ -40,11 +43,12 @@ from producers.venues.protocol import (
     Outcome,
     ProtocolError,
     Refused,
+    Rest,
     RestRequest,
     Subscriptions,
 )
 from pulsestream.core.clock import MICROS_PER_SECOND, parse_rfc3339
-from schemas.records import Bar, Tick, Trade, bar_id, trade_event_id
+from schemas.records import Bar, Tick, Trade, trade_event_id
 
 _CHANNELS: Final = {"ticks": "ticker", "trades": "trade"}
 _MESSAGE_PRODUCTS: Final = 100
@@ -320,9 +324,9 @@ class KrakenRest:
     candles_kept: int | None = 720
 
     @property
-    def periods(self) -> dict[str, int]:
-        """The candle periods that this platform knows as bars, in seconds."""
-        return {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86400}
+    def periods(self) -> Mapping[str, int]:
+        """Every period that this platform knows."""
+        return PERIODS
 
     def trades(self, product: str, from_id: int, since: int) -> RestRequest:  # noqa: ARG002 - pages go by time here
         """Ask for the page of trades from the time `since` on: it may begin before `from_id`."""
@@ -365,24 +369,7 @@ class KrakenRest:
 
     def _bar(self, product: str, period: str, row: _Candle) -> Bar:
         start = row.start * MICROS_PER_SECOND
-        return Bar(
-            event_id=bar_id(self.exchange, product, period, start, "exchange"),
-            exchange=self.exchange,
-            product=product,
-            period=period,
-            start=start,
-            open=row.open,
-            high=row.high,
-            low=row.low,
-            close=row.close,
-            volume=row.volume,
-            vwap=row.vwap or None,
-            trades=row.trades,
-            complete=False,
-            revision=0,
-            origin="exchange",
-            received_time=0,
-        )
+        return exchanges_bar(self.exchange, product, period, start, row, vwap=row.vwap or None, trades=row.trades)
 
 
 def _pair(product: str) -> str:
@@ -418,7 +405,7 @@ class KrakenExchange:
 
     def __init__(self, name: str = "kraken") -> None:
         self.name = name
-        self.rest = KrakenRest(name)
+        self.rest: Rest = KrakenRest(name)
 
     def symbol(self, product: str) -> str:
         """Return the exchange's own name of a product: BTC/USD of BTC-USD."""
@@ -429,4 +416,4 @@ class KrakenExchange:
         return KrakenSession(self.name, channels)
 
 
-EXCHANGE: Final = KrakenExchange
+EXCHANGE: Final[Callable[[str], Exchange]] = KrakenExchange

@@ -124,16 +124,25 @@ class RestRequest:
 class Rest(Protocol):
     """What an exchange tells over REST: history, in pages."""
 
-    url: str
-    """Address of the public API, without a slash at its end."""
-    page: int
-    """Trades that one page holds, at most."""
-    candles_page: int
-    """Candles that one page holds, at most."""
-    candles_kept: int | None
-    """How many of the newest candles of a period there are; None: all."""
-    periods: Mapping[str, int]
-    """Candle periods by bar.v1's name (1m, 5m, 15m, 1h, 1d), in seconds."""
+    @property
+    def url(self) -> str:
+        """Address of the public API, without a slash at its end."""
+
+    @property
+    def page(self) -> int:
+        """Trades that one page holds, at most."""
+
+    @property
+    def candles_page(self) -> int:
+        """Candles that one page holds, at most."""
+
+    @property
+    def candles_kept(self) -> int | None:
+        """How many of the newest candles of a period there are; None: all."""
+
+    @property
+    def periods(self) -> Mapping[str, int]:
+        """Candle periods by bar.v1's name (1m, 5m, 15m, 1h, 1d), in seconds."""
 
     def trades(self, product: str, from_id: int, since: int) -> RestRequest:
         """Ask for the page of trades that begins with `from_id`.
