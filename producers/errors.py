@@ -8,8 +8,6 @@ OutageError
 └── RestError            a REST API did not give what was asked for
     ├── RestRefusedError     it refuses this request, or answers past all bounds; asking again cannot help
     └── RestAwayError        it is away, or wants no requests for a while
-UsageError
-└── FrameError           a recording cannot be read or written
 """
 
 from pulsestream.core.errors import OutageError, UsageError
