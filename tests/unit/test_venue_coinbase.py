@@ -346,6 +346,18 @@ def test_only_an_error_about_credentials_is_fatal(message: str, reason: str, *, 
     assert (outcome.products, outcome.fatal) == (frozenset(), fatal)
 
 
+@pytest.mark.parametrize("product", ["BTC", "A/B", "A.B-USD", "BTC.", "SIGNATURE-USD", "PASSPHRASE"])
+def test_whatever_a_tenant_calls_a_product_its_refusal_concerns_that_product_alone(product: str) -> None:
+    session = CoinbaseExchange().session()
+    session.subscribe([product, "B-USD"])
+    frame = {"type": "error", "message": "Failed to subscribe", "reason": f"{product} is not a valid product"}
+
+    (outcome,) = session.receive(json.dumps(frame), NOW)
+
+    assert isinstance(outcome, Refused)
+    assert (outcome.products, outcome.fatal) == (frozenset({product}), False)
+
+
 @pytest.mark.parametrize("kind", ["l2update", "received", "something new"])
 def test_a_frame_of_another_kind_is_ignored(kind: str) -> None:
     assert receive({"type": kind, "changes": [1, {}], "price": 3}) == Ignored(kind)
