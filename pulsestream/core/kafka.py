@@ -31,7 +31,7 @@ ADMIN_TIMEOUT: Final = 15.0
 Config = dict[str, str | int | float | bool]
 
 QUIET: Final[Config] = {"log_level": 2}
-"""Keeps librdkafka from writing to stderr beside a command that reports errors itself."""
+"""Keeps librdkafka from writing to stderr beside somebody who reports errors, or an absent broker, in one place."""
 
 
 class BrokerError(OutageError):
@@ -196,7 +196,9 @@ class CompactedReader:
         self.next_offset = 0
         self._consumer = Consumer(
             client_config(settings, client_id)
+            | QUIET
             | {
+                "reconnect.backoff.ms": 500,  # the client's own comes to twenty attempts a second
                 "group.id": f"{client_id}-unused",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
