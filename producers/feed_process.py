@@ -47,6 +47,7 @@ FOLLOW_EVERY: Final = 0.25
 LEDGER_EVERY: Final = 0.1
 REFRESH_EVERY: Final = 1.0
 """Seconds between two refreshes of the connections' records: bounds the interval that a kill opens."""
+TIDY_EVERY: Final = 60.0
 FLUSH_WITHIN: Final = 8.0
 LEDGER_FLUSH_WITHIN: Final = 3.0
 
@@ -170,6 +171,7 @@ class FeedProcess:
             _every(FOLLOW_EVERY, self._follow_changes),
             _every(LEDGER_EVERY, self._write_ledger),
             _every(REFRESH_EVERY, self._refresh),
+            _every(TIDY_EVERY, self._tidy),
         )
 
     def _follow_changes(self) -> None:
@@ -186,6 +188,9 @@ class FeedProcess:
     def _write_ledger(self) -> None:
         self._trades.settle(wall_clock())
         self._writer.write()
+
+    def _tidy(self) -> None:
+        self._owned.tidy(self._feeds.records())
 
     def _refresh(self) -> None:
         self._publisher.tend()

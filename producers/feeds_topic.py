@@ -30,6 +30,15 @@ class FeedsTopic:
             finally:
                 self._one_at_a_time.release()
 
+    def records(self) -> Mapping[str, Feed]:
+        """Return the records as far as they are read; none while another thread reads them."""
+        if not self._one_at_a_time.acquire(blocking=False):
+            return {}
+        try:
+            return dict(self._table.records)
+        finally:
+            self._one_at_a_time.release()
+
     def close(self) -> None:
         """Leave the broker."""
         with self._one_at_a_time:

@@ -19,6 +19,7 @@ from producers.ledger import Ledger, Shard, ShardLedger
 from producers.ledger_writer import LedgerWriter
 from producers.outbox import Outbox
 from producers.publisher import Publisher
+from producers.retention import outdated
 from producers.wishes import Wanted
 from pulsestream.core.clock import Clock, wall_clock
 from pulsestream.core.kafka import BrokerError
@@ -28,6 +29,7 @@ from schemas.records import Feed as FeedRecord
 
 FLUSH_WITHIN: Final = 2.0
 """Seconds in which a shard's last records, and then its ledger, should be acknowledged before it is handed over."""
+TIDIED_AT_ONCE: Final = 500
 READ_ATTEMPTS: Final = 3
 READ_PAUSE: Final = 1.0
 _PAUSE: Final = 0.01
@@ -140,6 +142,20 @@ class OwnedShards:
             for shard in self.owned.values():
                 shard.settle(None)
 
+    def tidy(self, records: Mapping[str, FeedRecord]) -> None:
+        """Remove what has served from the topic, `TIDIED_AT_ONCE` at most; `records`: the topic as far as it is read.
+
+        Only a shard's producer does that, and only while it is sure of it.
+        """
+        outbox, certain = self._books.outbox, [self.owned[number] for number in self.owned.keys() - self.in_doubt]
+        old = outdated(records, self._division.exchange, self._clock())
+        for key in [key for key in old if any(_is_of(shard, key, records[key]) for shard in certain)][:TIDIED_AT_ONCE]:
+            outbox.adopt({key: records[key]})
+            if outbox.newest(key) == records[key]:  # else it has been opened anew under this name
+                outbox.remove(key)
+        for shard in certain:
+            shard.ledger.keys.intersection_update([*outbox.keys(), *outbox.waiting])
+
     # ---- what tenants wish ----
 
     def follow(self, wanted: Wanted) -> None:
@@ -249,3 +265,10 @@ def _product_of(key: str) -> str:
     """Return the product that a removed record spoke of; none for a connection's, which its shard's ledger knows."""
     kind, _, rest = key.partition(":")
     return "" if kind == "conn" else rest.partition(":")[2].partition(":")[0]
+
+
+def _is_of(shard: FeedShard, key: str, record: FeedRecord) -> bool:
+    """Say whether a gap's record is a shard's: of one of its products, or of its connection."""
+    if record.product is not None:
+        return shard.ledger.shard.has(record.product)
+    return key in shard.ledger.shard.records({key: record})

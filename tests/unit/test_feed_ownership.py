@@ -15,6 +15,7 @@ from producers.ledger import Ledger, Shard
 from producers.ledger_writer import LedgerWriter
 from producers.outbox import Outbox
 from producers.owned_shards import Books, Division, OwnedShards
+from producers.retention import KEEP, MOST, outdated
 from producers.venues.protocol import Heartbeat
 from producers.wishes import Wanted
 from schemas.codec import codec
@@ -589,3 +590,100 @@ def test_a_product_that_nobody_asked_for_does_not_get_into_the_ledger() -> None:
         assert not [key for key in topic.records if "UNASKED" in key]
 
     scenario(play)
+
+
+def _closed(key: str, closed: int | None, product: str | None = None, **fields: Any) -> dict[str, FeedRecord]:
+    said: dict[str, Any] = {"kind": "time", "opened": 1, "cause": "stale", "closed": closed} | fields
+    gap = Gap(**said)
+    return {key: FeedRecord(exchange="coinbase", product=product, state="connected", at=1, gap=gap, version=3)}
+
+
+def test_what_has_served_is_removed_from_the_topic_by_the_producer_of_its_shard() -> None:
+    async def play(topic: Topic) -> None:
+        producer = await _fed(topic, OF_BTC)
+        now = topic.now = 10 * KEEP
+        old, young = now - KEEP - 1, now - KEEP
+        trades: dict[str, Any] = {"kind": "trade_id", "from_id": 1, "to_id": 9, "missing": 2}
+        served = (
+            _closed(f"gap:coinbase:*{OF_BTC}:1", old)
+            | _closed(f"gap:coinbase:{BTC}:2", old, BTC, cause="topic_missing:acme")
+            | _closed(f"gap:coinbase:{BTC}:t1", old, BTC, **trades)
+            | _closed(f"backfill:coinbase:{BTC}:1:2", old, BTC, kind="backfill")
+        )
+        kept = (
+            _closed(f"gap:coinbase:*{OF_BTC}:3", young)
+            | _closed(f"gap:coinbase:*{OF_BTC}:4", None)
+            | _closed(f"backfill:coinbase:{BTC}:1:3", None, BTC, kind="backfill")
+            | _closed(f"gap:coinbase:*{OF_ETH}:1", old)
+            | _closed(f"gap:coinbase:{ETH}:t1", old, ETH, **trades)
+        )
+        topic.records |= served | kept
+
+        producer.owned.tidy(dict(topic.records))
+        producer.write()
+
+        assert not served.keys() & topic.records.keys()
+        assert kept.keys() <= topic.records.keys()
+        assert f"conn:coinbase:{OF_BTC}" in topic.records
+
+    scenario(play)
+
+
+def test_a_shard_in_doubt_is_not_tidied() -> None:
+    async def play(topic: Topic) -> None:
+        producer = await _fed(topic, OF_BTC)
+        topic.now = 10 * KEEP
+        topic.records |= _closed(f"gap:coinbase:*{OF_BTC}:1", 1)
+        await producer.owned.doubt()
+
+        producer.owned.tidy(dict(topic.records))
+
+        assert not [record for _, record in producer.outbox.unsent() if record is None]
+
+    scenario(play)
+
+
+def test_a_gap_that_has_opened_anew_under_an_old_name_stays() -> None:
+    async def play(topic: Topic) -> None:
+        producer = await _fed(topic, OF_BTC)
+        key = f"gap:coinbase:{BTC}:t5"
+        topic.now = 10 * KEEP
+        topic.records |= _closed(key, 1, BTC, kind="trade_id")
+        seen = dict(topic.records)
+        producer.outbox.adopt(seen)
+        producer.outbox.write(key, _closed(key, None, BTC, kind="trade_id")[key])
+
+        producer.owned.tidy(seen)
+        producer.write()
+
+        assert topic.gaps()[key].closed is None
+
+    scenario(play)
+
+
+def test_a_ledger_forgets_the_keys_that_were_removed() -> None:
+    async def play(topic: Topic) -> None:
+        producer = await _fed(topic, OF_BTC)
+        key = f"gap:coinbase:*{OF_BTC}:1"
+        topic.now = 10 * KEEP
+        topic.records |= _closed(key, 1)
+        producer.owned.owned[OF_BTC].ledger.keys.add(key)
+
+        producer.owned.tidy(dict(topic.records))
+        assert key in producer.owned.owned[OF_BTC].ledger.keys
+        producer.write()
+        producer.owned.tidy(dict(topic.records))
+
+        assert key not in producer.owned.owned[OF_BTC].ledger.keys
+
+    scenario(play)
+
+
+def test_of_a_shard_that_flaps_only_the_newest_intervals_stay_and_what_tells_completeness() -> None:
+    many: dict[str, FeedRecord] = {}
+    for number in range(MOST + 3):
+        many |= _closed(f"gap:coinbase:*1:{number}", 100 + number)
+    many |= _closed(f"gap:coinbase:{BTC}:t5", 1, BTC, kind="trade_id", cause="renumbered")
+
+    assert outdated(many, "coinbase", 10_000) == [f"gap:coinbase:*1:{number}" for number in range(3)]
+    assert outdated(many, "kraken", 10_000) == []
