@@ -7,7 +7,7 @@ good after its first id. From these two a successor knows after a kill what it h
 between a product's first and last is ever neither acknowledged, nor on its way, nor missing. Times in microseconds.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -122,19 +122,19 @@ class TradeLedger:
 
     def fill(self, trade: Trade) -> bool:
         """Take a trade that was asked for over REST; False when no open gap misses it, or when it is on its way."""
-        book = self._books.get(trade.product)
+        book = self.book(trade.product)
         return book is not None and book.fill(trade)
 
     def heartbeat(self, product: str, last_trade_id: int | None) -> None:
         """Take the exchange's word on a product's newest trade; None and 0 mean that it does not say."""
-        book = self._books.get(product)
+        book = self.book(product)
         if book is not None and last_trade_id:
             book.expect_tail(last_trade_id, self._clock())
 
     def interrupted(self, products: Iterable[str], cause: str) -> None:
         """Note that the connection which delivered these products ended: the cause of the next jump of each."""
         for product in products:
-            book = self._books.get(product)
+            book = self.book(product)
             if book is not None:
                 book.interrupted(cause)
 
@@ -153,13 +153,13 @@ class TradeLedger:
 
     def lost(self, product: str, trade_id: int, cause: str = "buffer_full") -> None:
         """Note that a trade reached no tenant's topic: its id is missing again."""
-        book = self._books.get(product)
+        book = self.book(product)
         if book is not None:
             book.lose(trade_id, cause)
 
     def unrecoverable(self, product: str, from_id: int, to_id: int) -> int:
         """Give up the missing ids in this range; a gap with nothing else left closes. Returns how many it were."""
-        book = self._books.get(product)
+        book = self.book(product)
         count = book.give_up(from_id, to_id) if book is not None else 0
         self._given_up(count)
         return count
@@ -188,12 +188,11 @@ class TradeLedger:
         for book in self._books.values():
             self._write_all(book)
 
-    def open_gaps(self, product: str | None = None) -> list[OpenGap]:
-        """Return the gaps that are open, oldest first, of one product or all."""
-        books = self._books.values() if product is None else [self._books[product]] if product in self._books else []
+    def open_gaps(self) -> list[OpenGap]:
+        """Return the gaps that are open, oldest first."""
         gaps = [
             _open_gap(book.product, hole.key, hole)
-            for book in books
+            for book in self._books.values()
             for hole in book.holes
             if hole.key is not None and hole.missing.count
         ]
@@ -201,7 +200,7 @@ class TradeLedger:
 
     def missing(self, product: str, from_id: int, to_id: int) -> list[tuple[int, int]]:
         """Return the ranges of ids that open gaps miss in this range and that are not on their way."""
-        book = self._books.get(product)
+        book = self.book(product)
         found = IdRanges()
         for hole in book.holes if book is not None else ():
             for first, last in hole.missing.within(from_id, to_id) if hole.key is not None else ():
@@ -210,19 +209,9 @@ class TradeLedger:
             found.remove(trade_id, trade_id)
         return list(found)
 
-    def position(self, product: str) -> int | None:
-        """Return the id up to which every trade is acknowledged or in an open gap that the broker knows."""
-        book = self._books.get(product)
-        return None if book is None else book.position()
-
-    def products(self) -> Collection[str]:
-        """Return the products that have begun."""
-        return list(self._books)
-
-    def last(self, product: str) -> int | None:
-        """Return the highest id known of a product."""
-        book = self._books.get(product)
-        return None if book is None else book.last
+    def book(self, product: str) -> Book | None:
+        """Return what is known of a product's ids; None before it has begun, and after it has ended."""
+        return self._books.get(product)
 
     def _position_key(self, product: str) -> str:
         return f"trades:{self._exchange}:{product}"

@@ -85,7 +85,7 @@ class FeedProcess:
         self._feeds = feeds
         self._exchange = exchange_of(settings)
         self._guard = StormGuard()
-        self._outbox = Outbox({})
+        self._outbox = Outbox()
         self._trades = TradeLedger(settings.exchange, wall_clock, self._outbox)
         ledger = Ledger(wall_clock, self._outbox)
         limits = Limits(records=settings.publish_buffer, block=settings.publish_block)

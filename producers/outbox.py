@@ -13,9 +13,9 @@ from schemas.records import Feed
 class Outbox:
     """The newest feed records by key, and those of them that still wait for the broker."""
 
-    def __init__(self, records: Mapping[str, Feed]) -> None:
+    def __init__(self) -> None:
         self.waiting: dict[str, Feed | None] = {}
-        self._newest: dict[str, Feed] = dict(records)
+        self._newest: dict[str, Feed] = {}
 
     def adopt(self, records: Mapping[str, Feed]) -> None:
         """Take over records that another process has written: their keys count on from their versions."""

@@ -62,7 +62,7 @@ class World:
         self.pace = pace
         self.limits = limits
         self.topic = Topic()
-        self.outbox = Outbox({})
+        self.outbox = Outbox()
         self.ledger = self.topic.ledger = TradeLedger("x", lambda: self.now, self.outbox)
 
     def gap(self, first: int, last: int, product: str = BTC) -> None:

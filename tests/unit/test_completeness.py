@@ -5,7 +5,7 @@ import pytest
 from producers import trade_book
 from producers.completeness import KEEP_CLOSED, WRITE_EVERY, TradeLedger
 from producers.outbox import Outbox
-from producers.trade_book import MAX_JUMP, SUSPECT_FOR
+from producers.trade_book import MAX_JUMP, SUSPECT_FOR, Book
 from schemas.records import Feed, Gap
 from tests.support.trading import make_trade
 
@@ -18,7 +18,7 @@ class World:
 
     def __init__(self, records: dict[str, Feed] | None = None) -> None:
         self.now = 1_000 * SECOND
-        self.outbox = Outbox({})
+        self.outbox = Outbox()
         self.ledger = TradeLedger("x", lambda: self.now, self.outbox)
         if records is not None:
             self.ledger.take_over(records, [BTC])
@@ -44,6 +44,11 @@ class World:
         for key, record in self.outbox.unsent():
             self.outbox.written(key, record)
         return {key: feed for key in self.outbox.keys() if (feed := self.outbox.newest(key)) is not None}  # noqa: SIM118 - an Outbox is no dict
+
+    def book(self) -> Book:
+        book = self.ledger.book(BTC)
+        assert book is not None
+        return book
 
     def gap(self, first: int) -> Gap:
         feed = self.outbox.newest(f"gap:x:{BTC}:t{first}")
@@ -76,7 +81,7 @@ def test_what_arrives_within_two_seconds_leaves_no_gap() -> None:
     world.settle()
 
     assert world.ledger.open_gaps() == []
-    assert world.ledger.position(BTC) == 103
+    assert world.book().position() == 103
 
 
 def test_a_known_trade_is_not_published_again() -> None:
@@ -211,7 +216,7 @@ def test_the_trade_behind_a_heartbeat_is_published() -> None:
     world.settle()
 
     assert world.ledger.open_gaps() == []
-    assert world.ledger.position(BTC) == 102
+    assert world.book().position() == 102
 
 
 def test_trades_that_the_broker_did_not_take_are_one_gap() -> None:
@@ -233,10 +238,10 @@ def test_the_position_waits_for_the_oldest_trade_on_its_way() -> None:
     for acknowledged in (100, 102, 103, 104):
         world.ledger.acknowledged(BTC, acknowledged)
 
-    before = world.ledger.position(BTC)
+    before = world.book().position()
     world.ledger.acknowledged(BTC, 101)
 
-    assert (before, world.ledger.position(BTC)) == (100, 104)
+    assert (before, world.book().position()) == (100, 104)
 
 
 def test_the_position_passes_a_gap_only_once_the_broker_has_it() -> None:
@@ -244,11 +249,11 @@ def test_the_position_passes_a_gap_only_once_the_broker_has_it() -> None:
     world.trades(100, 100)
     world.trades(103, 103)
     world.settle()
-    unwritten = world.ledger.position(BTC)
+    unwritten = world.book().position()
     world.write()
     world.settle(WRITE_EVERY)
 
-    assert (unwritten, world.ledger.position(BTC)) == (100, 103)
+    assert (unwritten, world.book().position()) == (100, 103)
 
 
 def test_a_position_is_written_at_most_every_two_seconds() -> None:
@@ -321,13 +326,13 @@ def test_another_exchange_or_product_is_not_taken_over() -> None:
     killed.trades(100, 110)
     killed.settle()
     records = killed.write()
-    ledger = TradeLedger("y", lambda: 0, Outbox({}))
+    ledger = TradeLedger("y", lambda: 0, Outbox())
 
     ledger.take_over(records, [BTC])
     other = World()
     other.ledger.take_over(records, ["ETH-USD"])
 
-    assert list(ledger.products()) == list(other.ledger.products()) == []
+    assert ledger.book(BTC) is other.ledger.book("ETH-USD") is other.ledger.book(BTC) is None
 
 
 def test_products_given_up_are_written_down_and_forgotten() -> None:
@@ -339,7 +344,7 @@ def test_products_given_up_are_written_down_and_forgotten() -> None:
     feed = world.outbox.newest(f"trades:x:{BTC}")
     assert feed is not None
     assert feed.last_trade_id == 110
-    assert list(world.ledger.products()) == []
+    assert world.ledger.book(BTC) is None
 
 
 @pytest.mark.parametrize("fed", [True, False])
@@ -367,15 +372,15 @@ def test_a_late_frame_of_a_product_that_ended_begins_nothing(end: str) -> None:
 
     published = world.ledger.trade(make_trade(BTC, 101, world.now))
     world.settle()
-    ended = list(world.ledger.products())
+    ended = world.ledger.book(BTC)
     world.ledger.wanted([BTC])
     world.trades(200, 200)
     world.settle()
 
     assert published
-    assert ended == []
+    assert ended is None
     assert world.ledger.open_gaps() == []
-    assert world.ledger.position(BTC) == 200
+    assert world.book().position() == 200
 
 
 def test_ids_that_begin_anew_are_believed_at_the_second_trade() -> None:
@@ -386,7 +391,7 @@ def test_ids_that_begin_anew_are_believed_at_the_second_trade() -> None:
     for trade_id in (1, 2, 3):
         assert world.ledger.trade(make_trade(BTC, trade_id, later, exchange_time=later))
 
-    assert world.ledger.last(BTC) == 3
+    assert world.book().last == 3
     assert not world.ledger.trade(make_trade(BTC, 2, later, exchange_time=later - 1))
 
 
@@ -398,7 +403,7 @@ def test_a_single_absurd_id_moves_nothing() -> None:
     world.trades(101, 102)
     world.settle()
 
-    assert world.ledger.last(BTC) == 102
+    assert world.book().last == 102
     assert world.ledger.open_gaps() == []
 
 
@@ -413,7 +418,7 @@ def test_ids_that_begin_anew_further_on_leave_a_closed_gap_of_unknown_size() -> 
     gap = world.gap(101)
     assert (gap.cause, gap.from_id, gap.to_id) == ("renumbered", 101, far - 1)
     assert (gap.missing, gap.closed) == (None, world.now)
-    assert world.ledger.last(BTC) == far + 1
+    assert world.book().last == far + 1
 
 
 def test_a_jump_that_a_busy_market_can_have_made_is_a_gap_to_fill() -> None:
@@ -511,4 +516,4 @@ def test_an_acknowledgement_of_an_unknown_trade_changes_nothing() -> None:
     world.ledger.acknowledged("ETH-USD", 1)
     world.ledger.lost(BTC, 500)
 
-    assert world.ledger.position(BTC) == 99
+    assert world.book().position() == 99

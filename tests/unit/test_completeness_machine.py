@@ -47,7 +47,7 @@ class Ledgers(RuleBasedStateMachine):
         self.begin()
 
     def begin(self) -> None:
-        self.outbox = Outbox({})
+        self.outbox = Outbox()
         self.ledger = TradeLedger("x", lambda: self.now, self.outbox)
 
     def missing(self) -> set[int]:
@@ -105,7 +105,7 @@ class Ledgers(RuleBasedStateMachine):
     def repeat(self, data: st.DataObject) -> None:
         self.receive(data.draw(st.sampled_from(sorted(self.seen))))
 
-    @precondition(lambda self: self.start is not None and self.ledger.products())
+    @precondition(lambda self: self.start is not None and self.ledger.book(PRODUCT) is not None)
     @rule()
     def heartbeat(self) -> None:
         self.ledger.heartbeat(PRODUCT, self.next_id)
@@ -149,7 +149,7 @@ class Ledgers(RuleBasedStateMachine):
 
     @rule(data=st.data(), page=st.integers(1, 10))
     def fill(self, data: st.DataObject, page: int) -> None:
-        gaps = self.ledger.open_gaps(PRODUCT)
+        gaps = self.ledger.open_gaps()
         if gaps:
             gap = data.draw(st.sampled_from(gaps))
             for trade_id in range(gap.from_id, gap.from_id + page):
@@ -158,7 +158,7 @@ class Ledgers(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def give_up(self, data: st.DataObject) -> None:
-        gaps = self.ledger.open_gaps(PRODUCT)
+        gaps = self.ledger.open_gaps()
         if gaps:
             gap = data.draw(st.sampled_from(gaps))
             before = self.missing()
@@ -171,7 +171,7 @@ class Ledgers(RuleBasedStateMachine):
         self.killed = True
         self.begin()
         self.ledger.take_over(self.durable, [PRODUCT])
-        if POSITION not in self.durable and not self.ledger.products():
+        if POSITION not in self.durable and self.ledger.book(PRODUCT) is None:
             self.start = None
             self.seen.clear()
 
@@ -185,12 +185,11 @@ class Ledgers(RuleBasedStateMachine):
 
     @invariant()
     def no_id_is_forgotten(self) -> None:
-        if self.start is None or not self.ledger.products():
+        book = self.ledger.book(PRODUCT)
+        if self.start is None or book is None:
             return
-        last = self.ledger.last(PRODUCT)
-        assert last is not None
         known = self.acked | set(self.flying) | self.given_up
-        lacking = set(range(self.start, last + 1)) - known
+        lacking = set(range(self.start, book.last + 1)) - known
         assert lacking <= self.missing()
         if self.exact and not self.killed:
             assert lacking == self.missing() - self.given_up
@@ -210,21 +209,23 @@ class Ledgers(RuleBasedStateMachine):
 
     @invariant()
     def memory_is_bounded(self) -> None:
-        for book in self.ledger._books.values():
+        book = self.ledger.book(PRODUCT)
+        if book is not None:
             assert len(book.holes) <= trade_book.MAX_HOLES
             assert all(len(hole.missing) <= trade_book.MAX_RANGES for hole in book.holes)
             assert len(book.done) <= len(book.pending)
 
     def teardown(self) -> None:
         """Everything that was missed comes from REST in the end, and every gap closes."""
-        if not self.ledger.products():
+        book = self.ledger.book(PRODUCT)
+        if book is None:
             return
         self.settle(2.5)
         for trade_id in self.flying:
             self.acked.add(trade_id)
             self.ledger.acknowledged(PRODUCT, trade_id)
         self.settle(2.5)
-        for gap in self.ledger.open_gaps(PRODUCT):
+        for gap in self.ledger.open_gaps():
             for first, last in self.ledger.missing(PRODUCT, gap.from_id, gap.to_id):
                 for trade_id in range(first, last + 1):
                     assert self.ledger.fill(make_trade(PRODUCT, trade_id, self.now))
@@ -235,12 +236,11 @@ class Ledgers(RuleBasedStateMachine):
         self.settle(2.5)
         self.write(1.0)
 
-        last = self.ledger.last(PRODUCT)
         assert self.ledger.open_gaps() == []
         assert not [key for key, feed in self.durable.items() if feed.gap is not None and feed.gap.closed is None]
-        assert self.durable[POSITION].last_trade_id == last
-        if self.start is not None and last is not None:
-            assert set(range(self.start, last + 1)) <= self.acked | self.given_up
+        assert self.durable[POSITION].last_trade_id == book.last
+        if self.start is not None:
+            assert set(range(self.start, book.last + 1)) <= self.acked | self.given_up
 
 
 class CrowdedLedgers(Ledgers):

@@ -23,7 +23,7 @@ class World:
         self.start_process()
 
     def start_process(self) -> None:
-        self.outbox = Outbox({})
+        self.outbox = Outbox()
         self.ledger = Ledger(lambda: self.now, self.outbox)
 
     def take(self, number: int = OF_BTC) -> ShardLedger:
