@@ -15,7 +15,9 @@ TEXT = (Path(__file__).parents[2] / "docs" / "feeds.md").read_text("utf-8")
 def test_a_market_is_simulated_recorded_and_played_again_as_shown(tmp_path: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
     shown = [block for block in blocks if "pulsestream record" in block]
-    script = "\n".join(shown).replace("9443", str(free_port()))
+    port = str(free_port())
+    listens = f"until (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.1; done"  # a person is slower
+    script = re.sub(r" &$", f" &\n{listens}", "\n".join(shown).replace("9443", port), flags=re.MULTILINE)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
     done = subprocess.run(
