@@ -148,6 +148,9 @@ def exchange(
         float | None, typer.Option(min=0, help="REST requests a second, 0: any; default: the exchange's limit")
     ] = None,
     max_age: Annotated[float | None, typer.Option(min=1, help="seconds until a connection is ended")] = None,
+    start_after: Annotated[
+        float, typer.Option(min=0, help="seconds without another subscription before a recording begins")
+    ] = 0.0,
     *,
     loop: Annotated[bool, typer.Option("--loop", help="begin the replay again at its end")] = False,
     unfiltered: Annotated[bool, typer.Option("--unfiltered", help="send every frame to every client")] = False,
@@ -175,7 +178,7 @@ def exchange(
         server.ExchangeOptions(
             venue=venue, frames=frames, synthetic=synthetic, speed=speed, products=wanted, rate=rate, port=port,
             sent=sent, loop=loop, unfiltered=unfiltered, faults=faults, fault_log=fault_log, truth=truth,
-            rest_rate=rest_rate, max_age=max_age,
+            rest_rate=rest_rate, max_age=max_age, start_after=start_after,
         )
     )  # fmt: skip
 

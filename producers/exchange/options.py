@@ -32,6 +32,8 @@ class ExchangeOptions:
     rest_rate: REST requests a second, 0: any number; None: the exchange's own limit.
     max_age: seconds until a connection is ended, announced `notice` seconds before where the exchange does that; None:
         the exchange's own age (Binance: 24 h).
+    start_after: seconds without another subscription before a recording begins: so several clients that come one after
+        another, such as the shards of a producer, miss nothing of it.
     """
 
     venue: str = "coinbase"
@@ -53,6 +55,7 @@ class ExchangeOptions:
     rest_rate: float | None = None
     max_age: float | None = None
     notice: float = 10.0
+    start_after: float = 0.0
 
 
 def make_market(options: ExchangeOptions) -> Market:

@@ -1,8 +1,9 @@
 """The exchange simulator's server: sockets around the pure sessions, the market clock and the fault plan.
 
-One market plays for all clients; its clock starts at the first accepted subscription (a self-made one also at the
-first REST request), and who comes later joins it where it is. Unpaced (speed 0) the market waits for its clients
-within a bound instead of disconnecting the slow ones. REST is answered on the same port.
+One market plays for all clients; its clock starts at the first accepted subscription, or when none has come for as long
+as the options say (a self-made one also at the first REST request), and who comes later joins it where it is. Unpaced
+(speed 0) the market waits for its clients within a bound instead of disconnecting the slow ones. REST is answered on
+the same port.
 """
 
 import asyncio
@@ -107,6 +108,7 @@ class Exchange:
         self._audience = asyncio.Event()
         self._finished = asyncio.Event()
         self._pacer: Pacer | None = None
+        self._starting: asyncio.TimerHandle | None = None
         self._begun = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -181,6 +183,8 @@ class Exchange:
 
     async def close(self) -> None:
         """Stop the market, disconnect everyone and free the port."""
+        if self._starting is not None:
+            self._starting.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -277,8 +281,8 @@ class Exchange:
             return
         self._truth.session(client.number, "subscribed")
         self._count_audience()
-        self._start()
         while True:
+            self._start_soon()
             await self._answer(client)
 
     async def _answer(self, client: Client) -> None:
@@ -323,8 +327,17 @@ class Exchange:
     def _elapsed(self) -> float:
         return 0.0 if self._pacer is None else time.monotonic() - self._begun
 
+    def _start_soon(self) -> None:
+        """Start the market clock once no subscription has been added to for a while."""
+        if self._starting is not None:
+            self._starting.cancel()
+        if self._pacer is None and self._options.start_after:
+            self._starting = asyncio.get_running_loop().call_later(self._options.start_after, self._start)
+        else:
+            self._start()
+
     def _start(self) -> None:
-        """Start the market clock, if this is the first subscription."""
+        """Start the market clock, unless it runs."""
         if self._pacer is None:
             self._begun = time.monotonic()
             self._pacer = Pacer(self._options.speed, wall=self._clock(), monotonic=self._begun)

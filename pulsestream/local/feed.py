@@ -20,6 +20,8 @@ _REPLAY: Final = "replay:"
 _LOOKED_AT: Final = 20_000
 """Frames of a recording that are read to see which products it has."""
 _SEED: Final = "7"
+_START_AFTER: Final = "2"
+"""Seconds in which the connections of all shards are there."""
 
 
 class _Head(msgspec.Struct):
@@ -89,7 +91,8 @@ def _replay(settings: Settings, recording: Path) -> Feed:
     products = _products(recording)
     if not products:
         raise SettingsError(f"the recording {recording} has no ticker frame among its first {_LOOKED_AT:,}")
-    return Feed(settings.exchange, ("--frames", str(recording.absolute())), f"replayed from {recording}", products)
+    arguments = ("--frames", str(recording.absolute()), "--start-after", _START_AFTER)
+    return Feed(settings.exchange, arguments, f"replayed from {recording}", products)
 
 
 def _products(recording: Path) -> tuple[str, ...]:

@@ -199,6 +199,22 @@ def test_who_comes_later_joins_where_the_market_is(market: Path) -> None:
     run(scenario())
 
 
+def test_a_recording_waits_until_no_more_clients_come(market: Path) -> None:
+    async def scenario() -> None:
+        options = ExchangeOptions(frames=market, speed=0, start_after=0.3)
+        async with serve(options) as exchange, connect(exchange.url) as early:
+            await ask(early, "subscribe", ("BTC-USD",), "ticker")
+            async with connect(exchange.url) as late:
+                await ask(late, "subscribe", ("BTC-USD",), "ticker")
+                await ask(late, "subscribe", ("ETH-USD",), "ticker")
+                one, both = await asyncio.gather(everything(exchange, early), everything(exchange, late))
+
+        assert one == texts(market, ("BTC-USD",))
+        assert both == texts(market, ("BTC-USD", "ETH-USD"))
+
+    run(scenario())
+
+
 def test_an_unpaced_market_waits_while_nobody_is_subscribed(market: Path) -> None:
     async def scenario() -> None:
         wanted = texts(market, ("BTC-USD",))

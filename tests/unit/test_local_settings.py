@@ -46,7 +46,8 @@ def test_a_replay_keeps_the_exchanges_name_and_its_old_times(tmp_path: Path) -> 
 
     assert (chosen.exchange, chosen.is_replay) == ("coinbase", True)
     assert chosen.products == ("ETH-USD", "DOGE-USD")
-    assert feed.command(chosen, 9443)[-4:] == ["--frames", str(recording), "--port", "9443"]
+    begin = ["--frames", str(recording), "--start-after", "2"]
+    assert feed.command(chosen, 9443)[-6:] == [*begin, "--port", "9443"]
 
 
 def test_a_recording_without_ticks_is_refused(tmp_path: Path) -> None:
