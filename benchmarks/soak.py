@@ -7,7 +7,6 @@ was too slow to send at least half of the ticks, so that the figure says little.
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from pulsestream.core import topics
 from pulsestream.core.clock import wall_clock
 from pulsestream.core.kafka import Admin, client_config
 from pulsestream.core.layout import tenant_topic_spec
-from pulsestream.core.settings import PREFIX, environment
+from pulsestream.core.settings import environment
 from pulsestream.local import process
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
@@ -146,10 +145,9 @@ def _producer(folder: Path, broker: EmbeddedKafka, url: str) -> Iterator[tuple[i
 @contextmanager
 def _running(folder: Path, name: str, options: Sequence[str], settings: dict[str, object]) -> Iterator[int]:
     """Run one of our commands; shows the end of its log if it dies."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     log = folder / f"{name}.log"
     command = [sys.executable, "-m", "pulsestream.cli", name, *options]
-    started = process.spawn(command, log=log, env=inherited | environment(settings))
+    started = process.spawn(command, log=log, env=environment(settings))
     try:
         yield started.pid
         if started.poll() is not None:

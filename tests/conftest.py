@@ -15,11 +15,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
-import psycopg
+import hypothesis
 import pytest
 from pydantic import SecretStr
 
@@ -31,6 +29,7 @@ from pulsestream.local.database import EmbeddedDatabase
 from pulsestream.local.java import cache_folder, find_runtime
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.migrate import migrate
+from tests.support.databases import NamedDatabase, execute
 from tests.support.rounds import Rounds
 
 REPOSITORY = Path(__file__).parent.parent
@@ -38,19 +37,9 @@ SHARED = Path(os.environ.get("PULSESTREAM_SHARED") or REPOSITORY.parent / "share
 BROKER = pytest.StashKey[EmbeddedKafka]()
 ROLES = {"sink": "ps_sink", "api": "ps_api", "relay": "ps_relay", "admin": "postgres"}
 
-
-@dataclass(frozen=True)
-class Database:
-    """A migrated database of its own on the session's server."""
-
-    server_url: str
-    name: str
-
-    def url(self, role: str = "postgres") -> str:
-        parts = urlsplit(self.server_url)
-        host = parts.netloc.rpartition("@")[2]
-        login = parts.netloc.rpartition("@")[0] if role == "postgres" else role
-        return urlunsplit(parts._replace(netloc=f"{login}@{host}", path=f"/{self.name}"))
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -121,24 +110,24 @@ def database_server() -> Iterator[str]:
 def migrated_template(database_server: str) -> Iterator[str]:
     """A migrated database that nobody is connected to: copies of it cost 50 ms instead of a migration."""
     name = f"ps_test_template_{secrets.token_hex(4)}"
-    _execute(database_server, f"CREATE DATABASE {name}")
-    migrate(Database(database_server, name).url())
-    _execute(database_server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-    _execute(database_server, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    execute(database_server, f"CREATE DATABASE {name}")
+    migrate(NamedDatabase(database_server, name).url())
+    execute(database_server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    execute(database_server, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
     yield name
-    _execute(database_server, f"DROP DATABASE {name} WITH (FORCE)")
+    execute(database_server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
-def database(database_server: str, migrated_template: str) -> Iterator[Database]:
+def database(database_server: str, migrated_template: str) -> Iterator[NamedDatabase]:
     name = f"ps_test_{secrets.token_hex(6)}"
-    _execute(database_server, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
-    yield Database(database_server, name)
-    _execute(database_server, f"DROP DATABASE {name} WITH (FORCE)")
+    execute(database_server, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+    yield NamedDatabase(database_server, name)
+    execute(database_server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
-def service_settings(broker: EmbeddedKafka, database: Database, tmp_path: Path) -> Callable[..., Settings]:
+def service_settings(broker: EmbeddedKafka, database: NamedDatabase, tmp_path: Path) -> Callable[..., Settings]:
     """`service_settings("sink", **overrides)`: what a process of that service would be given."""
 
     def build(service: str, **overrides: object) -> Settings:
@@ -200,8 +189,3 @@ def _embedded_server() -> Iterator[str]:
     finally:
         server.stop()
         shutil.rmtree(home)
-
-
-def _execute(url: str, statement: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(statement)

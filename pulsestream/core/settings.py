@@ -93,8 +93,9 @@ def load_settings() -> Settings:
 
 
 def environment(settings: Mapping[str, object]) -> dict[str, str]:
-    """Return the environment variables that make a child process read these settings."""
-    return {PREFIX + name.upper(): str(value) for name, value in settings.items()}
+    """Return the environment in which a child process reads exactly these settings; of others' variables it has all."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return others | {PREFIX + name.upper(): str(value) for name, value in settings.items()}
 
 
 def _is_unknown(variable: str) -> bool:

@@ -1,13 +1,12 @@
 """What each service of the local stack is given: its Kafka user, its database role, its settings as variables."""
 
-import os
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
-from pulsestream.core.settings import PREFIX, Settings, environment
+from pulsestream.core.settings import Settings, environment
 
 SERVICES: Final[Mapping[str, str | None]] = {
     "producer": None,
@@ -37,9 +36,8 @@ def as_role(database_url: str, role: str) -> str:
 
 def child_environment(settings: Settings) -> dict[str, str]:
     """Return the environment in which a child reads exactly these settings."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     shown = {name: _plain(value) for name, value in settings}
-    return inherited | environment({name: value for name, value in shown.items() if value is not None})
+    return environment({name: value for name, value in shown.items() if value is not None})
 
 
 def _plain(value: object) -> object:

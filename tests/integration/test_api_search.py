@@ -24,7 +24,7 @@ from api.search.repository import statement
 from api.search.service import Page, Search
 from pulsestream.core.clock import to_micros
 from pulsestream.core.settings import Settings
-from tests.support.e2e import _Database, _execute
+from tests.support.databases import NamedDatabase, execute
 
 START = datetime(2021, 4, 17, 23, 59, 59, 999_990, tzinfo=UTC)
 """Ten microseconds before a chunk of a hypertable ends."""
@@ -56,8 +56,8 @@ class Store:
 @pytest.fixture(scope="module")
 def store(database_server: str, migrated_template: str) -> Iterator[Store]:
     name = f"ps_search_{secrets.token_hex(6)}"
-    _execute(database_server, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
-    urls = _Database(database_server, name)
+    execute(database_server, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+    urls = NamedDatabase(database_server, name)
     with asyncio.Runner() as runner, psycopg.connect(urls.url(), autocommit=True) as admin:
 
         async def opened() -> Database:
@@ -68,7 +68,7 @@ def store(database_server: str, migrated_template: str) -> Iterator[Store]:
         database = runner.run(opened())
         yield Store(admin, runner, database, Search(database, SEAL))
         runner.run(database.close())
-    _execute(database_server, f"DROP DATABASE {name} WITH (FORCE)")
+    execute(database_server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def moment(step: int) -> datetime:
@@ -199,7 +199,7 @@ ROW = st.tuples(st.sampled_from(["ticks", "events"]), st.sampled_from("aAbBéz-_
 ROWS = st.lists(ROW, max_size=14, unique_by=lambda row: (row[0], row[1], row[2]))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=ROWS, during=ROWS, limit=st.integers(1, 5), up=st.booleans(), single=st.booleans())
 def test_no_row_visible_when_a_walk_began_is_skipped_or_repeated(
     store: Store, before: list[Any], during: list[Any], limit: int, *, up: bool, single: bool

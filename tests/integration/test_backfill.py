@@ -1,6 +1,5 @@
 """`pulsestream backfill` as a process, on a real broker and against a real HTTP server that speaks Coinbase's REST."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 
 from pulsestream.core import topics
 from pulsestream.core.clock import MICROS_PER_SECOND, format_rfc3339
-from pulsestream.core.settings import PREFIX, environment
+from pulsestream.core.settings import environment
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
 from schemas.records import Bar, Trade
@@ -46,15 +45,14 @@ class World:
             "exchange": EXCHANGE,
             "exchange_rest_url": self.exchange.url,
         }
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         command = [sys.executable, "-m", "pulsestream.cli", "backfill", self.product, "--rate", "1000", *arguments]
         return subprocess.Popen(
-            command, env=inherited | environment(values), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, env=environment(values), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
     def run(self, *arguments: str) -> tuple[int, str]:
         process = self.start(*arguments)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=120)
         return process.returncode, said
 
     def trades(self) -> list[Trade]:
@@ -160,7 +158,7 @@ def test_ctrl_c_ends_it_between_two_pages(world: World) -> None:
     process = world.start(*SPAN)
     world.until_asked(8)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=60)
 
     assert process.returncode == 130, said
     assert "run the same command again" in said

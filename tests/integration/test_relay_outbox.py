@@ -19,15 +19,15 @@ from pulsestream.local import process
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
 from schemas.records import Rule
-from tests.conftest import Database
 from tests.support.api import RULE, installation
+from tests.support.databases import NamedDatabase
 from tests.support.e2e import Arrived, eventually, read_topic
 
 SettingsOf = Callable[..., Settings]
 
 
 @pytest.fixture
-def admin(database: Database, tenant: str) -> Iterator[psycopg.Connection]:
+def admin(database: NamedDatabase, tenant: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(database.url(), autocommit=True) as connection:
         connection.execute("INSERT INTO tenants (tenant, name) VALUES (%s, %s)", (tenant, tenant))
         yield connection

@@ -12,7 +12,7 @@ from pulsestream.core.kafka import Admin
 from pulsestream.core.layout import tenant_topic_spec
 from pulsestream.core.settings import Settings
 from pulsestream.core.topics import parse_tenant_topic, tenant_topic
-from tests.conftest import Database
+from tests.support.databases import NamedDatabase
 
 SettingsOf = Callable[..., Settings]
 Row = tuple[str, str | None, str | None]
@@ -20,7 +20,7 @@ EVERY = ("stats", "bars", "alerts", "dlq", "ticks", "trades")
 
 
 @pytest.fixture
-def admin(database: Database) -> Iterator[psycopg.Connection]:
+def admin(database: NamedDatabase) -> Iterator[psycopg.Connection]:
     with psycopg.connect(database.url(), autocommit=True) as connection:
         yield connection
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import httpx
 
 from pulsestream.local.kafka import EmbeddedKafka
-from tests.support.e2e import Installation, _Database, _execute, logs_shown
+from tests.support.databases import NamedDatabase, execute
+from tests.support.e2e import Installation, logs_shown
 
 PROBLEM = "application/problem+json"
 RULE = {"name": "btc-low", "product": "BTC-USD", "condition": {"type": "price", "below": 15000}}
@@ -21,8 +22,8 @@ def installation(
 ) -> Iterator[Installation]:
     """Start these services on `broker` and a copy of the migrated `template`; every one has to end cleanly."""
     name = f"ps_api_{secrets.token_hex(6)}"
-    _execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
-    running = Installation(folder, broker, _Database(server_url, name))
+    execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    running = Installation(folder, broker, NamedDatabase(server_url, name))
     try:
         with logs_shown(running):
             running.start(*names, **settings)
@@ -33,7 +34,7 @@ def installation(
         running.stop()
         for client in running.clients:
             client.close()
-        _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+        execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def problem(answer: httpx.Response, status: int, code: str) -> dict[str, object]:

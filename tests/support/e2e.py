@@ -5,7 +5,6 @@ in for the market. `Installation` starts them; `Tenant` is a client with an API 
 processes left on the topics and in the database.
 """
 
-import os
 import secrets
 import shutil
 import subprocess
@@ -16,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import psycopg
@@ -26,12 +24,13 @@ from psycopg.rows import dict_row
 
 from pulsestream.core.kafka import Admin, client_config
 from pulsestream.core.layout import platform_topic_specs
-from pulsestream.core.settings import PREFIX, Settings, environment
+from pulsestream.core.settings import Settings, environment
 from pulsestream.core.topics import tenant_topic
 from pulsestream.local import process
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import DATASET_RECORDS, codec
 from schemas.records import AsOf, Record, Tick
+from tests.support.databases import NamedDatabase, execute
 from tests.support.oracle import Sourced
 
 R = TypeVar("R", bound=Record)
@@ -49,7 +48,7 @@ class DatabaseUrl(Protocol):
     def url(self, role: str = "postgres") -> str: ...
 
 
-def eventually(check: Callable[[], None], *, timeout: float = 30.0, every: float = 0.25) -> None:
+def eventually(check: Callable[[], None], *, timeout: float = 60.0, every: float = 0.25) -> None:
     """Repeat `check` until it raises no AssertionError; raises the last one after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
@@ -166,7 +165,7 @@ class Installation:
         """Write a recording of a simulated market, as an operator would."""
         command = [sys.executable, "-m", "pulsestream.cli", "exchange", "--synthetic", str(seed), "--write", str(path)]
         command += ["--seconds", str(seconds), "--rate", str(rate), "--products", ",".join(products)]
-        subprocess.run(command, check=True, env=_inherited(), timeout=60)
+        subprocess.run(command, check=True, env=environment({}), timeout=60)
 
     def register(self, name: str) -> "Tenant":
         """Register a tenant under a new slug that begins with `name`."""
@@ -229,7 +228,7 @@ class Installation:
     def _command(self, name: str, arguments: Sequence[str], settings: Mapping[str, object]) -> Service:
         command = [sys.executable, "-m", "pulsestream.cli", *arguments]
         port = int(str(settings.get("ops_port", 0)))
-        return Service(name, command, _inherited() | environment(settings), self.folder / f"{name}.log", port)
+        return Service(name, command, environment(settings), self.folder / f"{name}.log", port)
 
     def _wait_for_port(self, service: Service) -> None:
         def listens() -> None:
@@ -251,8 +250,8 @@ def installed(folder: Path, server_url: str, template: str) -> Iterator[Installa
     try:
         layout = kafka.settings().model_copy(update={"feed_shards": _FEED_SHARDS})
         Admin(layout).create(platform_topic_specs(layout))
-        _execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
-        path = Installation(folder, kafka, _Database(server_url, name))
+        execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+        path = Installation(folder, kafka, NamedDatabase(server_url, name))
         try:
             yield path
             with logs_shown(path):
@@ -262,31 +261,10 @@ def installed(folder: Path, server_url: str, template: str) -> Iterator[Installa
             path.stop()
             for client in path.clients:
                 client.close()
-            _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+            execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         kafka.kill()  # nobody needs it again, and a clean stop takes seconds
         shutil.rmtree(kafka.home)
-
-
-@dataclass(frozen=True, slots=True)
-class _Database:
-    server_url: str
-    name: str
-
-    def url(self, role: str = "postgres") -> str:
-        parts = urlsplit(self.server_url)
-        login, _, host = parts.netloc.rpartition("@")
-        user = login if role == "postgres" else role
-        return urlunsplit(parts._replace(netloc=f"{user}@{host}", path=f"/{self.name}"))
-
-
-def _execute(url: str, statement: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(statement)
-
-
-def _inherited() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
 @contextmanager

@@ -5,7 +5,6 @@ the cause of each gap is known. A fault is named after the product that it conce
 """
 
 import json
-import os
 import secrets
 import sys
 import time
@@ -15,9 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
-import psycopg
 import yaml
 from confluent_kafka import Producer
 
@@ -26,12 +23,13 @@ from pulsestream.core import topics
 from pulsestream.core.clock import MICROS_PER_SECOND, wall_clock
 from pulsestream.core.kafka import Admin, client_config
 from pulsestream.core.layout import tenant_topic_spec
-from pulsestream.core.settings import PREFIX, environment
+from pulsestream.core.settings import environment
 from pulsestream.core.sharding import feed_shard
 from pulsestream.local import process
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
 from schemas.records import Subscription, Tick
+from tests.support.databases import NamedDatabase, execute
 from tests.support.e2e import DatabaseUrl, Service, rows
 
 SHARDS: Final = 8
@@ -236,7 +234,7 @@ class Matrix:
         command = ["exchange", "--venue", venue, "--synthetic", str(seed), "--rate", str(rate), "--port", str(port)]
         command += ["--products", ",".join(products.values()), "--faults", str(folder / "plan.yaml")]
         command += ["--fault-log", str(folder / "faults"), "--truth", str(folder / "truth")]
-        simulator = Service("simulator", _command(command), _inherited(), folder / "simulator.log", port)
+        simulator = Service("simulator", _command(command), environment({}), folder / "simulator.log", port)
         producer = self._service(
             "producer",
             ["producer"],
@@ -259,9 +257,7 @@ class Matrix:
             "kafka_password": self._broker.password(f"ps-{name}"),
             "ops_port": port,
         }
-        return Service(
-            name, _command(command), _inherited() | environment(own | settings), folder / f"{name}.log", port
-        )
+        return Service(name, _command(command), environment(own | settings), folder / f"{name}.log", port)
 
     def _subscribe(self) -> None:
         producer = Producer(client_config(self._broker.settings(), "test-relay"))
@@ -284,26 +280,11 @@ class Matrix:
 def database_copy(server_url: str, template: str) -> Iterator[DatabaseUrl]:
     """Give a copy of the migrated database `template`, for as long as the block lasts."""
     name = f"ps_matrix_{secrets.token_hex(6)}"
-    with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
     try:
-        yield _Database(server_url, name)
+        yield NamedDatabase(server_url, name)
     finally:
-        with psycopg.connect(server_url, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@dataclass(frozen=True, slots=True)
-class _Database:
-    server_url: str
-    name: str
-
-    def url(self, role: str = "postgres") -> str:
-        parts = urlsplit(self.server_url)
-        login, _, host = parts.netloc.rpartition("@")
-        return urlunsplit(
-            parts._replace(netloc=f"{login if role == 'postgres' else role}@{host}", path=f"/{self.name}")
-        )
+        execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def covered(gaps: Collection[Line], product: str) -> set[int]:
@@ -330,7 +311,3 @@ def _wait_for_port(service: Service) -> None:
         service.assert_alive()
         assert time.monotonic() < deadline, f"{service.name} does not listen"
         time.sleep(0.05)
-
-
-def _inherited() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

@@ -1,7 +1,6 @@
 """What the producer's tests share: settings, ticks, and topics read back whole."""
 
 import asyncio
-import os
 import secrets
 import sys
 import time
@@ -15,7 +14,7 @@ from producers.venues.protocol import load
 from pulsestream.core import topics
 from pulsestream.core.clock import wall_clock
 from pulsestream.core.kafka import CompactedReader, client_config
-from pulsestream.core.settings import PREFIX, Settings, environment
+from pulsestream.core.settings import Settings, environment
 from pulsestream.local import process
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
@@ -99,7 +98,7 @@ def start_exchange(folder: Path, *arguments: str, port: int | None = None) -> tu
     chosen = port or process.free_port()
     sent = folder / f"sent-{secrets.token_hex(4)}-{{session}}.frames"
     command = [sys.executable, "-m", "pulsestream.cli", "exchange", *arguments, "--port", str(chosen)]
-    service = Service("exchange", [*command, "--sent", str(sent)], _inherited(), folder / "exchange.log")
+    service = Service("exchange", [*command, "--sent", str(sent)], environment({}), folder / "exchange.log")
     service.start()
     deadline = time.monotonic() + BOUND
     while process.port_is_free(chosen):
@@ -122,7 +121,7 @@ def start_producer(broker: EmbeddedKafka, folder: Path, url: str, exchange: str,
         "ops_port": port,
     }
     command = [sys.executable, "-m", "pulsestream.cli", "producer"]
-    service = Service("producer", command, _inherited() | environment(values | settings), folder / "producer.log", port)
+    service = Service("producer", command, environment(values | settings), folder / "producer.log", port)
     service.start()
     return service
 
@@ -155,7 +154,3 @@ def sent_ticks(folder: Path, exchange: str) -> list[list[Tick]]:
         outcomes = (outcome for frame in read_frames(path) for outcome in protocol.receive(frame.text, frame.received))
         sessions.append([outcome for outcome in outcomes if isinstance(outcome, Tick)])
     return sessions
-
-
-def _inherited() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

@@ -1,6 +1,5 @@
 """What the sink's tests share: records to send, a sink in a thread or in a process, and waiting for a condition."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,13 +14,13 @@ from typing import Any, Self
 
 import psycopg
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
-from pydantic import SecretStr
 
 from pulsestream.core.clock import Clock, wall_clock
 from pulsestream.core.kafka import Admin, client_config, producer_config
 from pulsestream.core.layout import tenant_topic_spec
-from pulsestream.core.settings import PREFIX, Settings
+from pulsestream.core.settings import Settings
 from pulsestream.core.topics import tenant_topic
+from pulsestream.local.roles import child_environment
 from schemas.codec import codec
 from schemas.records import Alert, AsOf, Bar, DeadLetter, Event, PricePoint, Record, Stat, Tick, Trade
 from sinks.writer import Sink
@@ -148,10 +147,10 @@ class Scene:
         summed = self.rows("SELECT coalesce(sum(next_offset), 0) FROM sink_offsets WHERE topic = %s", topic)
         return int(summed[0][0])
 
-    def wait_stored(self, dataset: str, records: int, timeout: float = 30.0) -> None:
+    def wait_stored(self, dataset: str, records: int, timeout: float = 60.0) -> None:
         wait_until(lambda: self.stored(dataset) >= records, timeout, f"{records} of {dataset} dealt with")
 
-    def dead_letters(self, expected: int, timeout: float = 20.0) -> list[DeadLetter]:
+    def dead_letters(self, expected: int, timeout: float = 60.0) -> list[DeadLetter]:
         """Return what the dead-letter topic holds once it has `expected` refusals, or after `timeout` seconds.
 
         A sink that dies between acknowledgement and commit sends a dead letter again, which counts once.
@@ -179,7 +178,7 @@ def origin(letter: DeadLetter) -> tuple[str, int, int]:
     return letter.topic, letter.partition, letter.offset
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 30.0, what: str = "") -> None:
+def wait_until(condition: Callable[[], object], timeout: float = 60.0, what: str = "") -> None:
     """Return once `condition()` is true; fails after `timeout` seconds."""
     end = time.monotonic() + timeout
     while not condition():
@@ -268,7 +267,7 @@ class SinkProcess:
         self._log = log.open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pulsestream.cli", "sink"],
-            env=_environment(settings),
+            env=child_environment(settings),
             stderr=self._log,
         )
 
@@ -290,10 +289,3 @@ class SinkProcess:
             if self.process.poll() is None:
                 self.kill()
             self._log.close()
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    for name, value in settings.model_dump(exclude_none=True).items():
-        clean[PREFIX + name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-    return clean

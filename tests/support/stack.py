@@ -1,6 +1,5 @@
 """A whole local stack for tests: `running_stack` in this process, `Up` as the command that a person types."""
 
-import os
 import queue
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from pulsestream.core.settings import PREFIX, Settings, environment
+from pulsestream.core.settings import Settings, environment
 from pulsestream.local.stack import Stack
 
 START_TIMEOUT: Final = 120.0
@@ -39,7 +38,6 @@ class Up:
     def __init__(self, home: Path, **settings: object) -> None:
         self.home = home
         given = environment({"home": home, "feed": "simulator"} | settings)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         self.lines: list[str] = []
         self._arriving: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.process = subprocess.Popen(
@@ -47,7 +45,7 @@ class Up:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=inherited | given,
+            env=given,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -5,7 +5,6 @@ is held against the brute-force oracle elsewhere.
 """
 
 import json
-import os
 import random
 import secrets
 import sys
@@ -22,7 +21,7 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from pulsestream.core.kafka import Admin, producer_config
 from pulsestream.core.layout import platform_topic_specs, tenant_topic_spec
-from pulsestream.core.settings import PREFIX, Settings
+from pulsestream.core.settings import Settings, environment
 from pulsestream.core.topics import FEEDS, RULES, state_topic, tenant_topic
 from pulsestream.local.kafka import EmbeddedKafka
 from pulsestream.local.process import free_port
@@ -100,11 +99,9 @@ class Streams:
             "checkpoint_interval": 0.2,
             **overrides,
         }
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        environment |= {PREFIX + name.upper(): str(value) for name, value in given.items()}
         number = len(self.workers)
         command = [sys.executable, "-m", "pulsestream.cli", "stream"]
-        worker = Service(f"worker {number}", command, environment, self.folder / f"worker-{number}.log", port)
+        worker = Service(f"worker {number}", command, environment(given), self.folder / f"worker-{number}.log", port)
         worker.start()
         self.workers.append(worker)
         return worker

@@ -488,7 +488,7 @@ def visible(records: list[Input], mark: int) -> list[Input]:
     return taken
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_the_oracle_reports_the_same_transitions_however_records_are_batched(data: st.DataObject) -> None:
     records, active = data.draw(streams()), data.draw(rules())
@@ -503,7 +503,7 @@ def test_the_oracle_reports_the_same_transitions_however_records_are_batched(dat
         assert seen(whole.alerts, each) == expected(each, records)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_what_the_clock_decides_is_what_the_timers_say(data: st.DataObject) -> None:
     records, active = data.draw(streams()), data.draw(rules())

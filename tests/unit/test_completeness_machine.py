@@ -249,7 +249,7 @@ class CrowdedLedgers(Ledgers):
     exact = False
 
 
-RUNS = settings(max_examples=80, stateful_step_count=50, deadline=None)
+RUNS = settings(max_examples=80, stateful_step_count=50)
 
 
 def test_the_ledger_knows_every_id_that_is_missing() -> None:

@@ -28,7 +28,7 @@ def stored(key: str, *states: KeyState) -> dict[str, bytes]:
     return held
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_checkpoints_add_up_to_the_state(data: st.DataObject) -> None:
     rules = [rule({"above": 100}, for_="1m"), rule({"crosses": 100}, "r2", cooldown="5m")]

@@ -13,7 +13,7 @@ from tests.support.oracle import (
 )
 from tests.support.ticking import SECOND, START, Run, folded, inputs, micros, splits, streams, tick, unrevised
 
-SLOW = settings(max_examples=50, deadline=None)
+SLOW = settings(max_examples=50)
 
 
 def emitted(run: Run, window: str = "1m", basis: str = "ticks") -> list[tuple[int, int]]:

@@ -53,6 +53,7 @@ class FakeFeed:
         self.products: frozenset[str] = frozenset()
         self.heard: int | None = None
         self.measured = 0
+        self.refused: dict[str, int] = {}
         self._events = events
         self._shard = shard
         self._stopped = asyncio.Event()
@@ -70,6 +71,12 @@ class FakeFeed:
 
     def measure(self) -> None:
         self.measured += 1
+
+    def confirmed(self) -> frozenset[str]:
+        return frozenset() if self.heard is None else self.products - self.refused.keys()
+
+    def lacking(self) -> dict[str, int]:
+        return self.refused
 
     def fail(self, failure: Exception) -> None:
         self._failure = failure
@@ -687,3 +694,44 @@ def test_of_a_shard_that_flaps_only_the_newest_intervals_stay_and_what_tells_com
 
     assert outdated(many, "coinbase", 10_000) == [f"gap:coinbase:*1:{number}" for number in range(3)]
     assert outdated(many, "kraken", 10_000) == []
+
+
+def test_a_product_that_the_exchange_delivers_no_more_has_an_interval_over_a_change_of_producers() -> None:
+    async def play(topic: Topic) -> None:
+        first = await _fed(topic, OF_BTC)
+        since = topic.now
+        first.feeds[OF_BTC].refused = {BTC: since}
+        topic.now += 5_000_000
+        first.owned.owned[OF_BTC].refresh(topic.now)
+        first.write()
+        key = f"gap:coinbase:{BTC}:{since}"
+        assert (topic.gaps()[key].cause, topic.gaps()[key].closed) == ("refused", None)
+
+        second = Producer(topic)
+        await second.owned.take([OF_BTC])
+        second.owned.owned[OF_BTC].refresh(topic.now)
+        second.write()
+        assert topic.gaps()[key].closed is None
+        await second.feeds[OF_BTC].deliver(tick(topic))
+        second.owned.owned[OF_BTC].refresh(topic.now)
+        second.write()
+
+        assert topic.gaps()[key].closed == topic.now
+
+    scenario(play)
+
+
+def test_the_interval_of_a_refused_product_closes_when_nobody_wants_it_any_more() -> None:
+    async def play(topic: Topic) -> None:
+        producer = await _fed(topic, OF_BTC)
+        producer.feeds[OF_BTC].refused = {BTC: topic.now}
+        producer.owned.owned[OF_BTC].refresh(topic.now)
+        producer.feeds[OF_BTC].refused = {}
+        producer.owned.follow(Wanted({}))
+
+        producer.owned.owned[OF_BTC].refresh(topic.now)
+        producer.write()
+
+        assert [gap.closed for gap in topic.gaps().values() if gap.cause == "refused"] == [topic.now]
+
+    scenario(play)

@@ -52,3 +52,30 @@ def test_a_feed_of_refused_products_alone_is_no_problem_of_the_exchange() -> Non
     feed._refusals.add("BTC-USD", "not known", 0.0)
     assert feed.problem() is None
     assert feed.refused() == {"NOPE-USD": "not known", "BTC-USD": "not known"}
+
+
+def test_a_product_that_a_new_connection_is_refused_lacks_since_it_was_last_confirmed() -> None:
+    feed = Feed(CONFIG, EXCHANGE, Nobody(), StormGuard())
+    feed.want({"NOPE-USD", "OLD-USD", "BTC-USD"})
+
+    def connection(*confirmed: str, last_good: int) -> None:
+        made = Connection(CONFIG, EXCHANGE, Nobody(), feed._refusals, Clocks())
+        made.want({"NOPE-USD", "OLD-USD", "BTC-USD"})
+        made.plan.confirm(frozenset(confirmed))
+        made.last_good, made.is_complete = last_good, True
+        feed._connections[:] = [made]
+
+    feed._refusals.add("NOPE-USD", "not known", 0.0)
+    connection("OLD-USD", "BTC-USD", last_good=7)
+    assert feed.lacking() == {}
+
+    feed._refusals.add("OLD-USD", "delisted", 1.0)
+    connection("BTC-USD", last_good=20)
+    assert feed.lacking() == {"OLD-USD": 7}
+    assert feed.confirmed() == {"BTC-USD"}
+
+    connection("OLD-USD", "BTC-USD", last_good=30)
+    assert feed.lacking() == {}
+    feed.want({"BTC-USD"})
+    feed._refusals.add("OLD-USD", "delisted", 2.0)
+    assert feed.lacking() == {}

@@ -118,7 +118,7 @@ def definition(name: str) -> dict[str, Any]:
     return {"name": name, "product": "BTC-USD", **RULES[name]}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(markets(), st.lists(st.integers(0, 70 * SECOND), max_size=4))
 def test_final_statistics_equal_the_oracle_however_batched_and_whatever_the_clock_closed(
     market: Market, clocks: list[int]
@@ -133,7 +133,7 @@ def test_final_statistics_equal_the_oracle_however_batched_and_whatever_the_cloc
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(markets(), st.sampled_from(sorted(RULES)), st.integers(0, 10 * SECOND))
 def test_alerts_equal_the_oracle_however_batched(market: Market, name: str, ran_on: int) -> None:
     rules = [active(name)]

@@ -93,7 +93,7 @@ def told(seed: int, events: list[tuple[Any, ...]]) -> World:
 
 
 @given(st.integers(0, 1_000), st.lists(batches | folds | steps | parkings, max_size=60))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_without_the_clock_the_outputs_are_those_of_one_uninterrupted_run(
     seed: int, events: list[tuple[Any, ...]]
 ) -> None:
@@ -108,7 +108,7 @@ def test_without_the_clock_the_outputs_are_those_of_one_uninterrupted_run(
 
 
 @given(st.integers(0, 1_000), st.lists(batches | folds | steps | parkings | ticks | rule_changes, max_size=80))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_with_the_clock_and_changing_rules_no_alert_is_doubled_lost_or_overtaken(
     seed: int, events: list[tuple[Any, ...]]
 ) -> None:

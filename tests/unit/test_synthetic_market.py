@@ -64,7 +64,7 @@ def test_a_ticker_has_todays_fields_in_the_exchanges_order() -> None:
     assert all(isinstance(frame[name], str) for name in TICKER_FIELDS if name not in ("sequence", "trade_id"))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_every_frame_is_a_valid_tick_or_trade_to_the_feeds_own_protocol(seed: int) -> None:
     protocol = load("coinbase", "simulator").session()
@@ -75,7 +75,7 @@ def test_every_frame_is_a_valid_tick_or_trade_to_the_feeds_own_protocol(seed: in
     assert {type(outcome) for outcome in outcomes} <= {Tick, Trade, Ignored}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_figures_of_a_product_agree_with_one_another(seed: int) -> None:
     for ticks in tickers(publish(seed, 400)).values():
@@ -218,7 +218,7 @@ def test_a_product_that_never_trades_has_price_zero_and_no_time() -> None:
     assert all("time" not in frame and "trade_id" not in frame for frame in never)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=seeds)
 def test_a_recording_has_what_a_consumer_must_stand(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     path = tmp_path_factory.mktemp("synthetic") / "market.frames"
@@ -238,7 +238,7 @@ def test_a_recording_has_what_a_consumer_must_stand(tmp_path_factory: pytest.Tem
     assert any(fields.get("price") == "0" for _, fields in frames)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=seeds)
 @example(seed=11)  # the late ticker's product is silent for more than three seconds
 def test_one_ticker_of_a_recording_comes_late_but_within_ten_seconds(
