@@ -126,7 +126,7 @@ def test_an_exchange_that_is_not_there_is_named_at_the_end(tmp_path: Path) -> No
     recorder = _start_recorder(tmp_path, url, tmp_path / "recording", "--seconds", "0.5")
     assert recorder.running is not None
 
-    assert recorder.running.wait(30) == 1
+    assert recorder.running.wait(60) == 1
 
     said = (tmp_path / "record.log").read_text()
     assert f"pulsestream: nothing was recorded: no data from simulator at {url}: " in said

@@ -63,7 +63,7 @@ def test_statistics_and_alerts_are_those_of_the_engine_with_keys_and_headers(sti
         assert_stats_are(still.stats(), expected)
         assert_alerts_are(still.alerts(), expected.alerts)
 
-    eventually(complete, timeout=30)
+    eventually(complete)
     stat = read_topic(still.admin, tenant_topic(still.tenant, "stats"))[0]
     alert = read_topic(still.admin, tenant_topic(still.tenant, "alerts"))[0]
     said, sent = codec(Stat).decode(stat.value), codec(Alert).decode(alert.value)
@@ -106,7 +106,7 @@ def test_bad_records_are_skipped_and_counted_and_the_ones_beside_them_folded(sti
     places = read_topic(still.admin, tenant_topic(still.tenant, "ticks"))
     sound = [place for place in places if place.value in {value for _, value, _ in mixed}]
     expected = engine_run([Sourced(codec(Tick).decode(p.value), p.as_of, p.appended_at) for p in sound])
-    eventually(lambda: assert_stats_are(still.stats(), expected), timeout=30)
+    eventually(lambda: assert_stats_are(still.stats(), expected))
     skipped = {
         reason: worker.metric("pulsestream_stream_skipped_total", reason=reason)
         for reason in ("undecodable", "wrong_schema", "invalid_price", "wrong_exchange", "backfill")
@@ -127,7 +127,7 @@ def test_a_new_tenants_topic_is_read_while_the_worker_runs(still: Streams) -> No
     def told() -> None:
         assert {stat.exchange for stat in still.stats(newcomer)} == {"x-desk"}
 
-    eventually(told, timeout=20)
+    eventually(told)
 
 
 def test_topics_that_come_one_after_the_other_under_load_disturb_nobody(still: Streams) -> None:
@@ -165,7 +165,7 @@ def test_a_pending_alert_fires_by_the_clock_once_the_feed_is_connected(still: St
 
     still.put_feed(still.exchange, "connected")
 
-    eventually(lambda: assert_states(still, ["pending", "firing"]), timeout=10)
+    eventually(lambda: assert_states(still, ["pending", "firing"]))
     assert [alert.at for alert in still.alerts()] == [at, at + 2 * SECOND]
 
 
@@ -183,7 +183,7 @@ def test_no_alert_fires_by_the_clock_of_a_feed_that_fell_silent(still: Streams) 
 
     still.put_feed(still.exchange, "connected")
 
-    eventually(lambda: assert_states(still, ["pending", "firing"]), timeout=10)
+    eventually(lambda: assert_states(still, ["pending", "firing"]))
     assert [alert.at for alert in still.alerts()] == [at, at + 2 * SECOND]
 
 
@@ -197,17 +197,17 @@ def test_a_rule_takes_effect_while_the_worker_runs_and_its_end_closes_what_is_op
     above = {**LEVEL, "for": "0s"}
 
     still.put_rule(rule, above)
-    eventually(lambda: assert_in_force(worker, still, 1), timeout=20, every=0.05)
+    eventually(lambda: assert_in_force(worker, still, 1), every=0.05)
     still.send([make_tick(still.exchange, "P0-USD", 1, 105.0, at=now())])
     eventually(lambda: assert_states(still, ["firing"]))
     still.put_rule(rule, {**above, "name": "renamed"}, version=2)
-    eventually(lambda: assert_versions(still, [(1, "firing"), (1, "resolved")]), timeout=10)
+    eventually(lambda: assert_versions(still, [(1, "firing"), (1, "resolved")]))
     still.send([make_tick(still.exchange, "P0-USD", 2, 106.0, at=now())])
-    eventually(lambda: assert_versions(still, [(1, "firing"), (1, "resolved"), (2, "firing")]), timeout=10)
+    eventually(lambda: assert_versions(still, [(1, "firing"), (1, "resolved"), (2, "firing")]))
     still.put_rule(rule, above, version=3, deleted=True)
 
     closed = [(1, "firing"), (1, "resolved"), (2, "firing"), (2, "resolved")]
-    eventually(lambda: assert_versions(still, closed), timeout=10)
+    eventually(lambda: assert_versions(still, closed))
     assert {alert.reason for alert in still.alerts() if alert.state == "resolved"} == {"rule_changed"}
 
 
@@ -229,10 +229,10 @@ def test_a_tenant_whose_output_topic_is_missing_waits_and_loses_nothing_while_ot
     still.send(market(4, 500, exchange=still.exchange), tenant=broken)
     expected, of_broken = engine_run(still.ticks()), engine_run(still.ticks(broken))
 
-    eventually(lambda: assert_stats_are(still.stats(), expected), timeout=30)
+    eventually(lambda: assert_stats_are(still.stats(), expected))
     assert worker.metric("pulsestream_stream_parked_tenants") == 1
     still.prepare("stats", tenant=broken)
-    eventually(lambda: assert_stats_are(still.stats(broken), of_broken), timeout=40)
+    eventually(lambda: assert_stats_are(still.stats(broken), of_broken))
     worker.wait_ready()
 
 
@@ -243,15 +243,15 @@ def test_a_topic_deleted_under_load_parks_its_tenant_alone(still: Streams) -> No
     first, second = market(5, 3_000, exchange=still.exchange), market(6, 3_000, exchange=still.exchange)
     still.send(first, tenant=broken)
     before = engine_run(still.ticks(broken))
-    eventually(lambda: assert_stats_are(still.stats(broken), before), timeout=30)
+    eventually(lambda: assert_stats_are(still.stats(broken), before))
 
     Admin(still.admin).delete([tenant_topic(broken, "stats")])
     still.send(second, tenant=broken)
     still.send(first)
     of_other = engine_run(still.ticks())
 
-    eventually(lambda: assert_stats_are(still.stats(), of_other), timeout=40)
-    eventually(lambda: assert_parked(worker, 1), timeout=20)
+    eventually(lambda: assert_stats_are(still.stats(), of_other))
+    eventually(lambda: assert_parked(worker, 1))
     still.prepare("stats", tenant=broken)
     expected = engine_run(still.ticks(broken))
     later = {name: stat for name, stat in expected.stats.items() if stat.as_of.offset > 2_000}
@@ -276,8 +276,8 @@ def test_a_topic_with_other_partitions_is_refused_and_the_others_are_read(still:
     still.send(market(7, 300, exchange=still.exchange))
     expected = engine_run(still.ticks())
 
-    eventually(lambda: assert_stats_are(still.stats(), expected), timeout=40)
-    eventually(lambda: assert_refused(worker, 1), timeout=20)
+    eventually(lambda: assert_stats_are(still.stats(), expected))
+    eventually(lambda: assert_refused(worker, 1))
     Admin(still.admin).delete([tenant_topic(odd, "ticks")])
     worker.wait_ready()
 
@@ -295,7 +295,7 @@ def test_two_workers_share_the_partitions_and_no_key_is_torn(still: Streams) -> 
     still.send(ticks[:2_000])
     second = still.launch()
 
-    eventually(lambda: assert_shared(first, second), timeout=30)
+    eventually(lambda: assert_shared(first, second))
     still.send(ticks[2_000:])
     still.send(ticks, tenant=other)
     expected, of_other = engine_run(still.ticks(), still.rules()), engine_run(still.ticks(other))
@@ -305,7 +305,7 @@ def test_two_workers_share_the_partitions_and_no_key_is_torn(still: Streams) -> 
         assert_alerts_are(still.alerts(), expected.alerts)
         assert_stats_are(still.stats(other), of_other)
 
-    eventually(complete, timeout=40)
+    eventually(complete)
     for worker in (first, second):
         assert worker.metric("pulsestream_stream_records_total") > 0
 
@@ -324,7 +324,7 @@ def test_a_clean_stop_leaves_a_checkpoint_from_which_the_next_worker_goes_on(sti
     worker = still.start()
     still.send(ticks[:2_000])
     before = engine_run(still.ticks())
-    eventually(lambda: assert_stats_are(still.stats(), before), timeout=20)
+    eventually(lambda: assert_stats_are(still.stats(), before))
 
     assert worker.stop() == 0
     still.send(ticks[2_000:])
@@ -335,7 +335,7 @@ def test_a_clean_stop_leaves_a_checkpoint_from_which_the_next_worker_goes_on(sti
         assert_stats_are(still.stats(), expected)
         assert_alerts_are(still.alerts(), expected.alerts)
 
-    eventually(complete, timeout=30)
+    eventually(complete)
     sent = [(stat.event_id, stat.as_of, stat.revision) for stat in still.stats()]
     assert len(sent) == len(set(sent))  # nothing was folded and sent a second time
 
