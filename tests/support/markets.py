@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from producers.exchange.board import Board
 from producers.exchange.dialects import Dialect, speak
@@ -65,8 +65,7 @@ class Venue:
 
     def get(self, request: RestRequest) -> Answer:
         """Answer a request of the client, its parameters as they would be on the wire."""
-        assert urlencode(request.query) is not None
-        return self.dialect.answer(Query(request.path, dict(request.query)), self.board)
+        return self.dialect.answer(Query(request.path, dict(parse_qsl(urlencode(request.query)))), self.board)
 
 
 def converse(client: Session, served: Served, messages: Sequence[str], now: int) -> list[Outcome]:
