@@ -16,7 +16,6 @@ from schemas.validate import check
 from tests.support.markets import NOON, Venue, converse
 
 venues = pytest.mark.parametrize("name", sorted(VENUES))
-TRADING = 2
 
 
 def millis(name: str, time: int) -> int:
