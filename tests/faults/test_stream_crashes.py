@@ -113,7 +113,7 @@ def test_a_stopped_worker_that_wakes_after_its_successor_took_over_changes_nothi
         signal_to(zombie, signal.SIGCONT)
 
         assert zombie.running is not None
-        assert zombie.running.wait(30) == 1
+        assert zombie.running.wait(60) == 1
         feeding.enough()
     assert "another worker has taken" in zombie.log.read_text()
     assert_as_uninterrupted(streams)

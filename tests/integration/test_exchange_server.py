@@ -23,7 +23,7 @@ from producers.frames import FrameError, FrameWriter, read_frames
 from pulsestream.core.clock import MICROS_PER_SECOND, parse_rfc3339, wall_clock
 
 Frame = dict[str, Any]
-BOUND = 30.0
+BOUND = 60.0
 BUSY = ("SKL-USD", "NMR-EUR")
 
 
@@ -157,7 +157,7 @@ def test_spacing_is_the_recorded_one_scaled_by_speed(tmp_path: Path) -> None:
                 arrived.append(time.monotonic())
 
         for offset, at in zip(offsets, arrived, strict=True):
-            assert offset / 10 - 0.02 <= at - arrived[0] < offset / 10 + 1.0
+            assert offset / 10 - 0.15 <= at - arrived[0] < offset / 10 + 5.0
 
     run(scenario())
 
