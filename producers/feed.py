@@ -76,6 +76,7 @@ class Feed:
         self._connections: list[Connection] = []
         self._serving: set[asyncio.Task[float]] = set()
         self._is_told_complete = False
+        self._confirmed_at: dict[str, int] = {}
         self._heard_at = self._clocks.wall()
         self._trouble = "not connected yet"
 
@@ -108,6 +109,19 @@ class Feed:
     def last_good(self) -> int | None:
         """When the present connections received their newest market data; None without any. Microseconds."""
         return max((c.last_good for c in self._connections if c.last_good is not None), default=None)
+
+    def confirmed(self) -> frozenset[str]:
+        """Return the products that complete connections deliver; to be called every second, for `lacking`."""
+        complete = [one for one in self._connections if one.is_complete and one.last_good is not None]
+        seen = {product: one.last_good or 0 for one in complete for product in one.plan.confirmed & self._wanted}
+        held = self._confirmed_at | seen
+        self._confirmed_at = {product: at for product, at in held.items() if product in self._wanted}
+        return frozenset(seen)
+
+    def lacking(self) -> dict[str, int]:
+        """Return the products that were delivered and are refused now, each with the last time it was confirmed."""
+        refused = self._refusals.held.keys() - self.confirmed()
+        return {product: at for product, at in self._confirmed_at.items() if product in refused}
 
     def problem(self) -> str | None:
         """Return why no data arrives although products are wanted, or None; `refused` tells of those it has not."""

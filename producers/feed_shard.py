@@ -67,6 +67,8 @@ class FeedShard:
         """
         heard = self.feed.last_good
         known = None if heard is None or complete_until is None else min(heard, complete_until)
+        if self._stopping is None:
+            self.ledger.lacks(self.feed.lacking(), self.products - self.feed.confirmed())
         self.ledger.refresh(known)
         self.feed.measure()
 

@@ -139,6 +139,17 @@ class ShardLedger:
         if self.connection is None or self.connection.state != state:
             self._set_state(state, self._clock())
 
+    def lacks(self, refused: Mapping[str, int], silent: Collection[str]) -> None:
+        """Open intervals of products that the exchange refuses, though it delivered them: each from its time on.
+
+        Those of products that are not `silent` any more, or that nobody wants, close.
+        """
+        for product, since in refused.items():
+            self.open(Scope(product=product), since, "refused")
+        for scope in [scope for scope in self._open if scope.tenant is None and scope.product is not None]:
+            if scope.product not in silent:
+                self.close(scope, self._clock())
+
     def idle(self) -> None:
         """Note that no product is wanted: nothing can be missing, and there is no connection to speak of."""
         self.close(CONNECTION, self._clock())
@@ -264,4 +275,4 @@ def _is_open_trade_gap(gap: Gap) -> bool:
 def _inherited_scope(feed: Feed) -> Scope:
     """Return the scope of an interval that an earlier process left open; its full buffer is gone with it."""
     tenant = feed.gap.cause.partition(":")[2] if feed.gap else ""
-    return Scope(tenant, feed.product) if tenant else CONNECTION
+    return Scope(tenant or None, feed.product)
