@@ -163,6 +163,12 @@ class ShardLedger:
         if any(record is not None and _is_interval(record) for record in waiting.values()):
             return
         bound = max([time for time in (held.complete_until, complete_until) if time is not None], default=None)
+        if (
+            held.complete_until is not None
+            and complete_until is not None
+            and complete_until <= now < held.complete_until
+        ):
+            bound = complete_until  # the clock was set back: what it said before would hide what a kill costs
         if bound != held.complete_until or now - self._said_at >= ALIVE_EVERY:
             self._write(self.shard.connection_key, msgspec.structs.replace(held, complete_until=bound))
 

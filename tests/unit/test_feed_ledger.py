@@ -469,3 +469,22 @@ def test_an_acknowledged_record_leaves_the_outbox_unless_a_newer_one_waits() -> 
     waiting = world.outbox.waiting[CONN]
     assert waiting is not None
     assert waiting.state == "disconnected"
+
+
+def test_a_wall_clock_that_is_set_back_hides_no_interval_of_a_kill() -> None:
+    world = World()
+    ledger = running(world, since=2_000_000)
+    world.write()
+    ledger.refresh(2_000_000)
+    world.write()
+
+    world.now = 1_000_000
+    ledger.refresh(999_000)
+    world.write()
+    world.now = 1_500_000
+    heir = world.after_a_kill()
+    heir.delivering(1_600_000)
+    heir.complete(1_600_000)
+    world.write()
+
+    assert [(gap.opened, gap.closed) for gap in world.gaps() if gap.cause == "killed"] == [(999_000, 1_600_000)]
