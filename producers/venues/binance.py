@@ -193,8 +193,8 @@ class BinanceSession:
     """One connection's conversation. `aggregate`: trades are those of `aggTrade`.
 
     It knows the products that were asked for (a symbol does not say where its base ends: BTCUSDT is BTC-USDT because
-    that was asked for), the newest quotes of each, and its own messages that are not yet answered: nothing that the
-    exchange sends makes it larger.
+    that was asked for, and BT-CUSDT as well if somebody asked for that), the newest quotes of each symbol, and its own
+    messages that are not yet answered: nothing that the exchange sends makes it larger.
     """
 
     def __init__(self, exchange: str, datasets: Collection[str], *, aggregate: bool = False) -> None:
@@ -202,7 +202,7 @@ class BinanceSession:
         self._trade_stream = "aggTrade" if aggregate else "trade"
         ticks = ("bookTicker", "ticker") if "ticks" in datasets else ()
         self._streams = (*ticks, *((self._trade_stream,) if "trades" in datasets else ()))
-        self._products: dict[str, str] = {}
+        self._products: dict[str, frozenset[str]] = {}
         self._quotes: dict[str, _Quote] = {}
         self._unanswered: dict[int, _Request] = {}
         self._confirmed: frozenset[str] = frozenset()
@@ -210,11 +210,10 @@ class BinanceSession:
         self._beat: int | None = None
 
     def subscribe(self, products: Collection[str]) -> list[str]:
-        """Return the messages that ask for these products; of two products with one symbol the first one gets it."""
+        """Return the messages that ask for these products; a symbol that is asked for already is asked for again."""
         for product in products:
-            self._products.setdefault(_symbol(product), product)
-        asked = [product for product in products if self._products[_symbol(product)] == product]
-        messages = list(self._messages(asked, wanted=True))
+            self._products[_symbol(product)] = self._products.get(_symbol(product), frozenset()) | {product}
+        messages = list(self._messages(products, wanted=True))
         if messages and self._beat is None:
             self._beat = next(self._ids)
             messages.insert(0, _message("SUBSCRIBE", [_BEAT], self._beat))
@@ -222,44 +221,55 @@ class BinanceSession:
 
     def unsubscribe(self, products: Collection[str]) -> list[str]:
         """Return the messages that end these products; what still arrives of them is ignored."""
-        known = [product for product in products if self._products.get(_symbol(product)) == product]
-        for product in known:
-            del self._products[_symbol(product)]
-            self._quotes.pop(_symbol(product), None)
-        return list(self._messages(known, wanted=False))
+        ended = [product for product in products if self._forget(product)]
+        self._confirmed -= frozenset(products)
+        return list(self._messages(ended, wanted=False))
+
+    def _forget(self, product: str) -> bool:
+        """Forget a product; True if nobody else asked for its symbol."""
+        symbol = _symbol(product)
+        left = self._products.get(symbol, frozenset()) - {product}
+        if left:
+            self._products[symbol] = left
+        elif self._products.pop(symbol, None) is not None:
+            self._quotes.pop(symbol, None)
+            return True
+        return False
 
     def receive(self, frame: Frame, received_time: int) -> Sequence[Outcome]:
         """Return what a frame holds; never raises. `received_time` in microseconds, UTC."""
         try:
             envelope = _envelopes.decode(frame)
-            return (self._market(envelope, received_time) if envelope.stream else self._answer(envelope),)
+            return self._market(envelope, received_time) if envelope.stream else (self._answer(envelope),)
         except (msgspec.DecodeError, ValueError, RecursionError, OverflowError) as error:
             return (Malformed(shown(f"not a frame: {error}")),)
 
-    def _messages(self, products: list[str], *, wanted: bool) -> Iterator[str]:
+    def _messages(self, products: Collection[str], *, wanted: bool) -> Iterator[str]:
         for chunk in _chunks(sorted(products), len(self._streams)):
             number = next(self._ids)
             self._unanswered[number] = (wanted, frozenset(chunk))
             streams = [f"{_symbol(product).lower()}@{stream}" for product in chunk for stream in self._streams]
             yield _message("SUBSCRIBE" if wanted else "UNSUBSCRIBE", streams, number)
 
-    def _market(self, envelope: _Envelope, received_time: int) -> Outcome:
+    def _market(self, envelope: _Envelope, received_time: int) -> Sequence[Outcome]:
         name, at, stream = envelope.stream.partition("@")
         if not at and name.removeprefix("!") == _SHUTDOWN:
-            return Closing(_SHUTDOWN)
+            return (Closing(_SHUTDOWN),)
         if envelope.stream == _BEAT:
-            return Heartbeat(None, _beats.decode(envelope.data).event_time * _MICROS_PER_MS)
+            return (Heartbeat(None, _beats.decode(envelope.data).event_time * _MICROS_PER_MS),)
         symbol = name.upper()
-        product = self._products.get(symbol)
-        if product is None or stream not in self._streams:
-            return Ignored(shown(stream[:40] or "stream"), alive=bool(at))
+        products = self._products.get(symbol, ())
+        if not products or stream not in self._streams:
+            return (Ignored(shown(stream[:40] or "stream"), alive=bool(at)),)
         if stream == "bookTicker":
-            return self._quote(symbol, envelope.data)
+            return (self._quote(symbol, envelope.data),)
         if stream == "ticker":
-            return self._tick(product, symbol, envelope.data, received_time)
+            ticker = _tickers.decode(envelope.data)
+            _same(symbol, ticker.symbol)
+            return [self._tick(product, ticker, received_time) for product in products]
         said = (_trades if stream == "trade" else _aggregates).decode(envelope.data)
         _same(symbol, said.symbol)
-        return checked(_trade(self._exchange, product, said, received_time))
+        return [checked(_trade(self._exchange, product, said, received_time)) for product in products]
 
     def _quote(self, symbol: str, data: msgspec.Raw) -> Outcome:
         quote = _quotes.decode(data)
@@ -272,12 +282,10 @@ class BinanceSession:
         self._quotes[symbol] = quote
         return Ignored("bookTicker", alive=True)
 
-    def _tick(self, product: str, symbol: str, data: msgspec.Raw, received_time: int) -> Outcome:
-        said = _tickers.decode(data)
-        _same(symbol, said.symbol)
+    def _tick(self, product: str, said: _Ticker, received_time: int) -> Outcome:
         if said.price == 0:
             return Ignored("ticker without a trade", alive=True)
-        quote = self._quotes.get(symbol, said)
+        quote = self._quotes.get(said.symbol, said)
         best_bid, best_ask = price(quote.bid), price(quote.ask)
         tick = Tick(
             event_id=tick_id(self._exchange, product, said.event_time),
@@ -319,8 +327,7 @@ class BinanceSession:
         symbols = {name.upper() for name in _STREAM.findall(failure.msg)}
         named = frozenset(product for product in products if _symbol(product) in symbols) or products
         for product in named - self._confirmed:
-            if self._products.get(_symbol(product)) == product:
-                del self._products[_symbol(product)]
+            self._forget(product)
         return Refused(shown(f"{failure.code}: {failure.msg}"), named)
 
 

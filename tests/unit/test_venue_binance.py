@@ -283,13 +283,20 @@ def test_dollars_are_never_tethers() -> None:
     assert BinanceExchange().symbol("BTC-USDT") == "BTCUSDT"
 
 
-def test_of_two_products_with_one_symbol_the_first_gets_it() -> None:
+def test_a_name_that_makes_the_symbol_of_another_product_takes_nothing_from_it() -> None:
     speaker = session("BTC-USDT")
 
-    assert speaker.subscribe(["BTCU-SDT"]) == speaker.unsubscribe(["BTCU-SDT"]) == []
-    (outcome,) = speaker.receive(json.dumps({"stream": "btcusdt@trade", "data": TRADE | {"s": "BTCUSDT"}}), NOW)
-    assert isinstance(outcome, Trade)
-    assert outcome.product == "BTC-USDT"
+    (message,) = speaker.subscribe(["BT-CUSDT"])
+    (confirmed,) = speaker.receive(json.dumps({"result": None, "id": json.loads(message)["id"]}), NOW)
+    both = speaker.receive(json.dumps({"stream": "btcusdt@trade", "data": TRADE | {"s": "BTCUSDT"}}), NOW)
+    ended = speaker.unsubscribe(["BT-CUSDT"])
+    (left,) = speaker.receive(json.dumps({"stream": "btcusdt@trade", "data": TRADE | {"s": "BTCUSDT"}}), NOW)
+
+    assert confirmed == Subscriptions(frozenset({"BTC-USDT", "BT-CUSDT"}))
+    assert {outcome.product for outcome in both if isinstance(outcome, Trade)} == {"BTC-USDT", "BT-CUSDT"}
+    assert ended == []
+    assert isinstance(left, Trade)
+    assert left.product == "BTC-USDT"
 
 
 def test_a_frame_whose_stream_and_data_name_two_symbols_is_malformed() -> None:
