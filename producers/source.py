@@ -3,7 +3,7 @@
 from typing import Final
 from urllib.parse import urlsplit
 
-from producers.venues.protocol import Exchange, SignedExchange, load
+from producers.venues.protocol import AggregatingExchange, Exchange, SignedExchange, load
 from pulsestream.core.errors import UsageError
 from pulsestream.core.settings import Settings
 
@@ -15,15 +15,27 @@ _SCHEMES: Final = {"ws": "http", "wss": "https"}
 
 def exchange_of(settings: Settings) -> Exchange:
     """Return the exchange to feed from, under its name in records; raises UsageError."""
-    exchange = load(
-        settings.venue or (_SIMULATED if settings.exchange == SIMULATOR else settings.exchange), settings.exchange
-    )
+    venue = settings.venue or (_SIMULATED if settings.exchange == SIMULATOR else settings.exchange)
+    exchange = load(venue, settings.exchange)
+    if settings.aggregate_trades:
+        exchange = _aggregated(exchange, venue)
     if not settings.exchange_key:
         return exchange
     if not isinstance(exchange, SignedExchange):
         raise UsageError(f"PULSESTREAM_EXCHANGE_KEY is set, but {settings.exchange} takes no signed subscriptions")
     secret, passphrase = settings.exchange_secret, settings.exchange_passphrase
     return exchange.signed(settings.exchange_key, secret.get_secret_value(), passphrase.get_secret_value())
+
+
+def _aggregated(exchange: Exchange, venue: str) -> Exchange:
+    if not isinstance(exchange, AggregatingExchange):
+        raise UsageError(f"PULSESTREAM_AGGREGATE_TRADES is set, but {venue} offers no aggregated trades")
+    if exchange.name == venue:
+        raise UsageError(
+            f"PULSESTREAM_AGGREGATE_TRADES needs an exchange name of its own, since its trade ids are another series:"
+            f" set PULSESTREAM_VENUE={venue} and PULSESTREAM_EXCHANGE={venue}-agg"
+        )
+    return exchange.aggregated()
 
 
 def websocket_url(settings: Settings, exchange: Exchange) -> str:

@@ -470,6 +470,10 @@ class BinanceExchange:
         self.rest: Rest = BinanceRest(name, aggregate_trades)
         self._aggregate = aggregate_trades
 
+    def aggregated(self) -> "BinanceExchange":
+        """Return the exchange with aggregated trades in place of single ones."""
+        return BinanceExchange(self.name, aggregate_trades=True)
+
     def symbol(self, product: str) -> str:
         """Return the exchange's own name of a product: BTCUSDT of BTC-USDT."""
         return _symbol(product)

@@ -191,6 +191,14 @@ class SignedExchange(Protocol):
         """Return the exchange with signed subscriptions; raises UsageError for credentials that cannot be."""
 
 
+@runtime_checkable
+class AggregatingExchange(Protocol):
+    """An exchange that also offers its trades in an aggregated series with ids of its own (Binance)."""
+
+    def aggregated(self) -> Exchange:
+        """Return the exchange with aggregated trades in place of single ones."""
+
+
 def venues() -> list[str]:
     """Return the names of all exchanges that are spoken."""
     package = importlib.import_module("producers.venues")

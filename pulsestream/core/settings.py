@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     exchange_key: str = Field("", description="key for signed subscriptions (Coinbase); empty: unsigned")
     exchange_secret: SecretStr = Field(SecretStr(""), description="the key's secret, base64 as the exchange gives it")
     exchange_passphrase: SecretStr = Field(SecretStr(""), description="the key's passphrase")
+    aggregate_trades: bool = Field(
+        False, description="Binance: aggTrade instead of trade, under an exchange name of its own"
+    )
     feed_products: str = Field("", description="products fed beside those that tenants subscribe to, comma-separated")
     feed_shards: int = Field(8, ge=1, le=256, description="parts into which producers divide an exchange's products")
     connects_per_minute: float = Field(
