@@ -98,7 +98,7 @@ def test_the_first_events_of_a_tenant_wait_for_its_topics_together(running: Inst
     assert {event.event_id for _, event in on_topic(running, tenant)} == {f"/desk/1:{number}" for number in range(20)}
     topics = tenant.call("GET", "/api/v1/subscriptions")["topics"]
     assert {topic["dataset"]: topic["status"] for topic in topics} == dict.fromkeys(
-        ("alerts", "dlq", "events", "stats"), "active"
+        ("alerts", "bars", "dlq", "events", "stats"), "active"
     )
 
 
