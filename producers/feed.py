@@ -77,6 +77,7 @@ class Feed:
         self._serving: set[asyncio.Task[float]] = set()
         self._is_told_complete = False
         self._confirmed_at: dict[str, int] = {}
+        self._has_delivered = False
         self._heard_at = self._clocks.wall()
         self._trouble = "not connected yet"
 
@@ -215,7 +216,7 @@ class Feed:
         return pause
 
     def _after(self, error: Exception, good_seconds: float) -> float:
-        verdict = judge(error)
+        verdict = judge(error, proven=self._has_delivered)
         self._trouble = f"{type(error).__name__}: {error}"[:300]
         _log.warning("feed lost", exchange=self._exchange.name, shard=self._config.shard, reason=self._trouble)
         if verdict.fatal:
@@ -235,6 +236,7 @@ class Feed:
 
     def delivers(self, connection: Connection, at: int) -> None:
         """Tell of the first data, unless another connection delivers already."""
+        self._has_delivered = True
         _log.info("feed delivers", exchange=self._exchange.name, shard=self._config.shard, url=self._config.url)
         if all(other is connection or other.last_good is None for other in self._connections):
             self._listener.delivering(at)

@@ -108,11 +108,14 @@ class Verdict:
     at_least: float = 0.0
 
 
-def judge(error: Exception) -> Verdict:
-    """Decide whether a connection that ended with `error` is tried again: the one place that does."""
+def judge(error: Exception, *, proven: bool = False) -> Verdict:
+    """Decide whether a connection that ended with `error` is tried again: the one place that does.
+
+    proven: market data has come from this address; an answer without a feed is then a page that will pass.
+    """
     if isinstance(error, InvalidStatus):
         status = error.response.status_code
-        again = status in _TRY_AGAIN_STATUS or status >= _SERVER_ERROR
+        again = proven or status in _TRY_AGAIN_STATUS or status >= _SERVER_ERROR
         return Verdict(fatal=not again, at_least=_retry_after(error.response.headers.get("Retry-After")))
     if isinstance(error, ssl.SSLCertVerificationError):
         return Verdict(fatal=True)

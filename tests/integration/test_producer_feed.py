@@ -436,6 +436,31 @@ def test_an_address_without_a_feed_ends_the_feed_with_advice() -> None:
     asyncio.run(_not_found_is_final())
 
 
+async def _maintenance_passes() -> None:
+    pages = 0
+
+    def second_is_a_page(_: ServerConnection, __: Request) -> Response | None:
+        nonlocal pages
+        pages += 1
+        return Response(404, "Not Found", Headers()) if pages == 2 else None
+
+    async def one_tick(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.send(ticker("BTC-USD", pages))
+        if pages > 2:
+            await socket.wait_closed()
+
+    listener = Listening()
+    async with serve(one_tick, "127.0.0.1", 0, process_request=second_is_a_page) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with feeding(url, listener, "BTC-USD"):
+            await until(lambda: [tick.sequence for tick in listener.ticks] == [1, 3])
+
+
+def test_a_page_in_place_of_a_feed_that_delivered_is_waited_for() -> None:
+    asyncio.run(_maintenance_passes())
+
+
 async def _nonsense_url_is_final() -> None:
     async with feeding("https://example.invalid", Listening(), "BTC-USD") as (_, task):
         with pytest.raises(FeedRefusedError, match="check PULSESTREAM_EXCHANGE_URL"):

@@ -184,6 +184,12 @@ def test_what_cannot_pass_ends_the_feed(error: Exception) -> None:
     assert judge(error).fatal
 
 
+@pytest.mark.parametrize("status", [200, 403, 404])
+def test_a_page_in_place_of_a_feed_passes_where_data_came_from_before(status: int) -> None:
+    assert judge(_status(status)).fatal
+    assert not judge(_status(status), proven=True).fatal
+
+
 @pytest.mark.parametrize(
     ("header", "seconds"), [("7", 7.0), ("86400", 300.0), ("Fri, 31 Dec 1999 23:59:59 GMT", 0.0), ("-5", 0.0)]
 )
