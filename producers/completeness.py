@@ -252,10 +252,12 @@ class TradeLedger:
         self._outbox.write(key, feed)
 
     def _abandon(self, book: Book) -> None:
+        """Close every gap, suspects among them: what they miss can never come."""
         book.filling.clear()
+        book.changed |= dict.fromkeys(hole for hole in book.holes if hole.key is None)
+        self._write_gaps(book, self._clock())
         for hole in list(book.holes):
-            if hole.key is not None:
-                self._given_up(book.give_up(hole.first, hole.last))
+            self._given_up(book.give_up(hole.first, hole.last))
         self._write_gaps(book, self._clock())
 
     def _close_unwanted(self, product: str) -> None:

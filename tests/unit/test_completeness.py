@@ -421,6 +421,30 @@ def test_ids_that_begin_anew_further_on_leave_a_closed_gap_of_unknown_size() -> 
     assert world.book().last == far + 1
 
 
+def test_a_heartbeat_that_names_an_absurd_id_opens_nothing() -> None:
+    world = World()
+    world.trades(100, 100)
+
+    world.ledger.heartbeat(BTC, 10**12)
+    world.settle()
+
+    assert world.ledger.open_gaps() == []
+    assert world.ledger.trade(make_trade(BTC, 101, world.now))
+
+
+def test_a_new_numbering_leaves_a_record_of_what_was_suspect() -> None:
+    world = World()
+    world.trades(100, 100)
+    world.trades(103, 103)
+
+    for trade_id in (10**12, 10**12 + 1):
+        world.ledger.trade(make_trade(BTC, trade_id, world.now, exchange_time=world.now))
+
+    gap = world.gap(101)
+    assert (gap.from_id, gap.to_id, gap.missing, gap.closed) == (101, 102, 2, world.now)
+    assert world.gap(104).cause == "renumbered"
+
+
 def test_a_jump_that_a_busy_market_can_have_made_is_a_gap_to_fill() -> None:
     world = World()
     world.trades(100, 100)
