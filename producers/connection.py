@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from producers.errors import ExchangeSaidError, FeedRefusedError, StaleFeedError
 from producers.pacing import Pace, TokenBucket, Watchdog
 from producers.plan import Refusals, Request, SubscriptionPlan
+from producers.source import is_local
 from producers.venues.protocol import (
     Closing,
     Exchange,
@@ -44,7 +45,6 @@ OPEN_TIMEOUT: Final = 10.0
 SILENT_AT_MOST: Final = 300.0
 """Seconds for which a connection may be silent while every wanted product is refused: then nothing can come on it."""
 CLOSE_TIMEOUT: Final = 2.0
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 _log = logger(__name__)
 _KINDS: Final[dict[type[Outcome], str]] = {
@@ -277,7 +277,7 @@ async def _opened(url: str) -> AsyncIterator[ClientConnection]:
         max_size=MAX_FRAME_BYTES,
         max_queue=QUEUED_FRAMES,
         compression=None,
-        proxy=None if urlsplit(url).hostname in _LOOPBACK else True,
+        proxy=None if is_local(url) else True,
     )
     async with opening as socket:
         try:

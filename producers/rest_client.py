@@ -12,18 +12,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import urlsplit
 
 import httpx
 
 from producers.errors import RestAwayError, RestRefusedError
+from producers.source import is_local
 from producers.throttle import Circuit, Throttle, Uniform, retry_after
 from producers.venues.protocol import RestRequest
 from pulsestream.core.clock import MICROS_PER_SECOND, Clock, wall_clock
 from pulsestream.core.log import logger
 from pulsestream.core.metrics import REST_CLOSED, REST_REQUESTS, REST_SECONDS
 
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _LIMITED: Final = frozenset({418, 429})
 """Too many requests; Binance says 418 to an address that went on all the same."""
 _TRY_AGAIN: Final = frozenset({408, 425})
@@ -88,7 +87,7 @@ class RestClient:
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(self._limits.read, connect=self._limits.connect),
             follow_redirects=False,
-            trust_env=urlsplit(url).hostname not in _LOOPBACK,
+            trust_env=not is_local(url),
             headers={"User-Agent": "pulsestream", "Accept": "application/json"},
         )
 

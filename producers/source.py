@@ -10,6 +10,7 @@ from pulsestream.core.settings import Settings
 SIMULATOR: Final = "simulator"
 """The exchange name on records that no exchange made."""
 _SIMULATED: Final = "coinbase"
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _SCHEMES: Final = {"ws": "http", "wss": "https"}
 
 
@@ -36,6 +37,11 @@ def _aggregated(exchange: Exchange, venue: str) -> Exchange:
             f" set PULSESTREAM_VENUE={venue} and PULSESTREAM_EXCHANGE={venue}-agg"
         )
     return exchange.aggregated()
+
+
+def is_local(url: str) -> bool:
+    """Say whether an address is this machine's own, which no proxy reaches."""
+    return urlsplit(url).hostname in _LOOPBACK
 
 
 def websocket_url(settings: Settings, exchange: Exchange) -> str:
