@@ -1,1 +1,1 @@
-"""Commands that talk to a running installation: tail, doctor and the tenant commands."""
+"""What the commands do: those that talk to a running installation, and those that read files offline."""
