@@ -69,12 +69,12 @@ def test_whatever_is_killed_rows_statistics_and_alerts_equal_the_oracle_over_the
         eventually(lambda: _assert_arrived(installation, watched, last), timeout=60)
         for one in watched:
             records = sourced_ticks(installation.admin, one.slug)
-            eventually(lambda: assert_rows_are(installation, one, [record.tick for record in records]))  # noqa: B023 - called at once
+            eventually(lambda: assert_rows_are(installation, one, [record.record for record in records]))  # noqa: B023 - called at once
             assert_statistics_right(installation, one, records)
             assert assert_alerts_right(installation, one, records)
         assert installation.stop("producer", "exchange") == {"producer": 0, "exchange": 0}
         gaps = _gaps(installation)
-        received = [record.tick.received_time for record in sourced_ticks(installation.admin, watched[0].slug)]
+        received = [record.record.received_time for record in sourced_ticks(installation.admin, watched[0].slug)]
         _assert_one_gap_a_kill(gaps, producer.kills, received)
         eventually(lambda: _assert_ledger_stored(installation, gaps))
         for one in watched:
@@ -120,7 +120,7 @@ def _kill(installation: Installation, plan: Sequence[Kill]) -> None:
 def _assert_arrived(installation: Installation, watched: Sequence[Watched], last: str) -> None:
     for service in ("producer", "exchange", "stream", "sink"):
         installation[service].assert_alive()
-    found = {record.tick.event_id for record in sourced_ticks(installation.admin, watched[0].slug)}
+    found = {record.record.event_id for record in sourced_ticks(installation.admin, watched[0].slug)}
     assert last in found, f"{last} is not on the topic, {len(found)} ticks are"
 
 
@@ -162,7 +162,7 @@ def _assert_missing_lie_in_gaps(
     installation: Installation, watched: Watched, frames: Path, sent: Path, gaps: dict[str, Gap]
 ) -> None:
     """Assert that each frame which is not on the topic was sent, or was due, within a recorded interval."""
-    there = {record.tick.event_id for record in sourced_ticks(installation.admin, watched.slug)}
+    there = {record.record.event_id for record in sourced_ticks(installation.admin, watched.slug)}
     moments = _moments(frames, sent)
     missing = [
         tick.event_id

@@ -53,7 +53,7 @@ def assert_ticks_stored(installation: Installation, watched: Watched, expected: 
     Everything but the time of receipt is compared, and the rows with the topic in every field.
     """
     wanted = {tick.event_id: _unreceived(tick) for tick in expected if tick.product in watched.products}
-    on_topic = [record.tick for record in sourced_ticks(installation.admin, watched.slug)]
+    on_topic = [record.record for record in sourced_ticks(installation.admin, watched.slug)]
 
     assert_same_once({tick.event_id: _unreceived(tick) for tick in on_topic}, wanted)
     assert _repeated(tick.event_id for tick in on_topic) == []
@@ -120,7 +120,7 @@ def assert_alerts_right(installation: Installation, watched: Watched, records: S
 
 
 def _latest(key: Sequence[Sourced]) -> int:
-    return max(record.tick.exchange_time for record in key)
+    return max(record.record.exchange_time for record in key)
 
 
 def _alerts(definition: Mapping[str, Any], shown: Mapping[str, Any], records: Sequence[Sourced]) -> list[Alert]:

@@ -314,7 +314,7 @@ def engine_run(records: Iterable[Sourced], rules: Sequence[ActiveRule] = ()) -> 
     later: list[Stat] = []
     for (exchange, product), own in by_key(records).items():
         applying = [rule for rule in rules if applies(rule, exchange, product)]
-        inputs = [engine.Input(record.tick, record.as_of, record.appended_at) for record in own]
+        inputs = [engine.Input(record.record, record.as_of, record.appended_at) for record in own]
         folded = engine.fold(engine.new_state(exchange, product), inputs, applying)
         stats += folded.stats
         alerts += folded.alerts

@@ -52,7 +52,7 @@ class Market:
     def batches(self) -> Iterator[list[Input]]:
         edges = [0, *sorted({cut % (len(self.records) + 1) for cut in self.cuts}), len(self.records)]
         for start, end in pairwise(edges):
-            yield [Input(record.tick, record.as_of, record.appended_at) for record in self.records[start:end]]
+            yield [Input(record.record, record.as_of, record.appended_at) for record in self.records[start:end]]
 
 
 @st.composite

@@ -186,7 +186,7 @@ def test_every_statistic_over_the_recording_equals_a_second_plain_computation(sh
     for records in keys.values():
         for stat in final_stats(records).values():
             start = stat.at - {"1m": 60, "5m": 300}[stat.window] * SECOND
-            inside = [r.tick for r in records if start <= r.tick.exchange_time < stat.at]
+            inside = [r.record for r in records if start <= r.record.exchange_time < stat.at]
             assert stat.count == len(inside)
             if stat.basis == "ticks" and inside:
                 assert stat.high == max(t.price for t in inside)
@@ -200,13 +200,18 @@ def changed(found: dict[str, Stat], name: str, **fields: float) -> list[Stat]:
     return [msgspec.structs.replace(stat, **fields) if key == name else stat for key, stat in found.items()]
 
 
-def test_equal_statistics_compare_equal_within_a_relative_billionth() -> None:
+@pytest.mark.parametrize("fields", [{"mean": 100.5 * (1 + 5e-13)}, {"stddev": math.sqrt(0.5) * (1 + 5e-10)}])
+def test_sums_compare_equal_within_a_relative_trillionth_and_what_is_derived_within_a_billionth(
+    fields: dict[str, float],
+) -> None:
     found = stats(tick(0.5, 100), tick(0.6, 101))
 
-    assert_stats_equal(changed(found, stat_id("1m", 1), mean=100.5 * (1 + 5e-10)), found)
+    assert_stats_equal(changed(found, stat_id("1m", 1), **fields), found)
 
 
-@pytest.mark.parametrize("fields", [{"mean": 100.5 * (1 + 2e-9)}, {"count": 3}, {"vwap": None}])
+@pytest.mark.parametrize(
+    "fields", [{"mean": 100.5 * (1 + 2e-12)}, {"stddev": math.sqrt(0.5) * (1 + 2e-9)}, {"count": 3}, {"vwap": None}]
+)
 def test_a_different_field_is_named(fields: dict[str, float]) -> None:
     found = stats(tick(0.5, 100), tick(0.6, 101))
 
@@ -242,7 +247,7 @@ def test_two_contents_of_one_id_and_position_are_refused() -> None:
 
 def test_positions_of_another_topic_are_refused() -> None:
     records = sourced([tick(0.5, 100)])
-    elsewhere = [Sourced(r.tick, msgspec.structs.replace(r.as_of, topic_id="other")) for r in records]
+    elsewhere = [Sourced(r.record, msgspec.structs.replace(r.as_of, topic_id="other")) for r in records]
 
     with pytest.raises(AssertionError, match="as_of is"):
         assert_stats_equal(final_stats(elsewhere).values(), final_stats(records))
