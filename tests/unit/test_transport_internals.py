@@ -16,6 +16,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import Fetcher as AioFetcher
 from aiokafka.consumer.group_coordinator import BaseCoordinator, GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState, TopicPartitionState
+from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from faust.app.base import App
 from faust.events import Event
 from faust.serializers.schemas import Schema
@@ -42,6 +43,11 @@ RELIED_ON: dict[Callable[..., Any], str] = {
     consumer.Consumer.on_partitions_assigned: "29ce96596f05a18c",
     consumer.Consumer._new_offset: "1d2c7ea89a7ad4f1",
     consumer.ThreadDelegateConsumer._getmany: "f9d47aa9010b5ff2",
+    consumer.ThreadDelegateConsumer.__init__: "7072ae80eac1ff62",
+    consumer.ThreadDelegateConsumer.highwater: "f52cb0d26a713c3a",
+    driver.Consumer.verify_event_path: "a17e8f0610e1abcb",
+    driver.Transport.__init__: "a06006f6ae8ed716",
+    AbstractPartitionAssignor: "4089452a02208fc4",
     # counted on
     consumer.Consumer.getmany: "4b168d84882a70d6",
     consumer.Consumer._wait_next_records: "6218e1969a636b3f",
@@ -85,21 +91,44 @@ def test_what_is_relied_on_is_as_it_was_read(method: Callable[..., Any]) -> None
     assert digest == RELIED_ON[method], f"{method.__qualname__} has changed: read it anew, see this file's docstring"
 
 
-@pytest.mark.parametrize(
-    ("ours", "library"),
-    [
-        (transport.BatchConductor, conductor.Conductor),
-        (transport.BatchConsumerThread, driver.AIOKafkaConsumerThread),
-        (transport.BatchConsumer, driver.Consumer),
-    ],
-)
-def test_an_override_takes_the_arguments_of_what_it_overrides(ours: type, library: type) -> None:
-    overridden = [name for name in vars(ours) if name in dir(library) and inspect.isfunction(getattr(ours, name))]
+DERIVED = [
+    (transport.BatchSchema, Schema),
+    (transport.BatchConductor, conductor.Conductor),
+    (transport.BatchConsumerThread, driver.AIOKafkaConsumerThread),
+    (transport.BatchConsumer, driver.Consumer),
+    (transport.BatchTransport, driver.Transport),
+]
 
-    assert overridden
-    for name in set(overridden) - {"__init__"}:
+
+def overridden(ours: type, library: type) -> list[str]:
+    return [name for name in vars(ours) if name in dir(library) and inspect.isfunction(getattr(ours, name))]
+
+
+@pytest.mark.parametrize(("ours", "library"), DERIVED)
+def test_an_override_takes_the_arguments_of_what_it_overrides(ours: type, library: type) -> None:
+    names = set(overridden(ours, library)) - {"__init__", "compile"}
+
+    for name in names:
         wanted = inspect.signature(getattr(library, name)).parameters
         assert list(inspect.signature(getattr(ours, name)).parameters) == list(wanted), name
+
+
+@pytest.mark.parametrize(("ours", "library"), DERIVED)
+def test_every_method_that_is_overridden_is_pinned(ours: type, library: type) -> None:
+    names = overridden(ours, library)
+
+    assert names
+    assert [name for name in names if getattr(library, name) not in RELIED_ON] == []
+
+
+def test_no_other_class_of_the_libraries_is_derived_from() -> None:
+    derived = {
+        name
+        for name, found in vars(transport).items()
+        if inspect.isclass(found) and found.__module__ == transport.__name__ and found.__base__ is not object
+    }
+
+    assert derived == {ours.__name__ for ours, _ in DERIVED} | {"Owner"}
 
 
 def test_the_consumer_has_the_attributes_that_are_set_before_it_starts() -> None:
