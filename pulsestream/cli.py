@@ -5,13 +5,16 @@ Rooms are imported when their command runs, so that `--help` is quick and a brok
 
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
 from pulsestream.core import log
 from pulsestream.core.errors import PulseStreamError, UsageError
 from pulsestream.core.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pulsestream.commands.sources import Sources
 
 app = typer.Typer(
     name="pulsestream",
@@ -23,6 +26,18 @@ app = typer.Typer(
 )
 tenant_app = typer.Typer(help="Tenants over the HTTP API.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(tenant_app, name="tenant")
+rules_app = typer.Typer(help="Files of alert rules.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(rules_app, name="rules")
+
+SourceNames = Annotated[
+    list[str], typer.Argument(help="recording, bars (btcusd-second-20161007-trade.csv), or db:TENANT")
+]
+Begin = Annotated[str | None, typer.Option("--from", help="2026-01-31T12:00:00Z, or a date: its midnight UTC")]
+End = Annotated[str | None, typer.Option("--to", help="likewise; the time itself is left out")]
+BasisChoice = Annotated[
+    Literal["auto", "trades", "ticks"],
+    typer.Option(help="what prices are taken from; auto: trades where there are some of the product"),
+]
 
 
 def main() -> NoReturn:
@@ -257,12 +272,79 @@ def backfill(
     pulsestream backfill ETH-USD --from 2026-01-31T12:00:00Z --to 2026-01-31T13:00:00Z --exchange kraken --tenant acme
     """
     from producers.backfill_plan import Choice, Span
-    from pulsestream.commands.backfill import parse_time, run
+    from pulsestream.commands.backfill import run
+    from pulsestream.commands.times import parse_time
 
     span = Span(product, parse_time("--from", begin), parse_time("--to", end), tenant)
     choice = Choice(trades=trades, periods=tuple(dict.fromkeys(candles or ())), restart=restart, rate=rate)
     if not run(_client("backfill"), exchange, span, choice, sys.stdout):
         raise typer.Exit(130)
+
+
+@app.command()
+def backtest(
+    rules: Annotated[Path, typer.Argument(help="YAML file of rules")],
+    sources: SourceNames,
+    begin: Begin = None,
+    end: End = None,
+    bar_price: Annotated[
+        Literal["close", "low", "high", "ohlc"], typer.Option(help="what rules over prices see of a bar")
+    ] = "close",
+    basis: BasisChoice = "auto",
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="one transition a line")] = False,
+) -> None:
+    """Try alert rules on the past.
+
+    Prints each transition that the live evaluator makes of recorded frames, bars of trades, or a tenant's stored ticks
+    and trades, and what each rule comes to. Needs no running stack, but for db:TENANT.
+
+    Examples: pulsestream backtest rules.yaml rec/; pulsestream backtest rules.yaml btcusd-second-20161007-trade.csv
+    --bar-price low; pulsestream backtest rules.yaml db:demo --from 2026-01-30 --to 2026-01-31 --json
+    """
+    from pulsestream.commands.backtest import run
+    from pulsestream.commands.evaluation import Choice
+    from pulsestream.commands.rules import load_rules
+
+    definitions, opened = load_rules(rules), _sources(sources, begin, end)
+    choice = Choice(basis, bar_price, frozenset(opened.traded() if basis == "auto" else ()))
+    run(definitions, opened, choice, as_json=as_json, out=sys.stdout, err=sys.stderr)
+
+
+@app.command()
+def stats(
+    sources: SourceNames,
+    windows: Annotated[str, typer.Option(help="such as 1m,5m; default: all")] = "",
+    begin: Begin = None,
+    end: End = None,
+    basis: BasisChoice = "auto",
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="one statistic a line, with every field")] = False,
+) -> None:
+    """Compute rolling statistics of the past.
+
+    The live statistics over recorded frames, bars of trades, or a tenant's stored ticks and trades; those of windows
+    without records are left out. Needs no running stack, but for db:TENANT.
+
+    Examples: pulsestream stats rec/ --windows 1m,5m --json; pulsestream stats btcusd-second-20161007-trade.csv
+    """
+    from pulsestream.commands.evaluation import Choice
+    from pulsestream.commands.stats import parse_windows, run
+
+    wanted, opened = parse_windows(windows), _sources(sources, begin, end)
+    choice = Choice(basis, traded=frozenset(opened.traded() if basis == "auto" else ()))
+    run(opened, choice, wanted, as_json=as_json, out=sys.stdout, err=sys.stderr)
+
+
+@rules_app.command("check")
+def rules_check(file: Annotated[Path, typer.Argument(help="YAML file of rules")]) -> None:
+    """Say whether every rule of a file is valid, and else what is wrong where; exit code 2.
+
+    Example: pulsestream rules check rules.yaml
+    """
+    from pulsestream.commands.rules import check
+
+    typer.echo(check(file))
 
 
 @app.command()
@@ -320,6 +402,29 @@ def _client(process: str) -> Settings:
     settings = load_settings()
     log.configure(process, "warning", "console")
     return attach(settings)
+
+
+def _sources(names: list[str], begin: str | None, end: str | None) -> "Sources":
+    """Open the sources of an offline command; only db:TENANT asks for settings."""
+    from pulsestream.commands.reading import Span
+    from pulsestream.commands.sources import Sources
+    from pulsestream.commands.times import parse_time
+    from schemas.validate import MAX_TIME
+
+    log.configure("offline", "warning", "console")
+    since = 0 if begin is None else parse_time("--from", begin)
+    until = MAX_TIME if end is None else parse_time("--to", end)
+    if since >= until:
+        raise UsageError(f"--from {begin} is not before --to {end}: nothing lies between them")
+    return Sources.open(names, Span(since, until), _database_url)
+
+
+def _database_url() -> str:
+    """Return the database's address: the setting's, or that of the stack that runs here."""
+    from pulsestream.local.attach import attach
+
+    settings = load_settings()
+    return (settings.database_url or attach(settings).database_url).get_secret_value()
 
 
 def _fail(error: PulseStreamError, code: int) -> NoReturn:

@@ -1,11 +1,9 @@
 """The backfill command: its options read, its progress shown (a bar with the time left, or lines), Ctrl-C obeyed."""
 
 import asyncio
-import re
 import signal
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Final, Protocol, Self, TextIO
 
 from rich.console import Console
@@ -13,25 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from producers.backfill import backfill
 from producers.backfill_plan import Choice, Span
-from pulsestream.core.clock import parse_rfc3339, to_micros
-from pulsestream.core.errors import UsageError
 from pulsestream.core.settings import Settings
 
 LINE_EVERY: Final = 5.0
 """Seconds between two lines of progress where there is no terminal."""
-_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-
-
-def parse_time(option: str, text: str) -> int:
-    """Return a time in microseconds: RFC 3339 with a zone, or a date, which begins at midnight UTC; UsageError."""
-    try:
-        if _DATE.fullmatch(text):
-            return to_micros(datetime.fromisoformat(text).replace(tzinfo=UTC))
-        return parse_rfc3339(text)
-    except ValueError as error:
-        raise UsageError(
-            f"{option} {text!r} is no time: write it as 2026-01-31T12:00:00Z, or 2026-01-31 for midnight UTC"
-        ) from error
 
 
 def run(settings: Settings, exchange: str, span: Span, choice: Choice, out: TextIO) -> bool:

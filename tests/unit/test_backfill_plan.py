@@ -5,7 +5,7 @@ import pytest
 from producers.backfill_plan import Choice, Span, check, parts, routes
 from producers.venues.coinbase import CoinbaseExchange
 from producers.venues.kraken import KrakenExchange
-from pulsestream.commands.backfill import parse_time
+from pulsestream.commands.times import parse_time
 from pulsestream.core.clock import format_rfc3339
 from pulsestream.core.errors import UsageError
 from schemas.records import Feed, Gap, Subscription

@@ -1,0 +1,167 @@
+"""The backtest command: rules over records of the past, evaluated by the live engine, each transition told.
+
+What it counts as a notification is a firing transition: `for` and `cooldown` are behind it, and acknowledging, snoozing
+and silencing exist only in a running installation.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TextIO
+
+import orjson
+
+from pulsestream.commands.evaluation import Choice, Evaluation, Tally
+from pulsestream.commands.shown import number, table, warn_of, with_progress
+from pulsestream.commands.sources import Sources
+from pulsestream.core.clock import MICROS_PER_SECOND, format_rfc3339
+from schemas.records import Alert
+from streams.engine.rules import RuleDefinition
+
+_RIGHT: Final = frozenset({"value", "fired", "firing for", "would notify", "longest"})
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The transitions in order of their times, and what was read."""
+
+    transitions: list[Alert]
+    tally: Tally
+
+
+@dataclass(slots=True)
+class Firings:
+    """How often and how long (micros) a rule fired, and how often it fires still at the end of the source."""
+
+    fired: int = 0
+    lasting: int = 0
+    longest: int = 0
+    still: int = 0
+
+    def add(self, lasting: int) -> None:
+        """Take one that lasted so long."""
+        self.lasting += lasting
+        self.longest = max(self.longest, lasting)
+
+
+def backtest(
+    rules: Sequence[RuleDefinition], sources: Sources, choice: Choice, progress: TextIO = sys.stderr
+) -> Result:
+    """Evaluate rules over everything that the sources hold."""
+    evaluation = Evaluation(rules, choice)
+    transitions: list[Alert] = []
+    for part in with_progress(sources.slices(None), progress):
+        for batch in part.batches:
+            transitions += evaluation.take(batch).alerts
+    transitions += evaluation.finish().alerts
+    return Result(sorted(transitions, key=_order), evaluation.tally)
+
+
+def run(
+    rules: Sequence[RuleDefinition], sources: Sources, choice: Choice, *, as_json: bool, out: TextIO, err: TextIO
+) -> None:
+    """Backtest and print: a transition a line as JSON, or a table and a summary. What was skipped goes to `err`."""
+    result = backtest(rules, sources, choice, err)
+    if as_json:
+        out.writelines(_line(alert) for alert in result.transitions)
+    else:
+        out.write(shown(rules, result, choice))
+    warn_of(sources.skipped, err)
+
+
+def shown(rules: Sequence[RuleDefinition], result: Result, choice: Choice) -> str:
+    """Return a result as people read it."""
+    rows = [
+        (
+            format_rfc3339(one.at),
+            one.state,
+            one.rule_name,
+            f"{one.exchange}:{one.product}",
+            number(one.value),
+            one.reason,
+        )
+        for one in result.transitions
+    ]
+    headings = ("time", "state", "rule", "product", "value", "reason")
+    told = table(headings, rows, _RIGHT) if rows else "no rule changed its state\n"
+    return f"{told}\n{_summary(rules, result)}\n{_read(result.tally, choice)}"
+
+
+def firings_of(transitions: Sequence[Alert], end: int) -> Firings:
+    """Return what a rule's transitions come to; `end`, micros, is where those count to that fire still."""
+    total = Firings()
+    begun: dict[tuple[str, str], int] = {}
+    for one in transitions:
+        if one.state == "firing":
+            total.fired += 1
+            begun[one.exchange, one.product] = one.at
+        elif one.state == "resolved":
+            total.add(one.at - begun.pop((one.exchange, one.product)))
+    for since in begun.values():
+        total.still += 1
+        total.add(max(end - since, 0))
+    return total
+
+
+def _order(alert: Alert) -> tuple[int, int, str, str, int]:
+    return alert.at, int(alert.rule_id), alert.exchange, alert.product, alert.seq
+
+
+def _line(alert: Alert) -> str:
+    fields = {
+        "rule": alert.rule_name,
+        "product": alert.product,
+        "state": alert.state,
+        "at": format_rfc3339(alert.at),
+        "value": alert.value,
+        "reason": alert.reason,
+        "exchange": alert.exchange,
+        "threshold": alert.threshold,
+        "window": alert.window,
+        "severity": alert.severity,
+        "labels": alert.labels,
+    }
+    return orjson.dumps(fields).decode() + "\n"
+
+
+def _summary(rules: Sequence[RuleDefinition], result: Result) -> str:
+    headings = ("rule", "fired", "would notify", "firing for", "longest", "at the end")
+    by_rule: dict[str, list[Alert]] = {str(position): [] for position in range(len(rules))}
+    for one in result.transitions:
+        by_rule[one.rule_id].append(one)
+    rows = []
+    for rule, transitions in zip(rules, by_rule.values(), strict=True):
+        firings = firings_of(transitions, result.tally.last)
+        ending = f"{firings.still} firing" if firings.still else "-"
+        times = (format_lasting(firings.lasting), format_lasting(firings.longest))
+        rows.append((rule.name, str(firings.fired), str(firings.fired), *times, ending))
+    return table(headings, rows, _RIGHT)
+
+
+def format_lasting(micros: int) -> str:
+    """Return a length of time as people read it: 1h 2m 3.5s."""
+    seconds = micros % (60 * MICROS_PER_SECOND) / MICROS_PER_SECOND
+    minutes = micros // (60 * MICROS_PER_SECOND)
+    parts = [f"{minutes // 60}h"] if minutes >= 60 else []  # noqa: PLR2004 (minutes of an hour)
+    parts += [f"{minutes % 60}m"] if minutes else []
+    return " ".join([*parts, f"{seconds:g}s"])
+
+
+def _read(tally: Tally, choice: Choice) -> str:
+    if tally.first is None:
+        return "0 records read: nothing lies in the time that was asked for\n"
+    lines = [f"{tally.records:,} records read, {format_rfc3339(tally.first)} to {format_rfc3339(tally.last)}"]
+    left_out = [f"{count:,} {name}" for name, count in _left_out(tally)]
+    lines += [f"left out: {', '.join(left_out)}"] if left_out else []
+    lines += [f"bars: rules over prices saw each bar's {_PRICES[choice.bar_price]}"] if tally.bars else []
+    return "\n".join([*lines, ""])
+
+
+_PRICES: Final = {"close": "close", "low": "low", "high": "high", "ohlc": "open, low, high and close"}
+
+
+def _left_out(tally: Tally) -> Iterator[tuple[str, int]]:
+    words = {"duplicate": "duplicates", "late": "more than 10 s late", "late_for_alerts": "too late for alerts"}
+    for name, word in words.items():
+        if tally.counts.get(name):
+            yield word, tally.counts[name]
