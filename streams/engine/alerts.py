@@ -1,271 +1,362 @@
-"""The alerts of one key: each rule's machine, fed with prices in offset order and with timers.
+"""The alerts of one source of a product: each rule's machine, fed with records, windows and the clock in event order.
 
 Times are exact: a timer acts at its own time, known once a record at or after it is read or the event clock reaches
-it; at an equal time the timer acts before the record. Each transition gives one alert.
+it; at an equal time the timer acts before the record or window. Each transition gives one alert. Nothing depends on
+how records were batched, nor on how often the clock looked without a decision.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Final
 
-from schemas.records import Alert, PricePoint, Tick
-from streams.engine import machine
-from streams.engine.conditions import NEITHER, in_words, possible, read, threshold_of
-from streams.engine.machine import IDLE, STABLE, Holds, Phase, Signal, Standing, State
+from pulsestream.core.clock import MICROS_PER_SECOND
+from schemas.records import Alert, PricePoint
+from streams.engine.batches import ColumnBatch, RowBatch, Sighting, spread_of
+from streams.engine.conditions import possible, read, signal
+from streams.engine.definitions import Limit
+from streams.engine.inputs import Columns, Row
+from streams.engine.machine import STABLE, Phase, Signal, State
+from streams.engine.measures import Measure, instants, next_instant, value_at
 from streams.engine.rules import ActiveRule
+from streams.engine.transitions import RULE_CHANGED, UNTOUCHED, Machine, Machines, Sight, Transitions, Watch
+from streams.engine.view import Panes
+from streams.engine.words import in_words
 
 LAST_PRICES: Final = 5
-RULE_CHANGED: Final = "rule_changed"
-"""The reason of alerts that a new version, a pause or a deletion closes."""
-
-_BITS: Final = {state: 1 << bit for bit, state in enumerate(State)}
-
-
-class Appended(Protocol):
-    """A record and the broker's append time of it, micros."""
-
-    @property
-    def tick(self) -> Tick:
-        """The record."""
-
-    @property
-    def appended_at(self) -> int:
-        """When the broker appended it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """A rule version's state for one key.
-
-    `side`: of the threshold on which the last price lay (crosses). `seq`: of the last alert. `reported`: the states
-    reported at event time `reported_at`, as a mask; `again`: how often at that time a state came a second time.
-    """
-
-    standing: Standing = IDLE
-    side: int = NEITHER
-    seq: int = 0
-    reported_at: int = 0
-    reported: int = 0
-    again: int = 0
-
-
-UNTOUCHED: Final = Machine()
-RuleKey = tuple[str, int]
-"""Rule id and version."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """A price that alerts saw: its event time, and when the broker appended it (micros)."""
-
-    time: int
-    price: float
-    appended_at: int
+CLOCK_SLACK: Final = 2 * MICROS_PER_SECOND
+"""How far the event clock must be past a time for rules over windows to act at it: panes close then."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlertBook:
-    """The machines of a key that differ from a fresh one, and the last prices seen, oldest first."""
+    """The machines of a key that differ from a fresh one, and what alerts last saw.
 
-    machines: Mapping[RuleKey, Machine] = field(default_factory=dict)
+    `last_seen`: the last prices, oldest first. `last_spread`: the last spread, where a rule asks for it. `decided`: the
+    second up to which the clock decided about rules over windows. `looked`: up to which it looked without a decision;
+    no part of the state, since a record makes it void.
+    """
+
+    machines: Machines = field(default_factory=dict)
     last_seen: tuple[Sighting, ...] = ()
-
-
-def deadline(book: AlertBook, rules: Sequence[ActiveRule]) -> int | None:
-    """Return the event time, micros, at which the first timer acts that has something to report, or None."""
-    held = [_Watch(rule, found) for rule in rules if (found := book.machines.get((rule.rule_id, rule.version)))]
-    return min([watch.due for watch in held if watch.due is not None and not watch.silent], default=None)
-
-
-def holds_of(rule: ActiveRule) -> Holds:
-    """Return how long a rule's phases last."""
-    definition = rule.definition
-    return Holds(definition.for_, definition.keep_firing_for, definition.cooldown)
-
-
-class _Watch:
-    """A rule under evaluation: its machine, changed in place."""
-
-    __slots__ = ("condition", "due", "held", "holds", "key", "rule")
-
-    def __init__(self, rule: ActiveRule, held: Machine) -> None:
-        self.rule = rule
-        self.key: RuleKey = (rule.rule_id, rule.version)
-        self.condition = rule.definition.condition
-        self.holds = holds_of(rule)
-        self.held = held
-        self.due = machine.due(held.standing, self.holds)
+    last_spread: Sighting | None = None
+    decided: int = 0
+    looked: int = field(default=0, compare=False)
 
     @property
-    def silent(self) -> bool:
-        """Whether the timer reports nothing: then only records let it act, and the clock decides nothing by it."""
-        return self.held.standing.phase is Phase.COOLING
+    def last_seq(self) -> int:
+        """The greatest number of an alert of any of its rules: where a source that takes over begins to count."""
+        return max([held.seq for held in self.machines.values()], default=0)
 
-    def take(self, after: Machine) -> None:
-        """Go on from another machine."""
-        self.held = after
-        self.due = machine.due(after.standing, self.holds)
+
+def over_windows(rules: Sequence[ActiveRule]) -> bool:
+    """Tell whether some of the rules are over windows: then `AlertFold.windows` has to be called."""
+    return any(rule.measure is not None for rule in rules)
+
+
+def deadline(book: AlertBook, rules: Sequence[ActiveRule], panes: Panes, watermark: int) -> int | None:
+    """Return the event-clock time, micros, at which `AlertFold.clock` first has something to do, or None."""
+    times: list[int] = []
+    coming: dict[Measure, int | None] = {}
+    for rule in rules:
+        measure = rule.measure
+        held = book.machines.get(rule.key)
+        if held is not None:
+            watch = Watch(rule, held)
+            if watch.due is not None and not watch.silent:
+                times.append(watch.due if measure is None else watch.due + CLOCK_SLACK)
+        if measure is not None and rule.ended_at is None and measure not in coming:
+            after = max(watermark // MICROS_PER_SECOND, book.decided, book.looked)
+            coming[measure] = next_instant(measure, panes, after)
+    times += [second * MICROS_PER_SECOND + CLOCK_SLACK for second in coming.values() if second is not None]
+    return min(times, default=None)
 
 
 class AlertFold:
-    """A book while records and timers act on it; ends as the next book."""
+    """A book while records, windows and timers act on it; ends as the next book.
 
-    def __init__(self, book: AlertBook, exchange: str, product: str) -> None:
-        self.alerts: list[Alert] = []
+    `watermark` is that of the state before; `first_seq` as in Transitions. Rules that another state evaluates
+    (`rules.lives_on`) are left alone here.
+    """
+
+    def __init__(self, book: AlertBook, exchange: str, product: str, *, watermark: int = 0, first_seq: int = 0) -> None:
         self.acted_at = 0
-        """Event time of the last timer that the clock let act; 0 if none."""
-        self._names = exchange, product
+        """Event time of the last decision of the clock; 0 if none."""
         self._book = book
-        self._machines = dict(book.machines)
-        self._records: Sequence[Appended] = ()
+        self._transitions = Transitions(book.machines, exchange, product, first_seq)
+        self._second = max(watermark // MICROS_PER_SECOND, book.decided)
+        self._decided, self._looked = book.decided, book.looked
+        self._batch: RowBatch | ColumnBatch = RowBatch(())
         self._read = 0
+        self._quoted = False
 
-    def records(self, records: Sequence[Appended], rules: Sequence[ActiveRule]) -> None:
-        """Evaluate records in offset order, none of them older than one before it."""
-        self._records = records
-        if not records:
+    @property
+    def alerts(self) -> list[Alert]:
+        """The alerts so far, in order."""
+        return self._transitions.alerts
+
+    # ---- what is fed ----
+
+    def records(self, records: Columns | Sequence[Row], rules: Sequence[ActiveRule]) -> None:
+        """Evaluate records in offset order, none of them older than one before it.
+
+        Where a rule is over a window, `windows` has been called with the second of the records, all of one second.
+        """
+        self._looked = 0
+        if not len(records) or not rules:
             return
-        watches = self._unsettled(rules)
-        for index, record in enumerate(records if watches else ()):
-            self._read = index
-            self._retire_ended(watches, record.appended_at)
-            while ready := _ready(watches, record.tick.exchange_time):
-                self._timer(min(ready, key=_due))
-            self._read = index + 1
-            for watch in watches:
-                if watch.rule.effective_at <= record.appended_at:
-                    self._price(watch, record.tick)
-        self._read = len(records)
+        self._remember()
+        self._batch = batch = ColumnBatch(records) if isinstance(records, Columns) else RowBatch(records)
+        for watch in self._unsettled(batch, rules):
+            if isinstance(batch, ColumnBatch):
+                self._search(watch, batch)
+            else:
+                self._walk(watch, batch)
+        self._transitions.settle()
+        self._read = len(batch)
 
-    def clock(self, until: int, rules: Sequence[ActiveRule]) -> None:
-        """Let the timers act that end at or before event time `until`."""
-        held = [(rule, self._machines.get((rule.rule_id, rule.version))) for rule in rules]
-        watches = [_Watch(rule, found) for rule, found in held if found]
-        while ready := [watch for watch in _ready(watches, until) if not watch.silent]:
-            self.acted_at = self._timer(min(ready, key=_due))
+    def windows(self, panes: Panes, until: int, rules: Sequence[ActiveRule], appended_at: int) -> None:
+        """Evaluate conditions over windows up to second `until`, which a record appended at `appended_at` reached.
+
+        Called whenever a record's second passes the watermark's, with panes that end at or before it closed and
+        without those records.
+        """
+        self._looked = 0
+        if until <= self._second:
+            return
+        seeing = _Seeing(panes, self._second, until)
+        for order, rule in enumerate(rules):
+            if rule.measure is None:
+                continue
+            if rule.ended_at is not None and appended_at >= rule.ended_at:
+                self._retire(rule, rule.ended_at, RULE_CHANGED, order)
+                continue
+            effective = rule.effective_at <= appended_at
+            if effective or rule.key in self._transitions.machines:
+                watch = self._transitions.watch(rule, order)
+                self._over_window(watch, seeing if effective else None, until * MICROS_PER_SECOND)
+        self._transitions.settle()
+        self._second = until
+
+    def clock(self, panes: Panes, until: int, rules: Sequence[ActiveRule]) -> None:
+        """Let the event clock say `until`, micros: timers act, and windows up to 2 s before are evaluated."""
+        horizon = until - CLOCK_SLACK
+        after, second = max(self._second, self._looked), horizon // MICROS_PER_SECOND
+        seeing = _Seeing(panes, after, second)
+        for order, rule in enumerate(rules):
+            if rule.measure is not None:
+                watch = self._transitions.watch(rule, order)
+                acted_at = self._over_window(watch, seeing if rule.ended_at is None else None, horizon, by_clock=True)
+                self._decided = max(self._decided, acted_at // MICROS_PER_SECOND)
+            elif rule.key in self._transitions.machines:
+                watch = self._transitions.watch(rule, order)
+                acted_at = self._transitions.timers(watch, until, self._see, silent=False)
+            else:
+                continue
+            self.acted_at = max(self.acted_at, acted_at)
+        self._transitions.settle()
+        self._looked = max(after, second) if over_windows(rules) else self._looked
 
     def retire(self, rule: ActiveRule, at: int) -> None:
         """Close what a version has open, and forget the version."""
-        watch = _Watch(rule, self._machines.pop((rule.rule_id, rule.version), UNTOUCHED))
-        state = machine.close(watch.held.standing)
-        if state is not None:
-            self._report(watch, state, at, closing=True)
-            del self._machines[watch.key]
+        self._retire(rule, at, RULE_CHANGED, 0)
+        self._transitions.settle()
+
+    def close_all(self, rules: Sequence[ActiveRule], at: int, reason: str) -> None:
+        """Close what these rules have open, and forget their machines."""
+        for order, rule in enumerate(rules):
+            self._retire(rule, at, reason, order)
+        self._transitions.settle()
 
     def finish(self) -> AlertBook:
         """Return the book that follows."""
-        return AlertBook(self._machines, tuple(self._last_seen()))
+        self._remember()
+        return replace(self._book, machines=self._transitions.machines, decided=self._decided, looked=self._looked)
 
-    def _unsettled(self, rules: Sequence[ActiveRule]) -> list[_Watch]:
-        """Return the rules that these records may change: for all others the extreme prices prove that none does."""
-        prices = [record.tick.price for record in self._records]
-        low, high = min(prices), max(prices)
+    # ---- rules over single records ----
+
+    def _unsettled(self, batch: RowBatch | ColumnBatch, rules: Sequence[ActiveRule]) -> list[Watch]:
+        """Return the rules that these records may change: for all others the extremes prove that none does."""
+        machines, transitions = self._transitions.machines, self._transitions
+        begun, ended, last_time = *batch.appended, batch.last_time
         watches = []
-        for rule in rules:
-            held = self._machines.get((rule.rule_id, rule.version))
-            if self._changes(rule, held or UNTOUCHED, low, high) and self._concerns(rule, held):
-                watches.append(_Watch(rule, held or UNTOUCHED))
+        for order, rule in enumerate(rules):
+            held = machines.get(rule.key)
+            if rule.source == "quotes":
+                self._quoted = True
+            if held is None:
+                concerned = ended >= rule.effective_at and (rule.ended_at is None or begun < rule.ended_at)
+                if concerned and self._signals(rule, batch, UNTOUCHED) & _STARTING:
+                    watches.append(transitions.watch(rule, order))
+            elif self._signals(rule, batch, held) & ~STABLE[held.standing.phase]:
+                watches.append(transitions.watch(rule, order))
+            else:
+                watch = transitions.watch(rule, order)
+                over = rule.ended_at is not None and ended >= rule.ended_at
+                if over or (watch.due is not None and watch.due <= last_time):
+                    watches.append(watch)
         return watches
 
-    def _changes(self, rule: ActiveRule, held: Machine, low: float, high: float) -> bool:
-        """Tell whether prices within [low, high], a timer or the end of the rule may change its machine."""
-        if possible(rule.definition.condition, low, high, held.side) & ~STABLE[held.standing.phase]:
-            return True
-        last = self._records[-1]
-        if rule.ended_at is not None and last.appended_at >= rule.ended_at:
-            return True
-        due = machine.due(held.standing, holds_of(rule)) if held is not UNTOUCHED else None
-        return due is not None and due <= last.tick.exchange_time
+    @staticmethod
+    def _signals(rule: ActiveRule, batch: RowBatch | ColumnBatch, held: Machine) -> int:
+        """Return a mask with at least the signals that the batch can give to a rule."""
+        compared, source = rule.compared, rule.source
+        if compared is None or rule.measure is not None or source == "product":
+            return 0
+        low, high = batch.prices if source == "prices" else batch.spreads
+        return possible(compared, low, high, held.side) if low <= high else 0
 
-    def _concerns(self, rule: ActiveRule, held: Machine | None) -> bool:
-        """Tell whether some of the records lie within the rule's time, or its machine is there to be ended."""
-        if held is not None:
-            return True
-        begun = self._records[-1].appended_at >= rule.effective_at
-        return begun and (rule.ended_at is None or self._records[0].appended_at < rule.ended_at)
+    def _walk(self, watch: Watch, batch: RowBatch) -> None:
+        """Let a rule read rows one by one."""
+        transitions, rule = self._transitions, watch.rule
+        for index, row in enumerate(batch.rows):
+            self._read = index
+            if rule.ended_at is not None and row.appended_at >= rule.ended_at:
+                transitions.place = (index, 0)
+                self._retire(rule, rule.ended_at, RULE_CHANGED, watch.order)
+                return
+            transitions.place = (index, 1)
+            transitions.timers(watch, row.time, self._see)
+            self._read = index + 1
+            transitions.place = (index, 2)
+            if rule.effective_at <= row.appended_at:
+                self._price(watch, row)
 
-    def _retire_ended(self, watches: list[_Watch], appended_at: int) -> None:
-        for watch in [watch for watch in watches if watch.rule.ended_at is not None]:
-            ended_at = watch.rule.ended_at
-            if ended_at is not None and appended_at >= ended_at:
-                self.retire(watch.rule, ended_at)
-                watches.remove(watch)
-
-    def _timer(self, watch: _Watch) -> int:
-        at = _due(watch)
-        self._react(watch, Signal.TIMER, at)
-        return at
-
-    def _price(self, watch: _Watch, tick: Tick) -> None:
-        signal, side = read(watch.condition, tick.price, watch.held.side)
-        if side != watch.held.side:
-            self._keep(watch, replace(watch.held, side=side))
-        if signal & ~STABLE[watch.held.standing.phase]:
-            self._react(watch, signal, tick.exchange_time)
-
-    def _react(self, watch: _Watch, signal: Signal, at: int) -> None:
-        standing, states = machine.react(watch.held.standing, signal, at, watch.holds)
-        self._keep(watch, replace(watch.held, standing=standing))
-        for state in states:
-            self._report(watch, state, at)
-
-    def _keep(self, watch: _Watch, after: Machine) -> None:
-        watch.take(after)
-        self._machines[watch.key] = after
-
-    def _report(self, watch: _Watch, state: State, at: int, *, closing: bool = False) -> None:
-        self._keep(watch, _counted(watch.held, state, at))
+    def _price(self, watch: Watch, row: Row) -> None:
         rule = watch.rule
-        seen = [sighting for sighting in self._last_seen() if sighting.appended_at >= rule.effective_at]
-        exchange, product = self._names
-        price = seen[-1].price if seen and not closing else None
-        self.alerts.append(
-            Alert(
-                alert_id=_alert_id(watch, self._names, state, at),
-                seq=watch.held.seq,
-                rule_id=rule.rule_id,
-                rule_name=rule.definition.name,
-                rule_version=rule.version,
-                exchange=exchange,
-                product=product,
-                state=state.value,
-                at=at,
-                value=price,
-                threshold=None if price is None else threshold_of(watch.condition),
-                reason=RULE_CHANGED if price is None else in_words(watch.condition, state, watch.holds, price),
-                severity=rule.definition.severity,
-                labels=rule.definition.labels,
-                window=None,
-                last_prices=[PricePoint(time=sighting.time, price=sighting.price) for sighting in seen],
-            )
-        )
+        value = row.price if rule.source == "prices" else spread_of(row)
+        if value is None or rule.compared is None or rule.measure is not None:
+            return
+        said, side = read(rule.compared, value, watch.held.side)
+        if side != watch.held.side:
+            self._transitions.keep(watch, replace(watch.held, side=side))
+        if said & ~STABLE[watch.held.standing.phase]:
+            self._transitions.react(watch, said, row.time, self._see)
+
+    def _search(self, watch: Watch, batch: ColumnBatch) -> None:
+        """Let a rule act at the records that change it, one after another."""
+        transitions, rule = self._transitions, watch.rule
+        stop = len(batch) if rule.ended_at is None else batch.begin(rule.ended_at)
+        search, position = None, 0
+        if rule.compared is not None and rule.measure is None:
+            values = batch.columns.price if rule.source == "prices" else batch.spread_values
+            search = batch.search(rule.compared, values, watch.held.side, rule.effective_at, stop)
+        while True:
+            changing = search.first(~STABLE[watch.held.standing.phase] & _ANY, position) if search else stop
+            timed = stop if watch.due is None else max(batch.reached(watch.due), position)
+            if min(changing, timed) >= stop:
+                break
+            if timed <= changing:
+                self._read, position, transitions.place = timed, timed, (timed, 1)
+                transitions.timers(watch, int(batch.columns.time[timed]), self._see)
+            elif search is not None:
+                self._read, position, transitions.place = changing + 1, changing + 1, (changing, 2)
+                transitions.react(watch, search.at(changing), int(batch.columns.time[changing]), self._see)
+        if search is not None and search.side != watch.held.side:
+            transitions.keep(watch, replace(watch.held, side=search.side))
+        if stop < len(batch) and rule.ended_at is not None:
+            self._read, transitions.place = stop, (stop, 0)
+            self._retire(rule, rule.ended_at, RULE_CHANGED, watch.order)
+
+    # ---- rules over windows ----
+
+    def _over_window(self, watch: Watch, seeing: "_Seeing | None", until: int, *, by_clock: bool = False) -> int:
+        """Let timers, and windows where `seeing` is given, act up to `until`, micros; return the last time of a change.
+
+        Timers that report nothing act by the clock only where a window that follows asks for it.
+        """
+        transitions, measure, limit = self._transitions, watch.rule.measure, watch.rule.compared
+        acted_at = 0
+        for second in seeing.seconds(measure) if seeing and measure else ():
+            at = second * MICROS_PER_SECOND
+            acted_at = max(acted_at, transitions.timers(watch, at, self._see, silent=not by_clock))
+            value = seeing.value(measure, second) if seeing and measure else None
+            if value is None or not isinstance(limit, Limit):
+                continue
+            if watch.due is not None and watch.due <= at:
+                transitions.timers(watch, at, self._see)
+            if self._window(watch, value, signal(limit, value), at):
+                acted_at = at
+        return max(acted_at, transitions.timers(watch, until, self._see, silent=not by_clock))
+
+    def _window(self, watch: Watch, value: float, said: Signal, at: int) -> bool:
+        """Let a window's value act; tell whether it changed the phase."""
+        phase = watch.held.standing.phase
+        if said & ~STABLE[phase]:
+            watch.take(replace(watch.held, value=value))
+            self._transitions.react(watch, said, at, self._see)
+            return True
+        if watch.held.value is not None and watch.held.value != value:
+            self._transitions.keep(watch, replace(watch.held, value=value))
+        return False
+
+    # ---- what alerts show ----
+
+    def _see(self, watch: Watch, state: State) -> Sight:
+        """Return what led to a transition; only what the rule's version is for is shown."""
+        rule, since = watch.rule, watch.rule.effective_at
+        seen = [sighting for sighting in self._last_seen() if sighting.appended_at >= since]
+        value = self._value(watch, seen)
+        window = rule.measure.window if rule.measure else None
+        points = _points(seen)
+        if value is None or rule.compared is None:
+            return Sight(None, None, RULE_CHANGED, window, points)
+        reason = in_words(rule.definition.condition, state, rule.holds, value)
+        return Sight(value, rule.compared.threshold, reason, window, points)
+
+    def _value(self, watch: Watch, seen: Sequence[Sighting]) -> float | None:
+        rule = watch.rule
+        if rule.measure is not None:
+            return watch.held.value
+        if rule.source == "prices":
+            return seen[-1].value if seen else None
+        spread = self._last_spread()
+        return spread.value if spread and spread.appended_at >= rule.effective_at else None
+
+    def _retire(self, rule: ActiveRule, at: int, reason: str, order: int) -> None:
+        if rule.key in self._transitions.machines:
+            seen = [sighting for sighting in self._last_seen() if sighting.appended_at >= rule.effective_at]
+            self._transitions.retire(rule, at, reason, _points(seen), order)
 
     def _last_seen(self) -> list[Sighting]:
-        recent = self._records[max(self._read - LAST_PRICES, 0) : self._read]
-        seen = [Sighting(item.tick.exchange_time, item.tick.price, item.appended_at) for item in recent]
-        return [*self._book.last_seen, *seen][-LAST_PRICES:]
+        return [*self._book.last_seen, *self._batch.seen_prices(LAST_PRICES, self._read)][-LAST_PRICES:]
+
+    def _last_spread(self) -> Sighting | None:
+        return self._batch.seen_spread(self._read) or self._book.last_spread
+
+    def _remember(self) -> None:
+        """Take over into the book what was read of a batch."""
+        if self._read:
+            spread = self._last_spread() if self._quoted else self._book.last_spread
+            self._book = replace(self._book, last_seen=tuple(self._last_seen()), last_spread=spread)
+            self._batch, self._read = RowBatch(()), 0
 
 
-def _counted(held: Machine, state: State, at: int) -> Machine:
-    bit = _BITS[state]
-    if at != held.reported_at:
-        return replace(held, seq=held.seq + 1, reported_at=at, reported=bit, again=0)
-    if held.reported & bit:
-        return replace(held, seq=held.seq + 1, reported=bit, again=held.again + 1)
-    return replace(held, seq=held.seq + 1, reported=held.reported | bit)
+class _Seeing:
+    """The values of measures at the seconds in (after, until], each worked out once however many rules ask."""
+
+    def __init__(self, panes: Panes, after: int, until: int) -> None:
+        self._panes = panes
+        self._span = after, until
+        self._seconds: dict[Measure, list[int]] = {}
+        self._values: dict[tuple[Measure, int], float | None] = {}
+
+    def seconds(self, measure: Measure) -> list[int]:
+        """Return the seconds at which a measure may change."""
+        if measure not in self._seconds:
+            self._seconds[measure] = instants(measure, self._panes, *self._span)
+        return self._seconds[measure]
+
+    def value(self, measure: Measure, second: int) -> float | None:
+        """Return the value at a second."""
+        known = measure, second
+        if known not in self._values:
+            self._values[known] = value_at(measure, self._panes, second)
+        return self._values[known]
 
 
-def _alert_id(watch: _Watch, names: tuple[str, str], state: State, at: int) -> str:
-    """Return the id; a state that comes again at the same event time (equal record times) gets a number."""
-    suffix = f":{watch.held.again}" if watch.held.again else ""
-    return f"{watch.rule.rule_id}:{watch.rule.version}:{names[0]}:{names[1]}:{state.value}:{at}{suffix}"
+_ANY: Final = Signal.TRUE | Signal.BETWEEN | Signal.CLEAR
+_STARTING: Final = ~STABLE[Phase.INACTIVE] & _ANY
 
 
-def _ready(watches: Sequence[_Watch], until: int) -> list[_Watch]:
-    return [watch for watch in watches if watch.due is not None and watch.due <= until]
-
-
-def _due(watch: _Watch) -> int:
-    if watch.due is None:
-        raise ValueError("a phase without an end has no timer")
-    return watch.due
+def _points(seen: Sequence[Sighting]) -> list[PricePoint]:
+    return [PricePoint(time=sighting.time, price=sighting.value) for sighting in seen]

@@ -14,8 +14,10 @@ from schemas.records import Alert, AsOf, Stat, Tick
 from streams.engine import alerts, series
 from streams.engine.alerts import AlertBook, AlertFold
 from streams.engine.duplicates import Seen, SeenFold
+from streams.engine.inputs import UNKNOWN_TIME, Row
 from streams.engine.rules import ActiveRule
 from streams.engine.series import CLOCK_SLACK, GRACE, Series, SeriesFold
+from streams.engine.view import PaneRows
 
 NO_PANES: Final = Series()
 NO_ALERTS: Final = AlertBook()
@@ -72,8 +74,8 @@ def fold(state: KeyState, inputs: Sequence[Input], rules: Sequence[ActiveRule]) 
     for second, run in sorting.runs:
         statistics.close(second)
         statistics.add(second, run)
-    evaluation = AlertFold(state.book, state.exchange, state.product)
-    evaluation.records(sorting.visible, rules)
+    evaluation = AlertFold(state.book, state.exchange, state.product, watermark=state.watermark)
+    evaluation.records([_row(item) for item in sorting.visible], rules)
     after = replace(
         state,
         watermark=sorting.watermark,
@@ -95,8 +97,8 @@ def advance(state: KeyState, clock: int, rules: Sequence[ActiveRule]) -> Folded:
         return Folded(state, [], [], {})
     statistics = SeriesFold(state.ticks, state.exchange, state.product)
     statistics.close((clock - CLOCK_SLACK) // MICROS_PER_SECOND)
-    evaluation = AlertFold(state.book, state.exchange, state.product)
-    evaluation.clock(clock, rules)
+    evaluation = AlertFold(state.book, state.exchange, state.product, watermark=state.watermark)
+    evaluation.clock(_NO_VIEW, clock, rules)
     after = replace(
         state,
         clock_mark=max(state.clock_mark, evaluation.acted_at),
@@ -110,15 +112,49 @@ def retire(state: KeyState, rule: ActiveRule, at: int) -> Folded:
     """End a version of a rule at time `at` (pass its ended_at): what is open is closed, reason `rule_changed`."""
     if (rule.rule_id, rule.version) not in state.book.machines:
         return Folded(state, [], [], {})
-    evaluation = AlertFold(state.book, state.exchange, state.product)
+    evaluation = AlertFold(state.book, state.exchange, state.product, watermark=state.watermark)
     evaluation.retire(rule, at)
     return Folded(replace(state, book=evaluation.finish()), [], evaluation.alerts, {})
 
 
 def next_deadline(state: KeyState, rules: Sequence[ActiveRule]) -> int | None:
     """Return the earliest event-clock time, micros, at which `advance` would do something; None: only a record can."""
-    times = [time for time in (series.deadline(state.ticks), alerts.deadline(state.book, rules)) if time is not None]
-    return min(times, default=None)
+    times = (series.deadline(state.ticks), alerts.deadline(state.book, rules, _NO_VIEW, state.watermark))
+    return min([time for time in times if time is not None], default=None)
+
+
+def _row(item: Input) -> Row:
+    tick = item.tick
+    return Row(
+        item.as_of.offset,
+        item.appended_at,
+        tick.exchange_time,
+        tick.price,
+        tick.size,
+        tick.side == "buy",
+        tick.sequence or 0,
+        tick.best_bid,
+        tick.best_ask,
+        tick.quote_time or UNKNOWN_TIME,
+    )
+
+
+class _NoView:
+    """Panes of which none is shown to rules."""
+
+    first_time = 0
+
+    def rows(self, seconds: int, at: int) -> PaneRows:
+        raise NotImplementedError(f"no panes of {seconds} s before {at}")
+
+    def reference(self, second: int) -> float | None:
+        raise NotImplementedError(f"no price before {second}")
+
+    def instants(self, seconds: int, after: int, until: int) -> list[int]:  # noqa: ARG002 (there are no panes)
+        return []
+
+
+_NO_VIEW: Final = _NoView()
 
 
 class _Sorting:

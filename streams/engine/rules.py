@@ -4,38 +4,23 @@ One model for the rule file, the API and the streams (`extra=forbid`), so that a
 evaluated. Durations are written as "60s" and held as microseconds; prices are in quote currency.
 """
 
-import re
-from dataclasses import dataclass
-from decimal import Decimal
-from typing import Annotated, Any, Final, Literal, Self
+from dataclasses import dataclass, field
+from typing import Annotated, Final, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PlainSerializer,
-    Tag,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from pulsestream.core.errors import UsageError
-from schemas.validate import MAX_PRICE, check_names
+from schemas.validate import check_names
+from streams.engine.definitions import TAGS, Condition, Crossing, Divergence, Limit, SourceOf, compared_with, source_of
+from streams.engine.durations import Duration
+from streams.engine.machine import Holds
+from streams.engine.measures import Measure, measure_of
 
-CONDITION_TYPES: Final = ("price",)
-"""The condition types that can be evaluated."""
-MAX_DURATION: Final = 31 * 86_400 * 1_000_000
-"""The longest `for`, `keep_firing_for` and `cooldown`, microseconds: 31 days."""
 MAX_LABELS: Final = 16
 MAX_NAMES: Final = 200
 """Products, or exchanges, that one rule may list."""
 EVERY_PRODUCT: Final = "*"
 
-_UNITS: Final = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
-_DURATION: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)(us|ms|s|m|h|d)")
 _PREFIX: Final = "Value error, "
 """Pydantic puts it before the message of a ValueError."""
 _PLAIN: Final = r"^[^\x00-\x1f\x7f]*$"
@@ -43,23 +28,6 @@ _PLAIN: Final = r"^[^\x00-\x1f\x7f]*$"
 
 class RuleError(UsageError):
     """A rule definition that cannot be taken; the message names each offending field."""
-
-
-def parse_duration(text: object) -> int:
-    """Return the microseconds of a duration such as "60s" or "5m"; raises ValueError."""
-    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
-        raise ValueError(f'{text!r} is not a duration: write a number and us, ms, s, m, h or d, as in "60s"')
-    micros = Decimal(match[1]) * _UNITS[match[2]]
-    if micros != micros.to_integral_value() or micros > MAX_DURATION:
-        raise ValueError(f"{text!r} is not a whole number of microseconds up to 31d")
-    return int(micros)
-
-
-def format_duration(micros: int) -> str:
-    """Return microseconds as a duration that `parse_duration` reads back: the largest unit that divides them."""
-    unit = next(name for name, size in reversed(_UNITS.items()) if micros % size == 0 and (micros or name == "s"))
-    return f"{micros // _UNITS[unit]}{unit}"
 
 
 def _check_names(value: object, *, products: bool) -> object:
@@ -84,68 +52,10 @@ def _check_exchanges(value: object) -> object:
     return None if value is None else _check_names(value, products=False)
 
 
-Duration = Annotated[
-    int,
-    BeforeValidator(parse_duration),
-    PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["60s", "5m"]}),
-]
-Price = Annotated[float, Field(strict=True, gt=0, le=MAX_PRICE, allow_inf_nan=False)]
 Products = Annotated[str | list[str], BeforeValidator(_check_products)]
 Exchanges = Annotated[str | list[str] | None, BeforeValidator(_check_exchanges)]
 Label = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]{0,62}$")]
 LabelValue = Annotated[str, Field(max_length=256, pattern=_PLAIN)]
-
-
-class PriceLevel(BaseModel):
-    """The price is above, or below, a threshold; it is so until the price reaches `clear`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    type: Literal["price"]
-    above: Price | None = None
-    below: Price | None = None
-    clear: Price | None = None
-
-    @model_validator(mode="after")
-    def _one_side(self) -> Self:
-        if (self.above is None) is (self.below is None):
-            raise ValueError("give exactly one of above, below and crosses")
-        if self.clear is not None and self.above is not None and self.clear > self.above:
-            raise ValueError(f"clear {self.clear!r} must not lie above the threshold {self.above!r}")
-        if self.clear is not None and self.below is not None and self.clear < self.below:
-            raise ValueError(f"clear {self.clear!r} must not lie below the threshold {self.below!r}")
-        return self
-
-
-class PriceCross(BaseModel):
-    """An edge: the previous and the current price lie on opposite sides of `crosses`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    type: Literal["price"]
-    crosses: Price
-    direction: Literal["up", "down", "both"] = "both"
-
-
-def _condition_tag(value: Any) -> str:  # pydantic hands over whatever the definition held
-    if isinstance(value, dict):
-        return "cross" if "crosses" in value else "level"
-    return "cross" if isinstance(value, PriceCross) else "level"
-
-
-def _known_type(value: Any) -> Any:  # as above
-    kind = value.get("type") if isinstance(value, dict) else "price"
-    if kind not in CONDITION_TYPES:
-        raise ValueError(f"condition type {kind!r} is not available; there is: {', '.join(CONDITION_TYPES)}")
-    return value
-
-
-Condition = Annotated[
-    Annotated[PriceLevel, Tag("level")] | Annotated[PriceCross, Tag("cross")],
-    Discriminator(_condition_tag),
-    BeforeValidator(_known_type),
-]
 
 
 class RuleDefinition(BaseModel):
@@ -164,10 +74,24 @@ class RuleDefinition(BaseModel):
     labels: Annotated[dict[Label, LabelValue], Field(max_length=MAX_LABELS)] = {}
     enabled: bool = True
 
+    @field_validator("condition")
+    @classmethod
+    def _own_exchanges(cls, condition: Condition, info: ValidationInfo) -> Condition:
+        if isinstance(condition, Divergence) and info.data.get("exchange") is not None:
+            raise ValueError("a divergence names its exchanges itself: leave the rule's exchange out")
+        return condition
+
+
+RuleKey = tuple[str, int]
+"""Rule id and version."""
+
 
 @dataclass(frozen=True, slots=True)
 class ActiveRule:
-    """A version of a rule and the append times, micros, that it is for: from effective_at until before ended_at."""
+    """A version of a rule and the append times, micros, that it is for: from effective_at until before ended_at.
+
+    The fields after those are what evaluation needs of the definition, worked out once.
+    """
 
     tenant: str
     rule_id: str
@@ -175,6 +99,22 @@ class ActiveRule:
     definition: RuleDefinition
     effective_at: int
     ended_at: int | None = None
+    key: RuleKey = field(init=False, repr=False, compare=False)
+    source: SourceOf = field(init=False, repr=False, compare=False)
+    compared: Limit | Crossing | None = field(init=False, repr=False, compare=False)
+    measure: Measure | None = field(init=False, repr=False, compare=False)
+    holds: Holds = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        definition = self.definition
+        for name, value in (
+            ("key", (self.rule_id, self.version)),
+            ("source", source_of(definition.condition)),
+            ("compared", compared_with(definition.condition)),
+            ("measure", measure_of(definition.condition)),
+            ("holds", Holds(definition.for_, definition.keep_firing_for, definition.cooldown)),
+        ):
+            object.__setattr__(self, name, value)
 
 
 def parse_rule(definition: str | bytes) -> RuleDefinition:
@@ -196,10 +136,15 @@ def applies(rule: ActiveRule, exchange: str, product: str) -> bool:
     )
 
 
+def lives_on(rule: ActiveRule, dataset: str, *, prices: bool) -> bool:
+    """Tell whether a rule is evaluated on a product's source of a dataset; `prices`: prices live on it."""
+    return prices if rule.source == "prices" else rule.source == "quotes" and dataset != "trades"
+
+
 def _names(named: str | list[str], name: str) -> bool:
     return name == named if isinstance(named, str) else name in named
 
 
 def _where(location: tuple[int | str, ...]) -> str:
-    named = [str(part) for part in location if part not in {"level", "cross"}]
+    named = [str(part) for index, part in enumerate(location) if index != 1 or part not in TAGS]
     return f"{'.'.join(named)}: " if named else ""

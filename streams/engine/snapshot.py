@@ -13,12 +13,14 @@ import msgspec
 
 from pulsestream.core.errors import PulseStreamError
 from schemas.records import AsOf
-from streams.engine.alerts import AlertBook, Machine, Sighting
+from streams.engine.alerts import AlertBook
+from streams.engine.batches import Sighting
 from streams.engine.duplicates import Identity, Seen
 from streams.engine.fold import KeyState
 from streams.engine.machine import Phase, Standing
 from streams.engine.panes import Candle, ClosedPanes, Pane, Quote, Totals
 from streams.engine.series import LINES, Series
+from streams.engine.transitions import Machine
 
 FORMAT: Final = 1
 """The version that is written; `restore` reads this one only."""
@@ -50,8 +52,10 @@ class _Head(msgspec.Struct, array_like=True, frozen=True):
     first_time: int
     until: int
     emitted: dict[str, list[tuple[int, int]]]
-    last_seen: list[tuple[int, float, int]]
+    last_seen: list[Sighting]
     ids: list[_Ids]
+    last_spread: Sighting | None = None
+    decided: int = 0
 
 
 class _Pane(msgspec.Struct, array_like=True, frozen=True):
@@ -72,6 +76,7 @@ class _Rule(msgspec.Struct, array_like=True, frozen=True):
     reported_at: int
     reported: int
     again: int
+    value: float | None = None
 
 
 _Part = _Head | list[_Ids] | tuple[Pane, ...] | _Rule
@@ -147,8 +152,8 @@ class _Gathered:
         last = panes[-1] if panes and panes[-1].second >= head.until else None
         closed = ClosedPanes(panes[:-1] if last else panes)
         series = Series(closed, last, head.until, head.first_time, emitted)
-        seen = tuple(Sighting(*sighting) for sighting in head.last_seen)
-        book = AlertBook({(rule.rule_id, rule.version): _machine(rule) for rule in self.rules}, seen)
+        machines = {(rule.rule_id, rule.version): _machine(rule) for rule in self.rules}
+        book = AlertBook(machines, tuple(head.last_seen), head.last_spread, head.decided)
         return KeyState(head.exchange, head.product, head.watermark, head.clock_mark, series, _seen(self.ids), book)
 
 
@@ -184,8 +189,10 @@ def _head(state: KeyState, ids: list[_Ids]) -> _Head:
         state.ticks.first_time,
         state.ticks.until,
         emitted,
-        [(seen.time, seen.price, seen.appended_at) for seen in state.book.last_seen],
+        list(state.book.last_seen),
         ids,
+        state.book.last_spread,
+        state.book.decided,
     )
 
 
@@ -274,6 +281,7 @@ def _rule(rule_id: str, version: int, held: Machine) -> _Rule:
         held.reported_at,
         held.reported,
         held.again,
+        held.value,
     )
 
 
@@ -285,4 +293,5 @@ def _machine(stored: _Rule) -> Machine:
         stored.reported_at,
         stored.reported,
         stored.again,
+        stored.value,
     )

@@ -11,6 +11,7 @@ from schemas.records import Alert
 from streams.engine import fold as engine
 from streams.engine.alerts import AlertFold
 from streams.engine.conditions import possible, read
+from streams.engine.definitions import compared_with
 from streams.engine.fold import Input
 from streams.engine.rules import ActiveRule
 from tests.support.oracle import Sourced, transitions
@@ -369,7 +370,8 @@ def test_a_state_that_comes_twice_at_one_time_has_an_id_of_its_own() -> None:
     st.lists(st.sampled_from([97.0, 98.0, 99.0, 100.0, 101.0, 102.0, 103.0]), min_size=1),
 )
 def test_the_extremes_of_a_level_say_which_signals_are_possible(condition: dict[str, Any], prices: list[float]) -> None:
-    level = rule(condition).definition.condition
+    level = compared_with(rule(condition).definition.condition)
+    assert level is not None
     every = [price for price in (97.0, 98.0, 99.0, 100.0, 101.0, 102.0, 103.0) if min(prices) <= price <= max(prices)]
 
     mask = possible(level, min(prices), max(prices), 0)

@@ -6,17 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.engine.rules import (
-    MAX_DURATION,
-    PriceCross,
-    PriceLevel,
-    RuleDefinition,
-    RuleError,
-    applies,
-    format_duration,
-    parse_duration,
-    parse_rule,
-)
+from streams.engine.definitions import CONDITION_TYPES, PriceCross, PriceLevel
+from streams.engine.durations import MAX_DURATION, format_duration, parse_duration
+from streams.engine.rules import RuleDefinition, RuleError, applies, parse_rule
 from tests.support.ticking import rule
 
 WHOLE = {
@@ -86,8 +78,8 @@ def test_bytes_are_read_as_text_is() -> None:
         ({"product": None}, "product: 'None' is neither a name nor a list of names"),
         ({"exchange": "Coinbase"}, "exchange: exchange 'Coinbase' is not a name such as coinbase"),
         (
-            {"condition": {"type": "volatility", "above": 1}},
-            "condition type 'volatility' is not available; there is: price",
+            {"condition": {"type": "sentiment", "above": 1}},
+            f"condition type 'sentiment' is not available; there is: {', '.join(CONDITION_TYPES)}",
         ),
         ({"condition": {"above": 1}}, "condition type None is not available; there is: price"),
         ({"condition": 5}, "condition: Input should be an object"),
