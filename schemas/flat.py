@@ -40,7 +40,7 @@ class Field:
 
 def flat_fields(schema: Mapping[str, Any]) -> list[Field] | None:
     """Return the fields of a record schema; None when it is not flat."""
-    fields = [flat for field in schema["fields"] if (flat := _flat(field))]
+    fields = [flat for field in schema["fields"] if (flat := flat_field(field))]
     return fields if len(fields) == len(schema["fields"]) else None
 
 
@@ -49,7 +49,8 @@ def runs(fields: Iterable[Field]) -> list[tuple[int, list[Field]]]:
     return list(enumerate(list(run) for _, run in groupby(fields, key=lambda field: field.is_packed)))
 
 
-def _flat(field: Mapping[str, Any]) -> Field | None:
+def flat_field(field: Mapping[str, Any]) -> Field | None:
+    """Return a field of a record schema; None when it is not flat."""
     kind, optional = field["type"], False
     if isinstance(kind, list) and len(kind) == len(("null", "the value")) and kind[0] == "null":
         kind, optional = kind[1], True
