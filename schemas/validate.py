@@ -25,6 +25,9 @@ MAX_EVENT_DATA: Final = 256 * 1024
 """Bytes of an event's JSON text."""
 OWN_PREFIX: Final = "x-"
 """Exchanges of a tenant's own ticks begin with it, those of the platform never do."""
+TICK_PRICES: Final = ("best_bid", "best_ask", "open_24h", "high_24h", "low_24h")
+TICK_SIZES: Final = ("size", "best_bid_size", "best_ask_size", "volume_24h", "volume_30d")
+"""The prices and sizes that a tick may be without."""
 
 PERIODS: Final = {"1s": 1, "1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86_400}
 """Seconds of each period that a bar may cover."""
@@ -88,11 +91,11 @@ def _check_tick(tick: Tick, *, own: bool) -> Fault | None:
 
 
 def _check_tick_numbers(tick: Tick) -> Fault | None:
-    for name in ("best_bid", "best_ask", "open_24h", "high_24h", "low_24h"):
+    for name in TICK_PRICES:
         price = getattr(tick, name)
         if price is not None and (fault := _check_price(name, price)):
             return fault
-    for name in ("size", "best_bid_size", "best_ask_size", "volume_24h", "volume_30d"):
+    for name in TICK_SIZES:
         size = getattr(tick, name)
         if size is not None and (fault := _check_size(name, size)):
             return fault
