@@ -117,8 +117,7 @@ def _take(machine: "Machine", record: Sourced) -> None:
         machine.judge(machine.rule.price_verdict(record.price, machine.side), record.price, record.time)
         machine.side = _sign(record.price - machine.rule.threshold) or machine.side
     elif kind == "spread" and record.quotes is not None:
-        bid, ask = map(Fraction, record.quotes)
-        value = float(spread_bps(bid, ask))
+        value = float(spread_bps(*record.quotes))
         machine.judge(machine.rule.verdict(value), value, record.time)
     elif kind == "no_data":
         machine.judge("clear", UNNAMED, record.time)
@@ -150,6 +149,8 @@ class _Windows:
 
     def instants(self, after: float, until: float) -> list[int]:
         """Return when a pane closes or leaves, in (after, until], ascending."""
+        if after // SECOND == until // SECOND:
+            return []
         pane = pane_of(max(self.length, max(self.behind) - self.length))
         ends = Series.of(self.records).pane_ends(pane)
         return sorted({end + gap for end in ends for gap in self.behind if after < end + gap <= until})

@@ -49,12 +49,13 @@ def _bars(feed: PriceFeed, periods: Iterable[str], *, until: int | None, ended: 
 
 
 def _bar(feed: PriceFeed, period: str, start: int) -> Bar:
-    inside = feed.series.between(start, start + PERIODS[period])
+    place = feed.series.place(start, start + PERIODS[period])
+    inside = feed.series.records[place]
     last = max(inside, key=lambda record: record.as_of.offset)
     exchange, product = last.record.exchange, last.record.product
     prices = {name: value or 0.0 for name, value in extremes([record.price for record in inside]).items()}
     del prices["range_position"]
-    amounts = volumes(inside)
+    amounts = volumes(feed.series, place)
     return Bar(
         event_id=bar_id(exchange, product, period, start, feed.basis),
         exchange=exchange,

@@ -8,8 +8,8 @@ import csv
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -78,6 +78,8 @@ class Series:
 
     records: list[Sourced]
     times: list[int]
+    exact: dict[str, "Exact"] = field(default_factory=dict)
+    columns: dict[str, list[float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, records: Iterable[Sourced]) -> Self:
@@ -85,9 +87,25 @@ class Series:
         ordered = sorted(records, key=lambda record: (record.time, record.as_of.offset))
         return cls(ordered, [record.time for record in ordered])
 
+    def place(self, start: int, end: int) -> slice:
+        """Return where the records with start <= exchange_time < end stand."""
+        return slice(bisect_left(self.times, start), bisect_left(self.times, end))
+
     def between(self, start: int, end: int) -> list[Sourced]:
         """Return the records with start <= exchange_time < end."""
-        return self.records[bisect_left(self.times, start) : bisect_left(self.times, end)]
+        return self.records[self.place(start, end)]
+
+    def numbers(self, name: str, of: Callable[[Sourced], float], place: slice) -> list[float]:
+        """Return something of each record; it is computed once a record and kept by its name."""
+        if name not in self.columns:
+            self.columns[name] = [of(record) for record in self.records]
+        return self.columns[name][place]
+
+    def total(self, name: str, of: Callable[[Sourced], Fraction], place: slice) -> Fraction:
+        """Return the exact sum of something of each record, kept likewise."""
+        if name not in self.exact:
+            self.exact[name] = Exact.of(map(of, self.records))
+        return self.exact[name].sum(place)
 
     def before(self, time: int) -> Sourced | None:
         """Return the last record with exchange_time < time."""
@@ -97,6 +115,25 @@ class Series:
     def pane_ends(self, pane: int = SECOND) -> list[int]:
         """Return the end of each pane of this length (microseconds) that holds records, ascending."""
         return sorted({(time // pane + 1) * pane for time in self.times})
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """Rational numbers whose denominators are powers of two, as every double's is, over the greatest of these."""
+
+    numerators: list[int]
+    denominator: int
+
+    @classmethod
+    def of(cls, numbers: Iterable[Fraction]) -> Self:
+        """Bring numbers to one denominator."""
+        found = list(numbers)
+        denominator = max((number.denominator for number in found), default=1)
+        return cls([number.numerator * (denominator // number.denominator) for number in found], denominator)
+
+    def sum(self, place: slice) -> Fraction:
+        """Return the exact sum of the numbers at these places."""
+        return Fraction(sum(self.numerators[place]), self.denominator)
 
 
 # ---- recordings ----

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from itertools import pairwise
 from typing import Final, Self
 
@@ -135,7 +136,7 @@ class PriceFeed:
         inside = self.series.between(at - length, at)
         included = inside or self.series.between(0, at)
         example = included[-1].record
-        values = quote_fields(self.series, inside, at) if self.basis == "quotes" else self.prices(length, at)
+        values = quote_fields(self.series, length, at) if self.basis == "quotes" else self.prices(length, at)
         return Stat(
             event_id=f"{example.exchange}:{example.product}:{window}:{at // SECOND}:{self.basis}",
             exchange=example.exchange,
@@ -145,23 +146,22 @@ class PriceFeed:
             basis=self.basis,
             count=len(inside),
             coverage_seconds=min(length, at - self.first_time) / SECOND,
-            as_of=max((record.as_of for record in included), key=lambda as_of: as_of.offset),
+            as_of=max(included, key=lambda record: record.as_of.offset).as_of,
             revision=0,
             **values,
         )
 
     def prices(self, length: int, at: int) -> Fields:
         """Return the fields over prices of the window of this length that ends at `at`."""
-        inside = self.series.between(at - length, at)
-        prices = [record.price for record in inside]
+        place = self.series.place(at - length, at)
+        prices = self.series.numbers("price", lambda record: record.price, place)
         earlier = self.series.before(at - length)
         reference = earlier.price if earlier else (prices[0] if prices else None)
         change = None if not prices or reference is None else Fraction(prices[-1]) - Fraction(reference)
         return {
             **extremes(prices),
-            **volumes(inside),
-            "mean": float(mean(prices)) if prices else None,
-            "stddev": sample_stddev(prices) if len(prices) > 1 else None,
+            **volumes(self.series, place),
+            **moments(self.series, place),
             "reference_price": reference,
             "change": None if change is None else float(change),
             "change_pct": None if change is None or reference is None else float(100 * change / Fraction(reference)),
@@ -192,17 +192,32 @@ def extremes(prices: list[float]) -> Fields:
     return {"open": prices[0], "high": high, "low": low, "close": prices[-1], "range_position": position}
 
 
-def volumes(inside: Sequence[Sourced]) -> Fields:
+def moments(series: Series, place: slice) -> Fields:
+    """Return mean and sample standard deviation (none under 2) of prices, exact up to the root."""
+    count = len(series.records[place])
+    if not count:
+        return {}
+    total = series.total("price", lambda record: Fraction(record.price), place)
+    squares = series.total("price squared", lambda record: Fraction(record.price) ** 2, place)
+    deviations = squares - total * total / count
+    return {"mean": float(total / count), "stddev": root(deviations / (count - 1)) if count > 1 else None}
+
+
+def volumes(series: Series, place: slice) -> Fields:
     """Return the sums over sizes, and the price weighted by them."""
-    volume = sum((Fraction(record.size) for record in inside), Fraction())
-    quote_volume = sum((Fraction(record.price) * Fraction(record.size) for record in inside), Fraction())
-    bought = sum((Fraction(record.size) for record in inside if record.record.side == "buy"), Fraction())
+    volume = series.total("size", lambda record: Fraction(record.size), place)
+    quote_volume = series.total("value", lambda record: Fraction(record.price) * Fraction(record.size), place)
+    bought = series.total("bought", _bought, place)
     return {
         "volume": float(volume),
         "quote_volume": float(quote_volume),
         "buy_volume": float(bought),
         "vwap": float(quote_volume / volume) if volume else None,
     }
+
+
+def _bought(record: Sourced) -> Fraction:
+    return Fraction(record.size if record.record.side == "buy" else 0)
 
 
 def volatilities(series: Series, length: int, at: int) -> Fields:
@@ -231,29 +246,40 @@ def grid_returns(series: Series, length: int, at: int, step: int) -> tuple[list[
     return [log_ratio(previous, price) for previous, price in pairwise(prices)], min(length, at - first.time)
 
 
+@cache
 def log_ratio(previous: float, price: float) -> float:
     """Return ln(price / previous), precise also where the two hardly differ."""
     growth = Fraction(price) / Fraction(previous) - 1
     return math.log1p(float(growth)) if abs(growth) < Fraction(1, 2) else math.log(price) - math.log(previous)
 
 
-def quote_fields(series: Series, inside: Sequence[Sourced], at: int) -> Fields:
-    """Return the fields over quotes; `quote_age` in seconds also of an empty window."""
-    last = series.before(at)
+def quote_fields(series: Series, length: int, at: int) -> Fields:
+    """Return the fields over quotes, of a series that has them; `quote_age` in seconds also of an empty window."""
+    last, place = series.before(at), series.place(at - length, at)
     age = None if last is None else (at - last.quoted_at) / SECOND
-    sides = [(Fraction(bid), Fraction(ask)) for bid, ask in (record.quotes for record in inside if record.quotes)]
-    if not sides:
+    count = len(series.records[place])
+    if not count:
         return {"quote_age": age}
     return {
-        "spread_mean": float(sum(ask - bid for bid, ask in sides) / len(sides)),
-        "spread_bps": float(sum(spread_bps(bid, ask) for bid, ask in sides) / len(sides)),
+        "spread_mean": float(series.total("spread", _spread, place) / count),
+        "spread_bps": math.fsum(series.numbers("bps", _bps, place)) / count,
         "quote_age": age,
     }
 
 
-def spread_bps(bid: Fraction, ask: Fraction) -> Fraction:
+def _spread(record: Sourced) -> Fraction:
+    bid, ask = record.quotes or (0.0, 0.0)
+    return Fraction(ask) - Fraction(bid)
+
+
+def _bps(record: Sourced) -> float:
+    return float(spread_bps(*(record.quotes or (1.0, 1.0))))
+
+
+def spread_bps(bid: float, ask: float) -> Fraction:
     """Return the spread in hundredths of a per cent of the middle."""
-    return (ask - bid) / ((ask + bid) / 2) * 10_000
+    width, middle = Fraction(ask) - Fraction(bid), (Fraction(ask) + Fraction(bid)) / 2
+    return width / middle * 10_000
 
 
 def mean(values: Sequence[float]) -> Fraction:
