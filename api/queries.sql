@@ -96,7 +96,8 @@ ORDER BY time {direction}, event_id {direction} LIMIT %(limit)s;
 -- name: search_stats
 SELECT event_id, exchange, product, "window", at, basis, count, open, high, low, close, volume, quote_volume,
        buy_volume, vwap, mean, stddev, coverage_seconds, reference_price, change, change_pct, volatility,
-       stddev_log_return, spread_mean, spread_bps, quote_age, range_position, revision
+       stddev_log_return, spread_mean, spread_bps, quote_age, range_position, revision,
+       forecast_volatility, forecast_low, forecast_high
 FROM stats WHERE tenant = %(tenant)s {filters}
 ORDER BY at {direction}, event_id {direction} LIMIT %(limit)s;
 

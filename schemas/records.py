@@ -104,6 +104,9 @@ class Stat(Record, frozen=True, kw_only=True, gc=False):
     range_position: float | None = None
     as_of: AsOf
     revision: int
+    forecast_volatility: float | None = None
+    forecast_low: float | None = None
+    forecast_high: float | None = None
 
 
 class Bar(Record, frozen=True, kw_only=True, gc=False):

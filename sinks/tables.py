@@ -68,8 +68,8 @@ _AS_OF: Final[Columns] = {"as_of_topic": "text", "as_of_partition": "integer", "
 
 
 def _stat_values(stat: Stat) -> Values:
-    *fields, as_of, revision = msgspec.structs.astuple(stat)
-    return (*fields, *_as_of_values(as_of), revision)
+    *fields, as_of, revision, volatility, low, high = msgspec.structs.astuple(stat)
+    return (*fields, *_as_of_values(as_of), revision, volatility, low, high)
 
 
 def _bar_values(bar: Bar) -> Values:

@@ -323,6 +323,17 @@ def test_filters_keep_what_they_say(store: Store, request_: SearchRequest, found
     assert ids(store.page(tenant, request_)) == found
 
 
+def test_a_statistic_is_found_with_its_forecast(store: Store) -> None:
+    tenant = slug()
+    forecast = {"forecast_volatility": 0.75, "forecast_low": 99.5, "forecast_high": 100.5}
+    store.insert("stats", [stat(tenant, "1", 1, **forecast), stat(tenant, "2", 2)])
+
+    newest, oldest = store.page(tenant, SearchRequest("stats")).rows
+
+    assert {name: oldest[name] for name in forecast} == forecast
+    assert {name: newest[name] for name in forecast} == dict.fromkeys(forecast)
+
+
 def test_bars_are_searched_by_period_and_walked_by_their_start(store: Store) -> None:
     tenant = slug()
     store.insert("bars", [bar(tenant, f"{number}", number, period="1m" if number % 2 else "5m") for number in range(9)])
