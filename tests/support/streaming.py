@@ -86,8 +86,15 @@ class Streams:
         eventually(waits)
         return worker
 
+    def launch_dying(self, moment: str, checkpoint: int) -> Service:
+        """Start a worker that kills itself at a moment (`dying_worker`) of one of its checkpoints."""
+        return self._launch(["tests.support.dying_worker", moment, str(checkpoint)])
+
     def launch(self, **overrides: object) -> Service:
         """Start a worker; it is not ready yet."""
+        return self._launch(["pulsestream.cli"], **overrides)
+
+    def _launch(self, program: Sequence[str], **overrides: object) -> Service:
         port = free_port()
         given: dict[str, object] = {
             "home": self.folder,
@@ -100,7 +107,7 @@ class Streams:
             **overrides,
         }
         number = len(self.workers)
-        command = [sys.executable, "-m", "pulsestream.cli", "stream"]
+        command = [sys.executable, "-m", *program, "stream"]
         worker = Service(f"worker {number}", command, environment(given), self.folder / f"worker-{number}.log", port)
         worker.start()
         self.workers.append(worker)

@@ -1,0 +1,64 @@
+"""The streams worker killed at the worst moments, each hit exactly: what is left equals the oracle's.
+
+Between the outputs and their checkpoint the outputs are sent twice, with the same ids; within a checkpoint none of it
+shows; between a checkpoint and the acknowledgement of its batches nothing is folded twice.
+"""
+
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pulsestream.local.kafka import EmbeddedKafka
+from tests.support.accounts import assert_as_the_oracle, assert_every_offset_accounted_for
+from tests.support.dying_worker import MOMENTS
+from tests.support.e2e import Service, eventually
+from tests.support.rounds import Rounds
+from tests.support.streaming import Feeding, Streams, market, streams_on
+
+RULES = {
+    "level": {"name": "level", "product": "*", "condition": {"type": "price", "above": 102, "clear": 101}, "for": "2s"},
+    "edge": {"name": "edge", "product": "*", "condition": {"type": "price", "crosses": 101.6}},
+    "slow": {
+        "name": "slow",
+        "product": ["P0-USD", "P3-USD"],
+        "condition": {"type": "price", "below": 101},
+        "keep_firing_for": "3s",
+        "cooldown": "5s",
+    },
+}
+
+
+@pytest.fixture
+def streams(broker: EmbeddedKafka, tmp_path: Path, tenant: str) -> Iterator[Streams]:
+    with streams_on(broker, tmp_path, tenant) as made:
+        made.prepare()
+        made.put_feed(made.exchange, "disconnected")  # the clock stands still: records alone decide
+        for name, definition in RULES.items():
+            made.put_rule(f"{tenant}-{name}", definition)
+        yield made
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_worker_killed_at_the_worst_moment_leaves_what_the_oracle_says(
+    streams: Streams, rounds: Rounds, moment: str
+) -> None:
+    chance = random.Random(moment)
+
+    with Feeding(streams, market(21, 60_000, products=6, exchange=streams.exchange), per_second=400) as feeding:
+        for _ in range(rounds(1, 8)):
+            wait_killed(streams.launch_dying(moment, chance.randrange(2, 9)))
+        feeding.enough()
+    worker = streams.start()
+
+    records = streams.ticks()
+    eventually(lambda: assert_as_the_oracle(streams, records, windows=["1m", "5m"]), timeout=60, every=1.0)
+    eventually(lambda: assert_every_offset_accounted_for(streams, "ticks"))
+    assert worker.stop() == 0
+
+
+def wait_killed(worker: Service) -> None:
+    assert worker.running is not None
+    assert worker.running.wait(60) == -signal.SIGKILL, worker.log.read_text()
