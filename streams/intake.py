@@ -13,9 +13,9 @@ from pulsestream.core.log import logger
 from pulsestream.core.topics import tenant_topic
 from schemas.codec import codec
 from schemas.errors import DecodeError
-from schemas.records import AsOf, Tick
+from schemas.records import Tick
 from schemas.validate import OWN_PREFIX, check
-from streams.engine.fold import Input
+from streams.engine.inputs import Row, row_of
 
 BACKFILL_HEADER: Final = "ps-backfill"
 """Marks records of the past: they go to storage and bars, not into live statistics and alerts."""
@@ -60,7 +60,7 @@ class Source:
 class Intake:
     """The inputs of a batch by key, each in offset order, and the records left out by reason."""
 
-    inputs: dict[str, list[Input]] = field(default_factory=dict)
+    inputs: dict[str, list[Row]] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
 
 
@@ -72,9 +72,8 @@ def take_in(source: Source, records: Iterable[RawRecord]) -> Intake:
         if isinstance(taken, str):
             intake.skipped[taken] += 1
             continue
-        as_of = AsOf(topic_id=source.topic_id, partition=source.partition, offset=record.offset)
         key = key_of(source.tenant, taken.exchange, taken.product)
-        intake.inputs.setdefault(key, []).append(Input(taken, as_of, record.timestamp * 1000))
+        intake.inputs.setdefault(key, []).append(row_of(taken, record.offset, record.timestamp * 1000))
     return intake
 
 

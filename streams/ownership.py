@@ -40,7 +40,7 @@ FRESH: Final = 1.0
 """Seconds that a fetch counts as just now: older ones do not say that a partition is read to its end."""
 SETTLE: Final = 2.0
 """Seconds after which a position that does not reach the end, with nothing fetched, stands before transaction marks."""
-OUTPUT_DATASETS: Final = ("stats", "alerts")
+OUTPUT_DATASETS: Final = ("stats", "bars", "alerts")
 
 _log = logger(__name__)
 _T = TypeVar("_T")

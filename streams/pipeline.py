@@ -14,11 +14,12 @@ from pulsestream.core.headers import Headers, cloud_event
 from pulsestream.core.log import logger
 from pulsestream.core.topics import tenant_topic
 from schemas.codec import codec
-from schemas.records import Alert, Stat
+from schemas.records import Alert, Bar, Stat
 from streams.changes import Changes, Cut, TenantCut
 from streams.engine import fold as engine
 from streams.engine import snapshot
-from streams.engine.fold import Folded, Input, KeyState
+from streams.engine.fold import Folded, KeyState
+from streams.engine.inputs import Row
 from streams.engine.rules import ActiveRule, applies
 from streams.entries import PendingAlert, Position, Restored, alert_entry, rule_entry
 from streams.eventclock import EventClocks
@@ -29,6 +30,7 @@ from streams.rulebook import RuleChange
 _log = logger(__name__)
 _STAT: Final = codec(Stat)
 _ALERT: Final = codec(Alert)
+_BAR: Final = codec(Bar)
 _V = TypeVar("_V")
 
 ConnectionOf = Callable[[str, str], str]
@@ -93,16 +95,18 @@ class Shard:
         folded = 0
         for key, inputs in intake.inputs.items():
             before = self.states.get(key)
-            for step in self._fold_key(key, inputs, result.skipped):
+            for step in self._fold_key(source, key, inputs, result.skipped):
                 folded += step.counts.get("folded", 0)
                 result.outputs.extend(self._outputs(key, step, decided=False))
             self._heard(key, before)
         self._move(source, records[-1].offset + 1)
         return replace(result, folded=folded)
 
-    def _fold_key(self, key: str, inputs: Sequence[Input], skipped: Counter[str]) -> Iterable[Folded]:
+    def _fold_key(self, source: Source, key: str, inputs: Sequence[Row], skipped: Counter[str]) -> Iterable[Folded]:
         tenant, exchange, product = parts_of(key)
-        state = self.states.get(key) or engine.new_state(exchange, product)
+        state = self.states.get(key) or engine.new_state(
+            exchange, product, source.dataset, topic_id=source.topic_id, partition=source.partition
+        )
         for step in _fold_or_bisect(state, inputs, self._rules_for(key), skipped):
             self._replace(tenant, key, step.state)
             for reason, count in step.counts.items():
@@ -234,6 +238,9 @@ class Shard:
                 self._changes.of(tenant).alerts.append(number)
             else:
                 direct.append(Output(tenant, "alerts", record_key, value, headers))
+        for bar in step.bars:
+            headers = cloud_event(bar.event_id, "pulsestream.bar.v1", f"/{exchange}", bar.start)
+            direct.append(Output(tenant, "bars", record_key, _BAR.encode(bar), headers))
         for stat in step.stats:
             headers = cloud_event(stat.event_id, "pulsestream.stat.v1", f"/{exchange}", stat.at)
             direct.append(Output(tenant, "stats", record_key, _STAT.encode(stat), headers))
@@ -327,7 +334,7 @@ class Shard:
 
 
 def _fold_or_bisect(
-    state: KeyState, inputs: Sequence[Input], rules: Sequence[ActiveRule], skipped: Counter[str]
+    state: KeyState, inputs: Sequence[Row], rules: Sequence[ActiveRule], skipped: Counter[str]
 ) -> Iterable[Folded]:
     """Fold inputs; where that raises, fold the halves, so that only records that raise on their own are left out."""
     waiting = [inputs]
@@ -338,7 +345,7 @@ def _fold_or_bisect(
         except Exception:  # noqa: BLE001 - whatever a record leads the engine into must not stop the ones beside it
             if len(part) == 1:
                 skipped["fold_error"] += 1
-                _log.error("record skipped: it cannot be folded", event_id=part[0].tick.event_id, exc_info=True)
+                _log.error("record skipped: it cannot be folded", identity=part[0].identity, exc_info=True)
             else:
                 waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
             continue

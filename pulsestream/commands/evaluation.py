@@ -13,10 +13,11 @@ import numpy as np
 
 from pulsestream.commands.reading import Batch, Key
 from pulsestream.core.clock import MICROS_PER_SECOND
-from schemas.records import Alert, AsOf, Stat, Tick
+from schemas.records import Alert, Stat
 from streams.engine import fold
-from streams.engine.fold import NO_ALERTS, Folded, Input, KeyState
-from streams.engine.inputs import Columns, Row
+from streams.engine.cut import KeyBatch, cut
+from streams.engine.fold import NO_ALERTS, Folded, KeyState
+from streams.engine.inputs import Columns, Row, Table
 from streams.engine.rules import ActiveRule, RuleDefinition, applies
 from streams.engine.series import CLOCK_SLACK, GRACE
 
@@ -128,9 +129,8 @@ class Evaluation:
 
     def _fold(self, key: Key, records: Columns | list[Row], rules: list[ActiveRule], *, apart: bool) -> Folded:
         """Fold records; `apart`: into the state that only rules over prices see."""
-        state = self._states.get((key, apart)) or fold.new_state(key.exchange, key.product)
-        rows = records.rows() if isinstance(records, Columns) else records
-        folded = fold.fold(state, [_input(key, row) for row in rows], rules)
+        state = self._states.get((key, apart)) or fold.new_state(key.exchange, key.product, key.dataset)
+        folded = fold.fold(state, _batch(key, records) if isinstance(records, Columns) else records, rules)
         self._states[key, apart] = folded.state
         return folded
 
@@ -154,23 +154,9 @@ def seen_prices(batch: Batch, bar_price: BarPrice) -> Columns:
     return Columns(**repeated | {"price": prices, "identity": repeated["identity"] * PATH + steps})
 
 
-def _input(key: Key, row: Row) -> Input:
-    sequence = row.identity if isinstance(row.identity, int) else None
-    tick = Tick(
-        event_id=f"{key.exchange}:{key.product}:{row.identity!r}",
-        exchange=key.exchange,
-        product=key.product,
-        sequence=sequence,
-        side="buy" if row.buy else None,
-        price=row.price,
-        size=row.size,
-        best_bid=row.bid,
-        best_ask=row.ask,
-        quote_time=row.quote_time or None,
-        exchange_time=row.time,
-        received_time=row.appended_at,
-    )
-    return Input(tick, AsOf(topic_id="", partition=0, offset=row.offset), row.appended_at)
+def _batch(key: Key, records: Columns) -> KeyBatch:
+    [batch] = cut(Table(records, [(key.exchange, key.product)], [0, len(records)]))
+    return batch
 
 
 def _closed(state: KeyState) -> Folded:

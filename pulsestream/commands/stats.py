@@ -17,7 +17,7 @@ from pulsestream.commands.sources import Sources
 from pulsestream.core.clock import MICROS_PER_SECOND, format_rfc3339
 from pulsestream.core.errors import UsageError
 from schemas.records import Stat
-from streams.engine.statistics import WINDOWS
+from streams.engine.lines import WINDOWS
 
 SPAN: Final = 600 * MICROS_PER_SECOND
 """Event time of a slice: so much of all products' statistics is in memory at once."""

@@ -1,36 +1,61 @@
 """Which records were read before: the ids of the last grace period.
 
 A record that is read again at another offset (a producer restarted, two overlap) has the same exchange_time, so ids
-older than the grace are not needed: such a record is dropped as late. A sequence above all kept ones is new without a
+older than the grace are not needed: such a record is dropped as late. A number above all kept ones is new without a
 look-up.
 """
 
-import hashlib
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from typing import Final, Self
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from pulsestream.core.clock import MICROS_PER_SECOND
-from schemas.records import Tick
+from streams.engine.inputs import Ints, Row
 from streams.engine.series import GRACE
 
-Identity = int | bytes
-"""A tick's sequence; without one, 16 bytes of a digest of its event_id."""
-_DIGEST_BYTES: Final = 16
+
+def _no_numbers() -> Ints:
+    return np.empty(0, np.int64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """Ids of the records of one second, and the highest sequence among them (-1: none has a sequence)."""
+    """Ids of the records of one second: numbers, ascending, and digests."""
 
     second: int
-    highest: int
-    ids: frozenset[Identity]
+    numbers: Ints = field(default_factory=_no_numbers)
+    digests: frozenset[bytes] = frozenset()
 
-    @classmethod
-    def of(cls, second: int, ids: AbstractSet[Identity]) -> Self:
-        """Return the ids of a second with their highest sequence."""
-        return cls(second, max([known for known in ids if isinstance(known, int)], default=-1), frozenset(ids))
+    @property
+    def highest(self) -> int:
+        """The highest number; -1: there is none."""
+        return int(self.numbers[-1]) if len(self.numbers) else -1
+
+    def holds(self, identity: int | bytes) -> bool:
+        """Tell whether an id is among these."""
+        if isinstance(identity, bytes):
+            return identity in self.digests
+        index = int(self.numbers.searchsorted(identity))
+        return index < len(self.numbers) and int(self.numbers[index]) == identity
+
+    def plus(self, numbers: Ints, digests: Iterable[bytes] = ()) -> "Seen":
+        """Return these ids and others of the same second; the numbers given ascend."""
+        if not len(self.numbers) or (len(numbers) and self.numbers[-1] < numbers[0]):
+            joined = np.concatenate((self.numbers, numbers)) if len(self.numbers) else numbers
+        else:
+            joined = np.union1d(self.numbers, numbers)
+        return Seen(self.second, joined, self.digests.union(digests))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Seen)
+            and self.second == other.second
+            and self.digests == other.digests
+            and np.array_equal(self.numbers, other.numbers)
+        )
+
+    __hash__ = None  # type: ignore[assignment] # as of any list
 
 
 class SeenFold:
@@ -38,38 +63,38 @@ class SeenFold:
 
     def __init__(self, seen: tuple[Seen, ...]) -> None:
         self._held = {entry.second: entry for entry in seen}
-        self._added: dict[int, set[Identity]] = {}
-        self._highest = max([entry.highest for entry in seen], default=-1)
+        self._added: dict[int, set[int | bytes]] = {}
+        self.highest = max([entry.highest for entry in seen], default=-1)
 
-    def add(self, tick: Tick, watermark: int) -> bool:
+    def add(self, row: Row, watermark: int) -> bool:
         """Take a record's id; False if it was read before. The record itself is within the grace."""
-        known = identity(tick)
-        if isinstance(known, int) and known > self._highest:
-            self._highest = known
+        known = row.identity
+        if isinstance(known, int) and known > self.highest:
+            self.highest = known
         elif self._known(known, watermark - GRACE):
             return False
-        self._added.setdefault(tick.exchange_time // MICROS_PER_SECOND, set()).add(known)
+        self._added.setdefault(row.time // MICROS_PER_SECOND, set()).add(known)
         return True
+
+    def add_run(self, second: int, numbers: Ints) -> None:
+        """Take ascending numbers above all known ones, of records of one second."""
+        self._held[second] = self._held.get(second, Seen(second)).plus(numbers.copy())
+        self.highest = int(numbers[-1])
 
     def finish(self, watermark: int) -> tuple[Seen, ...]:
         """Return the ids that can still come again."""
         for second, ids in self._added.items():
-            added, held = Seen.of(second, ids), self._held.get(second)
-            self._held[second] = Seen(second, max(held.highest, added.highest), held.ids | ids) if held else added
+            numbers = sorted(known for known in ids if isinstance(known, int))
+            digests = [known for known in ids if isinstance(known, bytes)]
+            held = self._held.get(second, Seen(second))
+            self._held[second] = held.plus(np.array(numbers, np.int64), digests)
         oldest = watermark - GRACE
         return tuple(self._held[second] for second in sorted(self._held) if _reachable(second, oldest))
 
-    def _known(self, known: Identity, oldest: int) -> bool:
-        return any(known in entry.ids and _reachable(second, oldest) for second, entry in self._held.items()) or any(
+    def _known(self, known: int | bytes, oldest: int) -> bool:
+        return any(_reachable(second, oldest) and entry.holds(known) for second, entry in self._held.items()) or any(
             known in ids and _reachable(second, oldest) for second, ids in self._added.items()
         )
-
-
-def identity(tick: Tick) -> Identity:
-    """Return what makes a tick the same as another of its key."""
-    if tick.sequence is not None:
-        return tick.sequence
-    return hashlib.blake2b(tick.event_id.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 def _reachable(second: int, oldest: int) -> bool:

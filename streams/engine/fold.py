@@ -1,50 +1,65 @@
-"""What happens to one key (tenant, exchange, product): records and the event clock in, statistics and alerts out.
+"""What happens to one source of a product: records and the event clock in, statistics, bars and alerts out.
 
-Pure: a state and inputs give a new state and outputs, and nothing is changed in place. Records are folded in offset
-order; outputs do not depend on how records were batched. The shell groups records by key, chooses the rules that
-apply (`rules.applies`), validates (`schemas.validate`), keeps the event clock, and sends what comes out.
+Pure: a state and inputs give a new state and outputs, and nothing that a state shows is changed in place. Records are
+folded in offset order; outputs do not depend on how records were batched. The shell groups records by key, chooses the
+rules that apply (`rules.applies`), validates (`schemas.validate`), keeps the event clock, and sends what comes out.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pulsestream.core.clock import MICROS_PER_SECOND
-from schemas.records import Alert, AsOf, Stat, Tick
+from schemas.records import Alert, Bar, Stat
 from streams.engine import alerts, series
 from streams.engine.alerts import AlertBook, AlertFold
+from streams.engine.cut import KeyBatch
 from streams.engine.duplicates import Seen, SeenFold
-from streams.engine.inputs import UNKNOWN_TIME, Row
+from streams.engine.inputs import Columns, Row
+from streams.engine.lines import Line, lines
+from streams.engine.panes import Pane, pane_of
 from streams.engine.rules import ActiveRule
 from streams.engine.series import CLOCK_SLACK, GRACE, Series, SeriesFold
-from streams.engine.view import PaneRows
+from streams.engine.statistics import Subject
 
-NO_PANES: Final = Series()
 NO_ALERTS: Final = AlertBook()
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A validated record, its position, and the broker's append time in microseconds."""
-
-    tick: Tick
-    as_of: AsOf
-    appended_at: int
+TRADES: Final = "trades"
+BASIS_CHANGED: Final = "basis_changed"
+"""The reason of alerts that end because prices live on another source from now on."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyState:
-    """Everything known about one key; immutable. Times are microseconds."""
+    """Everything known about one source of a product; immutable. Times are microseconds.
+
+    `prices`: price statistics, bars and rules over prices live here, not on the product's other source.
+    """
 
     exchange: str
     product: str
+    dataset: str
+    topic_id: str
+    partition: int
+    prices: bool
+    first_seq: int = 0
+    """From which the numbers of a rule's alerts count up: above those that were given on another source."""
     watermark: int = 0
     """Largest exchange_time seen; 0 before the first record."""
     clock_mark: int = 0
     """Event time up to which the clock has decided about alerts; they ignore records older than it."""
-    ticks: Series = NO_PANES
+    series: Series = field(default_factory=Series)
     seen: tuple[Seen, ...] = ()
     book: AlertBook = NO_ALERTS
+
+    @property
+    def basis(self) -> str:
+        """What price statistics are made of here."""
+        return TRADES if self.dataset == TRADES else "ticks"
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """What is emitted."""
+        return lines(prices=self.prices, quotes=self.dataset != TRADES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,37 +68,59 @@ class Folded:
 
     state: KeyState
     stats: list[Stat]
+    bars: list[Bar]
     alerts: list[Alert]
     counts: Mapping[str, int]
 
 
-def new_state(exchange: str, product: str) -> KeyState:
-    """Return the state of a key of which nothing was read yet."""
-    return KeyState(exchange, product)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Consecutive records of one second: what they amount to, when the first was appended, and those alerts see."""
+
+    pane: Pane
+    appended_at: int
+    visible: Columns | Sequence[Row]
 
 
-def fold(state: KeyState, inputs: Sequence[Input], rules: Sequence[ActiveRule]) -> Folded:
+def new_state(
+    exchange: str, product: str, dataset: str = "ticks", *, topic_id: str = "", partition: int = 0, prices: bool = True
+) -> KeyState:
+    """Return the state of a source of which nothing was read yet; `topic_id` and `partition` are where it is read."""
+    return KeyState(exchange, product, dataset, topic_id, partition, prices)
+
+
+def fold(state: KeyState, records: KeyBatch | Sequence[Row], rules: Sequence[ActiveRule]) -> Folded:
     """Fold records of this key, in offset order. `rules` are those that apply to the key, ended versions included.
 
     A record appended at or after a version's ended_at retires that version, as `retire(state, rule, ended_at)` would.
     """
-    sorting = _Sorting(state)
-    for item in inputs:
-        sorting.add(item)
-    statistics = SeriesFold(state.ticks, state.exchange, state.product)
-    for second, run in sorting.runs:
+    sorted_records = _sort(state, records)
+    statistics = SeriesFold(state.series, _subject(state), state.lines)
+    evaluation = _evaluation(state)
+    over_windows = alerts.over_windows(rules)
+    minute = state.watermark // series.MINUTE
+    for run in sorted_records.runs:
+        second = run.pane.second
         statistics.close(second)
-        statistics.add(second, run)
-    evaluation = AlertFold(state.book, state.exchange, state.product, watermark=state.watermark)
-    evaluation.records([_row(item) for item in sorting.visible], rules)
+        if over_windows:
+            evaluation.windows(statistics, second, rules, run.appended_at)
+        statistics.add(run.pane)
+        if over_windows:
+            evaluation.records(run.visible, rules)
+        if run.pane.close_time // series.MINUTE > minute:
+            minute = run.pane.close_time // series.MINUTE
+            statistics.settle(run.pane.close_time)
+    if not over_windows:
+        for visible in sorted_records.visible:
+            evaluation.records(visible, rules)
     after = replace(
         state,
-        watermark=sorting.watermark,
-        ticks=statistics.finish(state.watermark, sorting.watermark),
-        seen=sorting.seen.finish(sorting.watermark),
+        watermark=sorted_records.watermark,
+        series=statistics.finish(state.watermark, sorted_records.watermark),
+        seen=sorted_records.seen.finish(sorted_records.watermark),
         book=evaluation.finish(),
     )
-    return Folded(after, statistics.stats, evaluation.alerts, sorting.counts)
+    return Folded(after, statistics.stats, statistics.bars, evaluation.alerts, sorted_records.counts)
 
 
 def advance(state: KeyState, clock: int, rules: Sequence[ActiveRule]) -> Folded:
@@ -94,101 +131,101 @@ def advance(state: KeyState, clock: int, rules: Sequence[ActiveRule]) -> Folded:
     """
     deadline = next_deadline(state, rules)
     if deadline is None or clock < deadline:
-        return Folded(state, [], [], {})
-    statistics = SeriesFold(state.ticks, state.exchange, state.product)
+        return Folded(state, [], [], [], {})
+    statistics = SeriesFold(state.series, _subject(state), state.lines)
     statistics.close((clock - CLOCK_SLACK) // MICROS_PER_SECOND)
-    evaluation = AlertFold(state.book, state.exchange, state.product, watermark=state.watermark)
-    evaluation.clock(_NO_VIEW, clock, rules)
+    evaluation = _evaluation(state)
+    evaluation.clock(statistics, clock, rules)
     after = replace(
         state,
         clock_mark=max(state.clock_mark, evaluation.acted_at),
-        ticks=statistics.finish(state.watermark, state.watermark),
+        series=statistics.finish(state.watermark, state.watermark),
         book=evaluation.finish(),
     )
-    return Folded(after, statistics.stats, evaluation.alerts, {})
+    return Folded(after, statistics.stats, statistics.bars, evaluation.alerts, {})
 
 
 def retire(state: KeyState, rule: ActiveRule, at: int) -> Folded:
     """End a version of a rule at time `at` (pass its ended_at): what is open is closed, reason `rule_changed`."""
     if (rule.rule_id, rule.version) not in state.book.machines:
-        return Folded(state, [], [], {})
-    evaluation = AlertFold(state.book, state.exchange, state.product, watermark=state.watermark)
+        return Folded(state, [], [], [], {})
+    evaluation = _evaluation(state)
     evaluation.retire(rule, at)
-    return Folded(replace(state, book=evaluation.finish()), [], evaluation.alerts, {})
+    return Folded(replace(state, book=evaluation.finish()), [], [], evaluation.alerts, {})
 
 
 def next_deadline(state: KeyState, rules: Sequence[ActiveRule]) -> int | None:
     """Return the earliest event-clock time, micros, at which `advance` would do something; None: only a record can."""
-    times = (series.deadline(state.ticks), alerts.deadline(state.book, rules, _NO_VIEW, state.watermark))
-    return min([time for time in times if time is not None], default=None)
+    times = [series.deadline(state.series, state.lines)]
+    if rules:
+        statistics = SeriesFold(state.series, _subject(state), state.lines)
+        times.append(alerts.deadline(state.book, rules, statistics, state.watermark))
+    return min((time for time in times if time is not None), default=None)
 
 
-def _row(item: Input) -> Row:
-    tick = item.tick
-    return Row(
-        item.as_of.offset,
-        item.appended_at,
-        tick.exchange_time,
-        tick.price,
-        tick.size,
-        tick.side == "buy",
-        tick.sequence or 0,
-        tick.best_bid,
-        tick.best_ask,
-        tick.quote_time or UNKNOWN_TIME,
+def _evaluation(state: KeyState) -> AlertFold:
+    return AlertFold(state.book, state.exchange, state.product, watermark=state.watermark, first_seq=state.first_seq)
+
+
+def _subject(state: KeyState) -> Subject:
+    return Subject(state.exchange, state.product, state.basis, state.topic_id, state.partition)
+
+
+# ---- what each record is ----
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """What is folded, as runs; what alerts see, in offset order; the watermark and the ids after it."""
+
+    runs: Iterator[_Run] | list[_Run]
+    visible: list[Columns | Sequence[Row]]
+    watermark: int
+    seen: SeenFold
+    counts: dict[str, int]
+
+
+def _sort(state: KeyState, records: KeyBatch | Sequence[Row]) -> _Sorted:
+    if not isinstance(records, KeyBatch):
+        return _sort_rows(state, records)
+    seen, columns = SeenFold(state.seen), records.columns
+    ascends = int(columns.time[0]) >= max(state.watermark, state.clock_mark)
+    if not (records.tidy and ascends and int(columns.identity[0]) > seen.highest):
+        return _sort_rows(state, records.rows())
+    for pane, start, stop in zip(records.panes, records.bounds, records.bounds[1:], strict=False):
+        seen.add_run(pane.second, columns.identity[start:stop])
+    runs = (
+        _Run(pane, int(columns.appended_at[start]), columns.part(start, stop))
+        for pane, start, stop in zip(records.panes, records.bounds, records.bounds[1:], strict=False)
     )
+    counts = {"folded": len(records), "duplicate": 0, "late": 0, "late_for_alerts": 0}
+    return _Sorted(runs, [columns], int(columns.time[-1]), seen, counts)
 
 
-class _NoView:
-    """Panes of which none is shown to rules."""
-
-    first_time = 0
-
-    def rows(self, seconds: int, at: int) -> PaneRows:
-        raise NotImplementedError(f"no panes of {seconds} s before {at}")
-
-    def reference(self, second: int) -> float | None:
-        raise NotImplementedError(f"no price before {second}")
-
-    def instants(self, seconds: int, after: int, until: int) -> list[int]:  # noqa: ARG002 (there are no panes)
-        return []
-
-
-_NO_VIEW: Final = _NoView()
-
-
-class _Sorting:
-    """What each record is, in offset order: a duplicate, too late, or folded; and whether alerts see it.
-
-    `runs` holds what is folded, as runs of consecutive records of one second.
-    """
-
-    def __init__(self, state: KeyState) -> None:
-        self.watermark = state.watermark
-        self.seen = SeenFold(state.seen)
-        self.runs: list[tuple[int, list[Input]]] = []
-        self.visible: list[Input] = []
-        self.counts = {"folded": 0, "duplicate": 0, "late": 0, "late_for_alerts": 0}
-        self._mark = max(state.watermark, state.clock_mark)
-
-    def add(self, item: Input) -> None:
-        """Sort one record."""
-        time = item.tick.exchange_time
-        if time < self.watermark - GRACE:
-            self.counts["late"] += 1
-            return
-        if not self.seen.add(item.tick, self.watermark):
-            self.counts["duplicate"] += 1
-            return
-        self.counts["folded"] += 1
-        self.watermark = max(self.watermark, time)
+def _sort_rows(state: KeyState, rows: Sequence[Row]) -> _Sorted:
+    """Sort records one by one, in offset order: a duplicate, too late, or folded; and whether alerts see it."""
+    watermark, mark = state.watermark, max(state.watermark, state.clock_mark)
+    seen = SeenFold(state.seen)
+    counts = {"folded": 0, "duplicate": 0, "late": 0, "late_for_alerts": 0}
+    runs: list[tuple[int, list[Row], list[Row]]] = []
+    for row in rows:
+        time = row.time
+        if time < watermark - GRACE:
+            counts["late"] += 1
+            continue
+        if not seen.add(row, watermark):
+            counts["duplicate"] += 1
+            continue
+        counts["folded"] += 1
+        watermark = max(watermark, time)
         second = time // MICROS_PER_SECOND
-        if self.runs and self.runs[-1][0] == second:
-            self.runs[-1][1].append(item)
+        if not runs or runs[-1][0] != second:
+            runs.append((second, [], []))
+        runs[-1][1].append(row)
+        if time < mark:
+            counts["late_for_alerts"] += 1
         else:
-            self.runs.append((second, [item]))
-        if time < self._mark:
-            self.counts["late_for_alerts"] += 1
-        else:
-            self._mark = time
-            self.visible.append(item)
+            mark = time
+            runs[-1][2].append(row)
+    made = [_Run(pane_of(second, run), run[0].appended_at, visible) for second, run, visible in runs]
+    return _Sorted(made, [[row for _, _, visible in runs for row in visible]], watermark, seen, counts)

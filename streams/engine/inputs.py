@@ -4,6 +4,7 @@ A batch is decoded into one `Table`, sorted by key and in offset order within ea
 some record has no number of its own, come as rows.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -12,10 +13,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.records import Tick, Trade
+
 Ints: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
 
+_DIGEST_BYTES: Final = 16
 UNKNOWN_TIME: Final = 0
 """Of a quote that is not there."""
 
@@ -37,6 +41,24 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     bid: float | None
     ask: float | None
     quote_time: int
+
+
+def row_of(record: Tick | Trade, offset: int, appended_at: int) -> Row:
+    """Return a record at an offset as a row; `appended_at` in micros."""
+    time = record.exchange_time
+    buy = record.side == "buy"
+    if isinstance(record, Trade):
+        price, size = record.price, record.size
+        return Row(offset, appended_at, time, price, size, buy, record.trade_id, None, None, time)
+    identity = digest(record.event_id) if record.sequence is None else record.sequence
+    quote_time = time if record.quote_time is None else record.quote_time
+    bid, ask = record.best_bid, record.best_ask
+    return Row(offset, appended_at, time, record.price, record.size, buy, identity, bid, ask, quote_time)
+
+
+def digest(event_id: str) -> bytes:
+    """Return what identifies a record without a number of its own."""
+    return hashlib.blake2b(event_id.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

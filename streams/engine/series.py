@@ -1,177 +1,274 @@
-"""The rolling statistics of one source of a key: panes, which are closed, and what was emitted about them.
+"""The rolling statistics and bars of one source of a product: panes, which are closed, and what was emitted about them.
 
 A pane closes when a record's time, or the event clock less 2 s, passes its end. Each closed pane that holds records
-gives one statistic a window; so does a window that became empty. A late record revises every statistic that was
-emitted for a time after it. Nothing here depends on how records were batched, except that the revisions made by the
-late records of one batch are emitted once, as the last of them.
+gives one statistic a window; so does a window that became empty; a bar follows the end of its period. A late record
+revises what was emitted about its time. Nothing here depends on how records were batched, except that the revisions
+made by the late records of one batch are emitted once, as the last of them.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from itertools import groupby
+from typing import Final
 
 from pulsestream.core.clock import MICROS_PER_SECOND
-from schemas.records import Stat
-from streams.engine.panes import ClosedPanes, Pane, Positioned, carried, entered, has_quote
-from streams.engine.statistics import WINDOWS, History, Window, price_stat, quote_stat
+from schemas.records import Bar, Stat
+from streams.engine.inputs import UNKNOWN_TIME
+from streams.engine.lines import LONGEST, MINUTE_PANES, SECOND_PANES, Line
+from streams.engine.panes import Pane, merged
+from streams.engine.rows import CLOSE, COUNT, OPEN, QUOTES, SECOND, Extent, Rows, Span
+from streams.engine.statistics import Subject, View, bar_of, price_stat, quote_stat
+from streams.engine.view import PaneRows
 
 GRACE: Final = 10 * MICROS_PER_SECOND
 """How far behind the watermark a record may be and still revise statistics."""
 CLOCK_SLACK: Final = 2 * MICROS_PER_SECOND
 """How far the event clock must be past a pane's end to close it."""
-LONGEST: Final = max(window.seconds for window in WINDOWS)
 
-Line = tuple[Literal["ticks", "quotes"], Window]
-LINES: Final[tuple[Line, ...]] = (
-    *(("ticks", window) for window in WINDOWS),
-    *(("quotes", window) for window in WINDOWS),
-)
-"""What is emitted: each basis in each window."""
+MINUTE: Final = MINUTE_PANES * MICROS_PER_SECOND
+
+Due = tuple[int, int]
+"""When an emission is due (seconds), and the index of its line."""
+
+
+def _no_rows() -> Span:
+    return Span(Rows())
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Panes that may still be needed, and the statistics that may still be revised; immutable.
+    """What may still be needed of a source's panes, and what may still be revised; immutable.
 
-    `until`: panes that end at or before this second are closed. `emitted`: (at in seconds, index in LINES) to the
-    revision last given.
+    `seconds` and `minutes` hold panes that no record can change any more, `tail` those that one can, the newest last.
+    `until`: panes that end at or before this second are closed. `condensed`: panes before this second are in `minutes`.
+    `first_time`, `quote_seen`: times of the first record and of the last quote, micros. `emitted`: what was given, by
+    when it was due and its line's label, with its revision.
     """
 
-    closed: ClosedPanes = field(default_factory=ClosedPanes)
-    open: Pane | None = None
+    seconds: Span = field(default_factory=_no_rows)
+    minutes: Span = field(default_factory=_no_rows)
+    tail: tuple[Pane, ...] = ()
     until: int = 0
+    condensed: int = 0
     first_time: int = 0
-    emitted: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    quote_seen: int = UNKNOWN_TIME
+    emitted: Mapping[tuple[int, str], int] = field(default_factory=dict)
 
     @property
-    def newest(self) -> Pane | None:
-        """The last pane that holds records."""
-        return self.open or (self.closed.panes[-1] if self.closed.panes else None)
+    def newest(self) -> int | None:
+        """The second of the last pane that holds records."""
+        if self.tail:
+            return self.tail[-1].second
+        return int(self.seconds.ints[SECOND, -1]) if len(self.seconds) else None
 
 
-def deadline(series: Series) -> int | None:
-    """Return the event-clock time, micros, at which the next pane or window closes; None if nothing is open."""
-    newest = series.newest
-    ends = [at for index in range(len(LINES)) for at in _ends(newest, index) if at > series.until]
-    return min(ends) * MICROS_PER_SECOND + CLOCK_SLACK if ends else None
+def deadline(series: Series, lines: Iterable[Line]) -> int | None:
+    """Return the event-clock time, micros, at which the next pane, window or period closes; None if none is open."""
+    ends = [at for line in lines for at in line.ends(_newest_of(line, series.newest, series.quote_seen))]
+    open_ends = [at for at in ends if at > series.until]
+    return min(open_ends) * MICROS_PER_SECOND + CLOCK_SLACK if open_ends else None
 
 
 class SeriesFold:
-    """A series while records enter it; ends as the next series. Closed panes are copied before the first change."""
+    """A series while records enter it; ends as the next series."""
 
-    def __init__(self, series: Series, exchange: str, product: str) -> None:
+    def __init__(self, series: Series, subject: Subject, lines: tuple[Line, ...]) -> None:
         self.stats: list[Stat] = []
-        self._names = exchange, product
-        self._closed = series.closed
-        self._open = series.open
+        self.bars: list[Bar] = []
+        self._subject = subject
+        self._lines = lines
+        self._seconds = Extent(series.seconds, SECOND_PANES)
+        self._minutes = Extent(series.minutes, MINUTE_PANES)
+        self._tail = list(series.tail)
+        self._seconds.load(series.tail)
         self._until = series.until
-        self._first_time = series.first_time
+        self._condensed = series.condensed
         self._emitted = dict(series.emitted)
-        self._revised: set[tuple[int, int]] = set()
-        self._shared = True
+        self._revised: set[Due] = set()
+        self.first_time = series.first_time
+        self._quote_seen = series.quote_seen
+        self._newest = series.newest
+
+    @property
+    def until(self) -> int:
+        """The second up to which panes are closed."""
+        return self._until
+
+    # ---- records ----
 
     def close(self, second: int) -> None:
-        """Close panes and windows that end at or before `second`, and emit their statistics in order of time."""
+        """Close panes, windows and periods that end at or before `second`, and emit about them in order of time."""
         if second <= self._until:
             return
-        newest = self._open or (self._closed.panes[-1] if self._closed.panes else None)
-        ends = ((at, index) for index in range(len(LINES)) for at in _ends(newest, index))
-        due = sorted([(at, index) for at, index in ends if self._until < at <= second])
+        due = sorted(
+            (at, index)
+            for index, line in enumerate(self._lines)
+            for at in line.ends(_newest_of(line, self._newest, self._quote_seen))
+            if self._until < at <= second
+        )
         self._until = second
-        if self._open is not None and self._open.second < second:
-            self._own().append(self._open)
-            self._open = None
         for at, index in due:
-            self._emitted[at, index] = 0
-            self._emit(at, index)
+            self._emitted[at, self._lines[index].label] = 0
+        self._emit(due)
 
-    def add(self, second: int, run: Sequence[Positioned]) -> None:
-        """Enter records of one pane, in offset order."""
-        earliest = min([item.tick.exchange_time for item in run])
-        self._first_time = min(self._first_time, earliest) if self._first_time else earliest
-        if second >= self._until:
-            self._open = entered(self._open, self._closed.before(second), second, run)
-            return
-        self._own().enter(second, run)
-        if self._open is not None:
-            self._open = carried(self._open, run)
-        self._revise(second, run)
+    def add(self, pane: Pane) -> None:
+        """Enter records of one second, in offset order after all that were entered before."""
+        self.first_time = min(self.first_time, pane.open_time) if self.first_time else pane.open_time
+        self._quote_seen = max(self._quote_seen, pane.quote_seen)
+        seconds = [held.second for held in self._tail]
+        index = bisect_left(seconds, pane.second)
+        held = self._tail[index] if index < len(seconds) and seconds[index] == pane.second else None
+        self._tail[index : index + (held is not None)] = [merged(held, pane)]
+        self._seconds.replace(index, self._tail[index:])
+        self._newest = max(self._newest or 0, pane.second)
+        if pane.second < self._until:
+            self._revise(pane)
+
+    def settle(self, watermark: int) -> None:
+        """Let go of what no record can reach any more, as the watermark (micros) says."""
+        reached = (watermark - GRACE) // MICROS_PER_SECOND
+        self._emit(sorted(self._revised))
+        self._revised.clear()
+        settled = bisect_left([pane.second for pane in self._tail], reached)
+        self._seconds.settle(settled)
+        del self._tail[:settled]
+        self._condense(reached // MINUTE_PANES * MINUTE_PANES)
+        self._seconds.forget_before(reached - LONGEST[SECOND_PANES])
+        self._minutes.forget_before(reached - LONGEST[MINUTE_PANES])
+        self._emitted = {due: revision for due, revision in self._emitted.items() if due[0] > reached}
 
     def finish(self, before: int, watermark: int) -> Series:
-        """Emit the revisions, drop what no record can reach any more, and return the series.
+        """Emit the revisions and return the series.
 
         The watermark was `before` when the fold began: only where it passed a second, something is out of reach.
         """
-        for at, index in sorted(self._revised):
-            self._emit(at, index)
-        reached = (watermark - GRACE) // MICROS_PER_SECOND
-        emitted, closed = self._emitted, self._closed
-        if reached > (before - GRACE) // MICROS_PER_SECOND:
-            emitted = {line: revision for line, revision in emitted.items() if line[0] > reached}
-            closed = closed.since(reached + 1 - LONGEST)
-        return Series(closed, self._open, self._until, self._first_time, emitted)
+        if (watermark - GRACE) // MICROS_PER_SECOND > (before - GRACE) // MICROS_PER_SECOND:
+            self.settle(watermark)
+        else:
+            self._emit(sorted(self._revised))
+        tail = tuple(self._tail)
+        self._seconds.rows.tail = tail
+        return Series(
+            self._seconds.span(),
+            self._minutes.span(),
+            tail,
+            self._until,
+            self._condensed,
+            self.first_time,
+            self._quote_seen,
+            self._emitted,
+        )
 
-    def _own(self) -> ClosedPanes:
-        """Return the closed panes, to be changed."""
-        if self._shared:
-            self._closed, self._shared = self._closed.since(0), False
-        return self._closed
-
-    def _revise(self, second: int, run: Sequence[Positioned]) -> None:
-        """Count a revision a record for all that was emitted for a time after it, and give what it newly asks for."""
-        for line in [line for line in self._emitted if line[0] > second]:
-            self._emitted[line] += len(run)
-            self._revised.add(line)
-        for index, (basis, window) in enumerate(LINES):
-            first = _first_of(basis, run)
-            if first is not None:
-                later = len(run) - 1 - first
-                self._ask(second + 1, index, later)
-                if not self._holds(second + 1 + window.seconds, index):
-                    self._ask(second + 1 + window.seconds, index, later)
+    def _revise(self, pane: Pane) -> None:
+        """Count a revision a record for all that was emitted about its time, and give what it newly asks for."""
+        count = pane.totals.count
+        for index, line in enumerate(self._lines):
+            closes = line.closes(pane.second)
+            for at in [at for at, label in self._emitted if label == line.label and at > pane.second]:
+                if line.kind != "bar" or at == closes:
+                    self._emitted[at, line.label] += count
+                    self._revised.add((at, index))
+            if line.kind != "quotes" or pane.quote_seen:
+                self._ask(closes, index, count - 1)
+                if line.kind != "bar" and not self._holds(closes + line.seconds, line):
+                    self._ask(closes + line.seconds, index, count - 1)
 
     def _ask(self, at: int, index: int, revision: int) -> None:
-        """Have a statistic emitted that was not, if its time is closed."""
-        if at <= self._until and (at, index) not in self._emitted:
-            self._emitted[at, index] = revision
+        """Have something emitted that was not, if its time is closed."""
+        name = at, self._lines[index].label
+        if at <= self._until and name not in self._emitted:
+            self._emitted[name] = revision
             self._revised.add((at, index))
 
-    def _holds(self, at: int, index: int) -> bool:
-        """Tell whether the window of a line that ends at `at` holds records of its basis."""
-        basis, window = LINES[index]
-        end = bisect_left(self._closed.seconds, at)
-        start = bisect_left(self._closed.seconds, at - window.seconds, 0, end)
-        if basis == "ticks":
-            return end > start
-        panes = self._closed.panes
-        before = panes[start - 1].totals.quotes if start else 0
-        return panes[end - 1].totals.quotes > before
+    def _holds(self, at: int, line: Line) -> bool:
+        """Tell whether the window of a line that ends at `at` holds records of its kind."""
+        extent = self._seconds
+        if line.pane == MINUTE_PANES:
+            extent = self._all_minutes(at)
+        end = extent.find(at)
+        start = extent.find(at - line.seconds, end)
+        column = COUNT if line.kind == "prices" else QUOTES
+        return bool(extent.rows.floats[column, start:end].any())
 
-    def _emit(self, at: int, index: int) -> None:
-        basis, window = LINES[index]
-        history = History(*self._names, self._closed, self._first_time)
-        make = price_stat if basis == "ticks" else quote_stat
-        self.stats.append(make(history, window, at, self._emitted[at, index]))
+    # ---- minutes ----
+
+    def _condense(self, until: int) -> None:
+        """Make settled panes of a minute of all whole minutes before `until`."""
+        if until <= self._condensed:
+            return
+        self._add_minutes(until)
+        self._minutes.settle(self._minutes.end - self._minutes.stop)
+        self._condensed = until
+
+    def _add_minutes(self, until: int) -> None:
+        self._minutes.end = self._minutes.stop
+        start, end = self._seconds.find(self._condensed), self._seconds.find(until)
+        seconds = self._seconds.rows.ints[SECOND, start:end].tolist()
+        for minute, group in groupby(seconds, lambda second: second // MINUTE_PANES * MINUTE_PANES):
+            stop = start + sum(1 for _ in group)
+            self._minutes.add_aggregate(minute, self._seconds, start, stop)
+            start = stop
+
+    def _all_minutes(self, until: int) -> Extent:
+        """Return the panes of a minute up to `until`, those included that records may still change."""
+        self._add_minutes(until)
+        return self._minutes
+
+    # ---- emissions ----
+
+    def _emit(self, due: Iterable[Due]) -> None:
+        for at, group in groupby(due, lambda pair: pair[0]):
+            lines = [self._lines[index] for _, index in group]
+            for line in lines:
+                self._emit_line(line, at)
+
+    def _emit_line(self, line: Line, at: int) -> None:
+        extent = self._seconds if line.pane == SECOND_PANES else self._all_minutes(at)
+        revision = self._emitted[at, line.label]
+        if line.window is None:
+            bar = bar_of(self._subject, extent, line, at, first_time=self.first_time, revision=revision)
+            self.bars += [] if bar is None else [bar]
+            return
+        view = View.of(self._subject, extent, line.window, at, self.first_time)
+        make = price_stat if line.kind == "prices" else quote_stat
+        self.stats.append(make(view, revision))
+
+    # ---- what conditions ask ----
+
+    def rows(self, seconds: int, at: int) -> PaneRows:
+        """Return the panes with at - seconds <= second < at (view.Panes)."""
+        extent = self._extent_of(seconds, at)
+        end = extent.find(at)
+        start = extent.find(at - seconds, end)
+        floats = extent.rows.floats[:, start:end]
+        return PaneRows(
+            extent.rows.ints[SECOND, start:end], floats[COUNT], *floats[OPEN : OPEN + 4], *floats[COUNT + 1 : COUNT + 4]
+        )
+
+    def reference(self, second: int) -> float | None:
+        """Return the last price before a second; of one that only minutes reach, a whole minute's (view.Panes)."""
+        for extent in (self._seconds, self._minutes):
+            position = extent.find(second)
+            if position > extent.start:
+                return float(extent.rows.floats[CLOSE, position - 1])
+        return None
+
+    def instants(self, seconds: int, after: int, until: int) -> list[int]:
+        """Return when panes close or leave a window, in (after, until] (view.Panes)."""
+        extent = self._extent_of(seconds, until)
+        column, step = extent.rows.ints[SECOND], extent.step
+        found: set[int] = set()
+        for delay in (step, step + seconds):
+            start, end = extent.find(after - delay + 1), extent.find(until - delay + 1)
+            found.update((column[start:end] + delay).tolist())
+        return sorted(found)
+
+    def _extent_of(self, seconds: int, at: int) -> Extent:
+        return self._seconds if seconds <= LONGEST[SECOND_PANES] else self._all_minutes(at)
 
 
-def _first_of(basis: str, run: Sequence[Positioned]) -> int | None:
-    """Return the index of the first record of a basis, or None."""
-    if basis == "ticks":
-        return 0
-    return next((index for index, item in enumerate(run) if has_quote(item.tick)), None)
-
-
-def _ends(newest: Pane | None, index: int) -> Iterator[int]:
-    """Give the seconds at which the newest pane of a line's basis ends, and at which its window becomes empty."""
-    basis, window = LINES[index]
-    if newest is None:
-        return
-    if basis == "ticks":
-        end = newest.second + 1
-    elif newest.quote is not None:
-        end = newest.quote.seen // MICROS_PER_SECOND + 1
-    else:
-        return
-    yield end
-    yield end + window.seconds
+def _newest_of(line: Line, newest: int | None, quote_seen: int) -> int | None:
+    if line.kind != "quotes":
+        return newest
+    return quote_seen // MICROS_PER_SECOND if quote_seen else None

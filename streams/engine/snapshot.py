@@ -1,30 +1,34 @@
 """The state of keys as entries of the compacted state topic: a head, blocks of panes, ids, one entry a rule.
 
 Each value is a format version byte and MessagePack; each is under 256 KB. A block that cannot change any more is
-written once; a checkpoint rewrites what changed.
+written once; a checkpoint rewrites what changed. Within a format, fields are only ever added at the end: what was
+written before them reads as their defaults, and a program that does not know them yet leaves them out.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby, islice
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from pulsestream.core.errors import PulseStreamError
-from schemas.records import AsOf
 from streams.engine.alerts import AlertBook
 from streams.engine.batches import Sighting
-from streams.engine.duplicates import Identity, Seen
+from streams.engine.duplicates import Seen
 from streams.engine.fold import KeyState
+from streams.engine.inputs import Ints
+from streams.engine.lines import MINUTE_PANES, SECOND_PANES
 from streams.engine.machine import Phase, Standing
-from streams.engine.panes import Candle, ClosedPanes, Pane, Quote, Totals
-from streams.engine.series import LINES, Series
+from streams.engine.panes import FLOATS, Pane, Totals
+from streams.engine.rows import BLOCK, INTS, SECOND, Rows, Span
+from streams.engine.series import Series
 from streams.engine.transitions import Machine
 
-FORMAT: Final = 1
-"""The version that is written; `restore` reads this one only."""
-BLOCK_SECONDS: Final = 10
+FORMAT: Final = 2
+"""The version that is written; `load` reads this one only."""
+IDS_IN_HEAD: Final = 64
+"""Ids of seconds with at most so many lie in the head, the others in entries of their own."""
 IDS_PER_ENTRY: Final = 8_192
 """An id takes at most 18 bytes, so that an entry of ids stays under 150 KB."""
 
@@ -33,24 +37,28 @@ class SnapshotError(PulseStreamError):
     """State entries that this version cannot read."""
 
 
-_Position = tuple[str, int, int]
-
-
 class _Ids(msgspec.Struct, array_like=True, frozen=True):
-    """Ids of one second: sequences, ascending, as differences; and digests."""
+    """Ids of one second: numbers, ascending, as differences; and digests."""
 
     second: int
-    sequences: list[int]
-    digests: list[bytes]
+    numbers: list[int]
+    digests: list[bytes] = []
 
 
 class _Head(msgspec.Struct, array_like=True, frozen=True):
     exchange: str
     product: str
+    dataset: str
+    topic_id: str
+    partition: int
+    prices: bool
+    first_seq: int
     watermark: int
     clock_mark: int
-    first_time: int
     until: int
+    condensed: int
+    first_time: int
+    quote_seen: int
     emitted: dict[str, list[tuple[int, int]]]
     last_seen: list[Sighting]
     ids: list[_Ids]
@@ -62,8 +70,18 @@ class _Pane(msgspec.Struct, array_like=True, frozen=True):
     second: int
     candle: tuple[int, float, int, float, float, float]
     totals: list[bytes]
-    as_of: _Position
-    quote: tuple[int, int] | None
+    offset: int
+    appended_at: int
+    quote: tuple[int, int]
+
+
+class _Block(msgspec.Struct, array_like=True, frozen=True):
+    """`rows` settled panes, their columns one after the other (little-endian), and panes that may still change."""
+
+    rows: int
+    floats: bytes
+    ints: bytes
+    panes: list[_Pane] = []
 
 
 class _Rule(msgspec.Struct, array_like=True, frozen=True):
@@ -79,64 +97,87 @@ class _Rule(msgspec.Struct, array_like=True, frozen=True):
     value: float | None = None
 
 
-_Part = _Head | list[_Ids] | tuple[Pane, ...] | _Rule
+_Part = _Head | _Ids | _Rule
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _HEADS: Final = msgspec.msgpack.Decoder(_Head)
-_BLOCKS: Final = msgspec.msgpack.Decoder(list[_Pane])
+_BLOCKS: Final = msgspec.msgpack.Decoder(_Block)
 _RULES: Final = msgspec.msgpack.Decoder(_Rule)
-_IDS: Final = msgspec.msgpack.Decoder(list[_Ids])
-_LINE_NAMES: Final = {f"{basis}:{window.name}": index for index, (basis, window) in enumerate(LINES)}
+_IDS: Final = msgspec.msgpack.Decoder(_Ids)
+
+Parts = dict[str, bytes]
+"""The entries of one key: values by the name that follows its own."""
 
 
 def entries(key: str, old: KeyState | None, new: KeyState) -> dict[str, bytes | None]:
     """Return the entries that changed from `old` (None: nothing was written yet) to `new`; a None value removes one.
 
-    `key` is "{tenant}/{exchange}/{product}"; entry names are "{key}|head", "{key}|block:{n}", …
+    `key` is "{tenant}/{dataset}/{exchange}/{product}"; entry names are "{key}|head", "{key}|seconds:{n}", …
     """
     before = dict(_parts(old)) if old is not None else {}
     after = dict(_parts(new))
     changed: dict[str, bytes | None] = {
         f"{key}|{name}": _encode(part) for name, part in after.items() if before.get(name) != part
     }
-    return changed | {f"{key}|{name}": None for name in before if name not in after}
+    changed |= {f"{key}|{name}": None for name in before if name not in after}
+    past = Series() if old is None else old.series
+    for name, step, held, now, held_tail, tail in (
+        ("seconds", SECOND_PANES, past.seconds, new.series.seconds, past.tail, new.series.tail),
+        ("minutes", MINUTE_PANES, past.minutes, new.series.minutes, (), ()),
+    ):
+        blocks = _changed_blocks(_Panes(held, held_tail, step), _Panes(now, tail, step))
+        changed |= {f"{key}|{name}:{number}": None if block is None else _encode(block) for number, block in blocks}
+    return changed
+
+
+def group(entries: Mapping[str, bytes]) -> dict[str, Parts]:
+    """Return the entries of each key, undecoded."""
+    grouped: dict[str, Parts] = {}
+    for full_name, value in entries.items():
+        key, _, name = full_name.partition("|")
+        grouped.setdefault(key, {})[name] = value
+    return grouped
+
+
+def load(key: str, parts: Mapping[str, bytes]) -> KeyState:
+    """Return the state that a key's entries hold together; raises SnapshotError for what cannot be read."""
+    gathered = _Gathered()
+    for name, value in parts.items():
+        try:
+            gathered.take(name, value)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise SnapshotError(f"state entry {key + '|' + name!r} cannot be read: {error!r}") from error
+    return gathered.state(key)
 
 
 def restore(entries: Mapping[str, bytes]) -> dict[str, KeyState]:
     """Return the states, by key, that entries hold together; raises SnapshotError for an unknown format version."""
-    gathered: dict[str, _Gathered] = {}
-    for full_name, value in entries.items():
-        key, _, name = full_name.partition("|")
-        try:
-            gathered.setdefault(key, _Gathered([], [], [], [])).take(name, value)
-        except (msgspec.DecodeError, KeyError) as error:
-            raise SnapshotError(f"state entry {full_name!r} cannot be read: {error!r}") from error
-    return {key: parts.state(key) for key, parts in gathered.items()}
+    return {key: load(key, parts) for key, parts in group(entries).items()}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Gathered:
     """The decoded entries of one key."""
 
-    heads: list[_Head]
-    panes: list[Pane]
-    ids: list[_Ids]
-    rules: list[_Rule]
+    head: _Head | None = None
+    blocks: dict[str, dict[int, _Block]] = field(default_factory=lambda: {"seconds": {}, "minutes": {}})
+    ids: list[_Ids] = field(default_factory=list)
+    rules: list[_Rule] = field(default_factory=list)
 
     def take(self, name: str, value: bytes) -> None:
         """Decode one entry."""
         if value[:1] != bytes([FORMAT]):
             raise SnapshotError(
                 f"state entry {name!r} has format version {value[:1].hex()}, this program reads {FORMAT}: "
-                "start the version that wrote it, or rebuild the state from the topics"
+                "start the version that wrote it, or compute the state again with `pulsestream stream --rebuild`"
             )
-        kind, body = name.partition(":")[0], value[1:]
+        kind, _, number = name.partition(":")
+        body = memoryview(value)[1:]
         if kind == "head":
-            self.heads.append(_HEADS.decode(body))
-            self.ids.extend(self.heads[0].ids)
-        elif kind == "block":
-            self.panes.extend(_pane(stored) for stored in _BLOCKS.decode(body))
+            self.head = _HEADS.decode(body)
+        elif kind in self.blocks:
+            self.blocks[kind][int(number)] = _BLOCKS.decode(body)
         elif kind == "ids":
-            self.ids.extend(_IDS.decode(body))
+            self.ids.append(_IDS.decode(body))
         elif kind == "rule":
             self.rules.append(_RULES.decode(body))
         else:
@@ -144,50 +185,77 @@ class _Gathered:
 
     def state(self, key: str) -> KeyState:
         """Return what the entries hold together."""
-        if not self.heads:
+        head = self.head
+        if head is None:
             raise SnapshotError(f"the state of {key!r} has no head")
-        head = self.heads[0]
-        panes = sorted(self.panes, key=lambda pane: pane.second)
-        emitted = {(at, _LINE_NAMES[name]): revision for name, given in head.emitted.items() for at, revision in given}
-        last = panes[-1] if panes and panes[-1].second >= head.until else None
-        closed = ClosedPanes(panes[:-1] if last else panes)
-        series = Series(closed, last, head.until, head.first_time, emitted)
         machines = {(rule.rule_id, rule.version): _machine(rule) for rule in self.rules}
-        book = AlertBook(machines, tuple(head.last_seen), head.last_spread, head.decided)
-        return KeyState(head.exchange, head.product, head.watermark, head.clock_mark, series, _seen(self.ids), book)
+        return KeyState(
+            head.exchange,
+            head.product,
+            head.dataset,
+            head.topic_id,
+            head.partition,
+            head.prices,
+            head.first_seq,
+            head.watermark,
+            head.clock_mark,
+            self._series(head),
+            _seen([*head.ids, *self.ids]),
+            AlertBook(machines, tuple(head.last_seen), head.last_spread, head.decided),
+        )
+
+    def _series(self, head: _Head) -> Series:
+        seconds = [block for _, block in sorted(self.blocks["seconds"].items())]
+        minutes = [block for _, block in sorted(self.blocks["minutes"].items())]
+        return Series(
+            _span(seconds),
+            _span(minutes),
+            tuple(_pane(pane) for block in seconds for pane in block.panes),
+            head.until,
+            head.condensed,
+            head.first_time,
+            head.quote_seen,
+            {(at, label): revision for label, given in head.emitted.items() for at, revision in given},
+        )
+
+
+# ---- head, ids and rules ----
 
 
 def _parts(state: KeyState) -> Iterator[tuple[str, _Part]]:
-    """Give the entries of a state, not yet encoded, by name."""
-    first, *rest = [*_id_parts(state.seen)] or [[]]
-    yield "head", _head(state, first)
-    for index, part in enumerate(rest, 1):
-        yield f"ids:{index}", part
-    last = state.ticks.open
-    panes = [*state.ticks.closed.panes, *([] if last is None else [last])]
-    for number, block in groupby(panes, lambda pane: pane.second // BLOCK_SECONDS):
-        yield f"block:{number}", tuple(block)
+    """Give the entries of a state but for its panes, not yet encoded, by name."""
+    few = [_stored_ids(entry.second, entry.numbers, sorted(entry.digests)) for entry in state.seen if _are_few(entry)]
+    yield "head", _head(state, few)
+    for entry in state.seen:
+        if not _are_few(entry):
+            yield from _id_parts(entry)
     for (rule_id, version), held in state.book.machines.items():
         yield f"rule:{rule_id}:{version}", _rule(rule_id, version, held)
 
 
-def _encode(part: _Part) -> bytes:
-    value = [_stored_pane(pane) for pane in part] if isinstance(part, tuple) else part
-    return bytes([FORMAT]) + _ENCODER.encode(value)
+def _encode(part: _Part | _Block) -> bytes:
+    return bytes([FORMAT]) + _ENCODER.encode(part)
 
 
 def _head(state: KeyState, ids: list[_Ids]) -> _Head:
-    names = list(_LINE_NAMES)
+    series = state.series
     emitted: dict[str, list[tuple[int, int]]] = {}
-    for (at, index), revision in sorted(state.ticks.emitted.items()):
-        emitted.setdefault(names[index], []).append((at, revision))
+    for (at, label), revision in sorted(series.emitted.items()):
+        emitted.setdefault(label, []).append((at, revision))
     return _Head(
         state.exchange,
         state.product,
+        state.dataset,
+        state.topic_id,
+        state.partition,
+        state.prices,
+        state.first_seq,
         state.watermark,
         state.clock_mark,
-        state.ticks.first_time,
-        state.ticks.until,
+        series.until,
+        series.condensed,
+        series.first_time,
+        series.quote_seen,
         emitted,
         list(state.book.last_seen),
         ids,
@@ -196,77 +264,27 @@ def _head(state: KeyState, ids: list[_Ids]) -> _Head:
     )
 
 
-def _id_parts(seen: Sequence[Seen]) -> Iterator[list[_Ids]]:
-    """Give lists of at most IDS_PER_ENTRY ids."""
-    flat = ((entry.second, known) for entry in seen for known in _ordered(entry.ids))
-    while part := list(islice(flat, IDS_PER_ENTRY)):
-        yield [
-            _stored_ids(second, [known for _, known in group]) for second, group in groupby(part, lambda pair: pair[0])
-        ]
+def _are_few(entry: Seen) -> bool:
+    return len(entry.numbers) + len(entry.digests) <= IDS_IN_HEAD
 
 
-def _ordered(ids: frozenset[Identity]) -> list[Identity]:
-    sequences = sorted([known for known in ids if isinstance(known, int)])
-    return [*sequences, *sorted([known for known in ids if isinstance(known, bytes)])]
+def _id_parts(entry: Seen) -> Iterator[tuple[str, _Ids]]:
+    digests = sorted(entry.digests)
+    for index, start in enumerate(range(0, max(len(entry.numbers), len(digests)), IDS_PER_ENTRY)):
+        part = slice(start, start + IDS_PER_ENTRY)
+        yield f"ids:{entry.second}:{index}", _stored_ids(entry.second, entry.numbers[part], digests[part])
 
 
-def _stored_ids(second: int, ids: Sequence[Identity]) -> _Ids:
-    sequences = [known for known in ids if isinstance(known, int)]
-    steps = [after - before for before, after in zip([0, *sequences], sequences, strict=False)]
-    return _Ids(second, steps, [known for known in ids if isinstance(known, bytes)])
+def _stored_ids(second: int, numbers: Ints, digests: list[bytes]) -> _Ids:
+    return _Ids(second, np.diff(numbers, prepend=0).tolist() if len(numbers) else [], digests)
 
 
-def _seen(stored: Sequence[_Ids]) -> tuple[Seen, ...]:
-    by_second: dict[int, set[Identity]] = {}
+def _seen(stored: Iterable[_Ids]) -> tuple[Seen, ...]:
+    by_second: dict[int, Seen] = {}
     for part in stored:
-        sequence = 0
-        ids = by_second.setdefault(part.second, set())
-        for step in part.sequences:
-            sequence += step
-            ids.add(sequence)
-        ids.update(part.digests)
-    return tuple(Seen.of(second, ids) for second, ids in sorted(by_second.items()))
-
-
-def _stored_pane(pane: Pane) -> _Pane:
-    candle, quote = pane.candle, pane.quote
-    return _Pane(
-        pane.second,
-        (candle.open_time, candle.open, candle.close_time, candle.close, candle.high, candle.low),
-        [_packed(total) for total in msgspec.structs.astuple(pane.totals)],
-        _position(pane.as_of),
-        None if quote is None else (quote.seen, quote.at),
-    )
-
-
-def _pane(stored: _Pane) -> Pane:
-    quote = stored.quote
-    return Pane(
-        stored.second,
-        Candle(*stored.candle),
-        Totals(*[_unpacked(total) for total in stored.totals]),
-        _as_of(stored.as_of),
-        None if quote is None else Quote(*quote),
-    )
-
-
-def _packed(total: int) -> bytes:
-    """Return an integer as the number of its zero bytes at the end, and the bytes before them (big-endian, signed)."""
-    whole = total.to_bytes(total.bit_length() // 8 + 1, "big", signed=True)
-    digits = whole.rstrip(b"\0")
-    return bytes([len(whole) - len(digits)]) + digits
-
-
-def _unpacked(packed: bytes) -> int:
-    return int.from_bytes(packed[1:], "big", signed=True) << 8 * packed[0]
-
-
-def _position(as_of: AsOf) -> _Position:
-    return as_of.topic_id, as_of.partition, as_of.offset
-
-
-def _as_of(position: _Position) -> AsOf:
-    return AsOf(topic_id=position[0], partition=position[1], offset=position[2])
+        held = by_second.get(part.second, Seen(part.second))
+        by_second[part.second] = held.plus(np.cumsum(np.array(part.numbers, np.int64)), part.digests)
+    return tuple(by_second[second] for second in sorted(by_second))
 
 
 def _rule(rule_id: str, version: int, held: Machine) -> _Rule:
@@ -295,3 +313,121 @@ def _machine(stored: _Rule) -> Machine:
         stored.again,
         stored.value,
     )
+
+
+# ---- panes ----
+
+
+@dataclass(frozen=True, slots=True)
+class _Panes:
+    """Panes of `step` seconds, settled and not."""
+
+    span: Span
+    tail: tuple[Pane, ...]
+    step: int
+
+    @property
+    def first(self) -> int | None:
+        """The number of the block of the first pane."""
+        if len(self.span):
+            return self.number(int(self.span.ints[SECOND, 0]))
+        return self.number(self.tail[0].second) if self.tail else None
+
+    @property
+    def last_settled(self) -> int | None:
+        """The number of the block of the last settled pane: none can come before that any more."""
+        return self.number(int(self.span.ints[SECOND, -1])) if len(self.span) else self.first
+
+    def number(self, second: int) -> int:
+        """Return the number of a second's block."""
+        return second // (BLOCK * self.step)
+
+    def numbers(self, since: int) -> list[int]:
+        """Return the numbers of the blocks from `since` on."""
+        settled = np.unique(self.span.ints[SECOND] // (BLOCK * self.step)).tolist()
+        return sorted({n for n in [*settled, *(self.number(pane.second) for pane in self.tail)] if n >= since})
+
+    def extent(self, number: int) -> tuple[int, int]:
+        """Return the positions, within the span, of a block's settled rows."""
+        length = BLOCK * self.step
+        start, end = self.span.ints[SECOND].searchsorted((number * length, (number + 1) * length)).tolist()
+        return start, end
+
+    def tail_of(self, number: int) -> list[Pane]:
+        """Return the panes of a block that may still change."""
+        return [pane for pane in self.tail if self.number(pane.second) == number]
+
+    def block(self, number: int) -> _Block:
+        """Return a block as it is stored."""
+        start, end = self.extent(number)
+        return _Block(
+            end - start,
+            np.ascontiguousarray(self.span.floats[:, start:end]).tobytes(),
+            np.ascontiguousarray(self.span.ints[:, start:end]).tobytes(),
+            [_stored_pane(pane) for pane in self.tail_of(number)],
+        )
+
+    def same(self, number: int, other: "_Panes") -> bool:
+        """Tell whether a block is as in another state of the same key: settled rows never change."""
+        (start, end), (others_start, others_end) = self.extent(number), other.extent(number)
+        return end - start == others_end - others_start and self.tail_of(number) == other.tail_of(number)
+
+
+def _changed_blocks(old: _Panes, new: _Panes) -> Iterator[tuple[int, _Block | None]]:
+    """Give the blocks to write, and with None those to remove."""
+    first = new.first
+    if old.first is not None:
+        yield from ((number, None) for number in old.numbers(old.first) if first is None or number < first)
+    if first is None:
+        return
+    since = first if old.last_settled is None else max(first, old.last_settled)
+    for number in new.numbers(since):
+        if not new.same(number, old):
+            yield number, new.block(number)
+
+
+def _span(blocks: Iterable[_Block]) -> Span:
+    held = [block for block in blocks if block.rows]
+    used = sum(block.rows for block in held)
+    rows = Rows(2 * used) if used else Rows()
+    at = 0
+    for block in held:
+        floats = np.frombuffer(block.floats, "<f8").reshape(-1, block.rows)
+        ints = np.frombuffer(block.ints, "<i8").reshape(-1, block.rows)
+        rows.floats[: len(floats), at : at + block.rows] = floats[: len(FLOATS)]
+        rows.ints[: len(ints), at : at + block.rows] = ints[: len(INTS)]
+        at += block.rows
+    return Span(rows, 0, used)
+
+
+def _stored_pane(pane: Pane) -> _Pane:
+    return _Pane(
+        pane.second,
+        (pane.open_time, pane.open, pane.close_time, pane.close, pane.high, pane.low),
+        [_packed(total) for total in msgspec.structs.astuple(pane.totals)],
+        pane.offset,
+        pane.appended_at,
+        (pane.quote_seen, pane.quote_at),
+    )
+
+
+def _pane(stored: _Pane) -> Pane:
+    return Pane(
+        stored.second,
+        *stored.candle,
+        Totals(*[_unpacked(total) for total in stored.totals]),
+        stored.offset,
+        stored.appended_at,
+        *stored.quote,
+    )
+
+
+def _packed(total: int) -> bytes:
+    """Return an integer as the number of its zero bytes at the end, and the bytes before them (big-endian, signed)."""
+    whole = total.to_bytes(total.bit_length() // 8 + 1, "big", signed=True)
+    digits = whole.rstrip(b"\0")
+    return bytes([len(whole) - len(digits)]) + digits
+
+
+def _unpacked(packed: bytes) -> int:
+    return int.from_bytes(packed[1:], "big", signed=True) << 8 * packed[0]

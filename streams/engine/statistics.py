@@ -1,20 +1,39 @@
-"""The formulas: one statistic of one window from panes.
+"""The formulas: one statistic of one window, or one bar, from rows of panes.
 
 A statistic at `at` covers records with at - window <= exchange_time < at. It is a function of the records before
 `at` alone, whatever the order or batches they arrived in.
 """
 
 import math
-from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
+import numpy as np
+
 from pulsestream.core.clock import MICROS_PER_SECOND
-from schemas.records import Stat
-from streams.engine.exact import SHIFT, mean, rounded
-from streams.engine.panes import NOTHING, ClosedPanes, Totals
+from schemas.records import AsOf, Bar, Stat, bar_id
+from streams.engine.inputs import Floats, Ints
+from streams.engine.lines import Line, Window
+from streams.engine.rows import (
+    APPENDED_AT,
+    AS_OF,
+    BUY_VOLUME,
+    CLOSE,
+    COUNT,
+    HIGH,
+    LOW,
+    OFFSET,
+    OPEN,
+    QUOTE_AT,
+    QUOTE_VOLUME,
+    QUOTES,
+    SECOND,
+    SPREAD,
+    SPREAD_BPS,
+    SUMS,
+    VOLUME,
+    Extent,
+)
 
 YEAR_SECONDS: Final = 365 * 86_400
 MIN_RETURNS: Final = 10
@@ -25,159 +44,195 @@ DOUBLED: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """A rolling window: its name in records, its length, and the step of the clock grid of its returns (seconds)."""
-
-    name: str
-    seconds: int
-    grid: int
-
-
-WINDOWS: Final = (Window("1m", 60, 1), Window("5m", 300, 5))
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """The closed panes of a key; `first_time` is its earliest record, micros."""
+class Subject:
+    """Whose statistics these are, what they are made of, and the partition that the records come from."""
 
     exchange: str
     product: str
-    closed: ClosedPanes
+    basis: str
+    topic_id: str
+    partition: int
+
+    def as_of(self, offset: int) -> AsOf:
+        """Return the position of a record."""
+        return AsOf(topic_id=self.topic_id, partition=self.partition, offset=offset)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The rows of a window at second `at`: [start, end) of an extent; `first_time` is the key's earliest record."""
+
+    subject: Subject
+    extent: Extent
+    window: Window
+    at: int
+    start: int
+    end: int
     first_time: int
 
+    @classmethod
+    def of(cls, subject: Subject, extent: Extent, window: Window, at: int, first_time: int) -> "View":
+        """Return the view of a window; some row must begin before `at`."""
+        end = extent.find(at)
+        return cls(subject, extent, window, at, extent.find(at - window.seconds, end), end, first_time)
 
-def price_stat(history: History, window: Window, at: int, revision: int) -> Stat:
-    """Return the statistic of basis `ticks` at second `at`; some record must lie before it."""
-    start, end = _bounds(history, window, at)
-    panes = history.closed.panes
-    newest = panes[end - 1]
-    base = panes[start - 1] if start else None
-    sums = _difference(newest.totals, base.totals if base else NOTHING)
-    reference = base.candle.close if base else panes[0].candle.open
-    opened, high, low, close = _candle(history.closed, start, end)
+    @property
+    def covered(self) -> int:
+        """How much of the window lies after the key's first record, micros."""
+        return min(self.window.seconds * MICROS_PER_SECOND, self.at * MICROS_PER_SECOND - self.first_time)
+
+    @property
+    def reference(self) -> float:
+        """The last price before the window; where there is none, the window's first."""
+        floats = self.extent.rows.floats
+        before = self.start > self.extent.start
+        return float(floats[CLOSE, self.start - 1] if before else floats[OPEN, self.start])
+
+    def event_id(self, basis: str) -> str:
+        """Return the statistic's id."""
+        subject = self.subject
+        return f"{subject.exchange}:{subject.product}:{self.window.name}:{self.at}:{basis}"
+
+
+def price_stat(view: View, revision: int) -> Stat:
+    """Return the statistic of prices."""
+    subject, extent = view.subject, view.extent
+    floats = extent.rows.floats[:, view.start : view.end]
+    sums = floats[:SUMS].sum(axis=1).tolist()
+    count = int(sums[COUNT])
+    opened = high = low = close = mean = stddev = change = None
+    if count:
+        opened, close = float(floats[OPEN, 0]), float(floats[CLOSE, -1])
+        high, low = float(floats[HIGH].max()), float(floats[LOW].min())
+        moments = extent.moments(view.start, view.end)
+        mean = opened + moments.mean
+        stddev = math.sqrt(moments.m2 / (count - 1)) if count > 1 else None
+    reference, covered = view.reference, view.covered
     change = None if close is None else close - reference
-    covered = _covered(history, window, at)
-    volatility, stddev_log_return = _returns(_grid_closes(history, window, at, start, end), reference, covered, window)
+    volatility, stddev_log_return = _returns(grid_closes(view), reference, covered, view.window.grid)
     return Stat(
-        event_id=_event_id(history, window, at, "ticks"),
-        exchange=history.exchange,
-        product=history.product,
-        window=window.name,
-        at=at * MICROS_PER_SECOND,
-        basis="ticks",
-        count=sums.count,
+        event_id=view.event_id(subject.basis),
+        exchange=subject.exchange,
+        product=subject.product,
+        window=view.window.name,
+        at=view.at * MICROS_PER_SECOND,
+        basis=subject.basis,
+        count=count,
         open=opened,
         high=high,
         low=low,
         close=close,
-        volume=rounded(sums.sizes),
-        quote_volume=sums.turnover / (1 << 2 * SHIFT),
-        buy_volume=rounded(sums.buys),
-        vwap=sums.turnover / (sums.sizes << SHIFT) if sums.sizes else None,
-        mean=mean(sums.prices, sums.count) if sums.count else None,
-        stddev=_stddev(sums),
+        volume=sums[VOLUME],
+        quote_volume=sums[QUOTE_VOLUME],
+        buy_volume=sums[BUY_VOLUME],
+        vwap=sums[QUOTE_VOLUME] / sums[VOLUME] if sums[VOLUME] else None,
+        mean=mean,
+        stddev=stddev,
         coverage_seconds=covered / MICROS_PER_SECOND,
         reference_price=reference,
         change=change,
-        change_pct=_percent(change, reference),
+        change_pct=percent(change, reference),
         volatility=volatility,
         stddev_log_return=stddev_log_return,
         range_position=_range_position(close, high, low),
-        as_of=newest.as_of,
+        as_of=subject.as_of(int(extent.rows.ints[AS_OF, view.end - 1])),
         revision=revision,
     )
 
 
-def quote_stat(history: History, window: Window, at: int, revision: int) -> Stat:
-    """Return the statistic of basis `quotes` at second `at`; some tick with both sides must lie before it."""
-    start, end = _bounds(history, window, at)
-    newest = history.closed.panes[end - 1]
-    if newest.quote is None:
-        raise ValueError(f"no quote of {history.exchange}:{history.product} lies before {at}")
-    base = history.closed.panes[start - 1].totals if start else NOTHING
-    count = newest.totals.quotes - base.quotes
+def quote_stat(view: View, revision: int) -> Stat:
+    """Return the statistic of quotes; some record with both sides must lie before `at`."""
+    subject, rows = view.subject, view.extent.rows
+    sums = rows.floats[:SUMS, view.start : view.end].sum(axis=1).tolist()
+    newest = rows.ints[:, view.end - 1]
+    count = int(sums[QUOTES])
     return Stat(
-        event_id=_event_id(history, window, at, "quotes"),
-        exchange=history.exchange,
-        product=history.product,
-        window=window.name,
-        at=at * MICROS_PER_SECOND,
+        event_id=view.event_id("quotes"),
+        exchange=subject.exchange,
+        product=subject.product,
+        window=view.window.name,
+        at=view.at * MICROS_PER_SECOND,
         basis="quotes",
         count=count,
-        spread_mean=mean(newest.totals.spreads - base.spreads, count) if count else None,
-        spread_bps=mean(newest.totals.spreads_bps - base.spreads_bps, count) if count else None,
-        quote_age=(at * MICROS_PER_SECOND - newest.quote.at) / MICROS_PER_SECOND,
-        coverage_seconds=_covered(history, window, at) / MICROS_PER_SECOND,
-        as_of=newest.as_of,
+        spread_mean=sums[SPREAD] / count if count else None,
+        spread_bps=sums[SPREAD_BPS] / count if count else None,
+        quote_age=(view.at * MICROS_PER_SECOND - int(newest[QUOTE_AT])) / MICROS_PER_SECOND,
+        coverage_seconds=view.covered / MICROS_PER_SECOND,
+        as_of=subject.as_of(int(newest[AS_OF])),
         revision=revision,
     )
 
 
-def log_returns(prices: Sequence[float]) -> list[float]:
-    """Return ln(price / price before) to full precision, without those that are 0.
+def bar_of(subject: Subject, extent: Extent, line: Line, end: int, *, first_time: int, revision: int) -> Bar | None:
+    """Return the bar whose period ends at second `end`; None where no record lies in it.
+
+    Its `as_of` is the last record of the period, and `received_time` when the broker appended that: so a bar that is
+    computed again is the same. Complete: the key's first record is not within the period.
+    """
+    stop = extent.find(end)
+    start = extent.find(end - line.seconds, stop)
+    if start == stop:
+        return None
+    floats, ints = extent.rows.floats[:, start:stop], extent.rows.ints[:, start:stop]
+    sums = floats[:SUMS].sum(axis=1).tolist()
+    begin = (end - line.seconds) * MICROS_PER_SECOND
+    last = int(ints[OFFSET].argmax())
+    return Bar(
+        event_id=bar_id(subject.exchange, subject.product, line.name, begin, subject.basis),
+        exchange=subject.exchange,
+        product=subject.product,
+        period=line.name,
+        start=begin,
+        open=float(floats[OPEN, 0]),
+        high=float(floats[HIGH].max()),
+        low=float(floats[LOW].min()),
+        close=float(floats[CLOSE, -1]),
+        volume=sums[VOLUME],
+        quote_volume=sums[QUOTE_VOLUME],
+        vwap=sums[QUOTE_VOLUME] / sums[VOLUME] if sums[VOLUME] else None,
+        trades=int(sums[COUNT]) if subject.basis == "trades" else None,
+        buy_volume=sums[BUY_VOLUME],
+        complete=first_time <= begin,
+        revision=revision,
+        as_of=subject.as_of(int(ints[OFFSET, last])),
+        origin=subject.basis,
+        received_time=int(ints[APPENDED_AT, last]),
+    )
+
+
+def log_returns(prices: Floats) -> Floats:
+    """Return ln(price / price before) to full precision.
 
     Of prices that nearly agree, the difference is exact, the quotient is not: so log1p of the relative change.
     """
-    pairs = [(before, after) for before, after in pairwise(prices) if before != after]
-    changes = [(after - before) / before for before, after in pairs]
-    if not changes or (min(changes) > HALVED and max(changes) < DOUBLED):
-        return [*map(math.log1p, changes)]
-    return [
-        math.log1p(change) if HALVED < change < DOUBLED else math.log(after) - math.log(before)
-        for change, (before, after) in zip(changes, pairs, strict=True)
-    ]
+    before, after = prices[:-1], prices[1:]
+    with np.errstate(over="ignore"):
+        changes = (after - before) / before
+    near = (changes > HALVED) & (changes < DOUBLED)
+    if near.all():
+        return np.log1p(changes)
+    return np.where(near, np.log1p(np.where(near, changes, 0.0)), np.log(after) - np.log(before))
 
 
-def _event_id(history: History, window: Window, at: int, basis: str) -> str:
-    return f"{history.exchange}:{history.product}:{window.name}:{at}:{basis}"
+def grid_closes(view: View) -> Floats:
+    """Return the last price before each grid point of the window, where a row lies between it and the window's start.
+
+    The grid ends at `at`, in steps of `window.grid` seconds.
+    """
+    rows, window = view.extent.rows, view.window
+    closes = rows.floats[CLOSE, view.start : view.end]
+    if window.grid == window.pane:
+        return closes
+    seconds: Ints = rows.ints[SECOND, view.start : view.end]
+    points = np.arange(view.at - window.seconds + window.grid, view.at + 1, window.grid)
+    ends = seconds.searchsorted(points)
+    return closes[ends[ends > 0] - 1]
 
 
-def _covered(history: History, window: Window, at: int) -> int:
-    """Return how much of the window lies after the key's first record, micros."""
-    return min(window.seconds * MICROS_PER_SECOND, at * MICROS_PER_SECOND - history.first_time)
-
-
-def _bounds(history: History, window: Window, at: int) -> tuple[int, int]:
-    """Return the slice of panes with at - window <= second < at."""
-    end = bisect_left(history.closed.seconds, at)
-    return bisect_left(history.closed.seconds, at - window.seconds, 0, end), end
-
-
-def _difference(newer: Totals, older: Totals) -> Totals:
-    return Totals(
-        newer.count - older.count,
-        newer.prices - older.prices,
-        newer.squares - older.squares,
-        newer.sizes - older.sizes,
-        newer.turnover - older.turnover,
-        newer.buys - older.buys,
-    )
-
-
-def _candle(closed: ClosedPanes, start: int, end: int) -> tuple[float | None, float | None, float | None, float | None]:
-    """Return open, high, low and close of a slice of panes."""
-    if start == end:
-        return None, None, None, None
-    return (
-        closed.panes[start].candle.open,
-        max(closed.highs[start:end]),
-        min(closed.lows[start:end]),
-        closed.closes[end - 1],
-    )
-
-
-def _stddev(sums: Totals) -> float | None:
-    """Sample standard deviation from exact sums: the variance is a rational number, rounded once."""
-    count = sums.count
-    if count < 2:  # noqa: PLR2004 (a sample's deviation needs two)
-        return None
-    return math.sqrt((count * sums.squares - sums.prices**2) / (count * (count - 1) << 2 * SHIFT))
-
-
-def _percent(change: float | None, reference: float) -> float | None:
+def percent(change: float | None, reference: float) -> float | None:
     """Return 100 x change / reference; null also where that is beyond a double (a reference of nearly nothing)."""
-    percent = math.inf if change is None else 100 * change / reference
-    return percent if math.isfinite(percent) else None
+    ratio = math.inf if change is None else 100 * change / reference
+    return ratio if math.isfinite(ratio) else None
 
 
 def _range_position(close: float | None, high: float | None, low: float | None) -> float | None:
@@ -186,29 +241,19 @@ def _range_position(close: float | None, high: float | None, low: float | None) 
     return (close - low) / (high - low)
 
 
-def _grid_closes(history: History, window: Window, at: int, start: int, end: int) -> list[float]:
-    """Return the last price before each grid point, at least where panes lie between it and the point before."""
-    seconds, closes = history.closed.seconds, history.closed.closes
-    if window.grid == 1:
-        return closes[start:end]
-    points = range(at - window.seconds + window.grid, at + 1, window.grid)
-    ends = [bisect_left(seconds, point, start, end) for point in points]
-    return [closes[index - 1] for index in ends if index > start]
-
-
-def _returns(
-    closes: Sequence[float], reference: float, covered: int, window: Window
-) -> tuple[float | None, float | None]:
+def _returns(closes: Floats, reference: float, covered: int, grid: int) -> tuple[float | None, float | None]:
     """Return (annualised realised volatility, sample stddev) of the grid's log returns over `covered` micros.
 
-    The grid ends at the statistic's time and has a point every `window.grid` seconds after the first covered
-    instant; where no record lies between two points, the previous price stands and the return is 0.
+    The grid has a point every `grid` seconds after the first covered instant; where no record lies between two points,
+    the previous price stands and the return is 0.
     """
-    count = -(-covered // (window.grid * MICROS_PER_SECOND))
+    count = -(-covered // (grid * MICROS_PER_SECOND))
     if count < MIN_RETURNS:
         return None, None
-    moves = log_returns([reference, *closes])
-    average = math.fsum(moves) / count
-    volatility = math.sqrt(math.fsum([r * r for r in moves]) * YEAR_SECONDS / (covered / MICROS_PER_SECOND))
-    deviations = math.fsum([(r - average) ** 2 for r in moves]) + (count - len(moves)) * average**2
-    return volatility, math.sqrt(deviations / (count - 1))
+    moves = log_returns(np.concatenate(((reference,), closes)))
+    squares = float((moves * moves).sum())
+    average = float(moves.sum()) / count
+    deviations = moves - average
+    spread = float((deviations * deviations).sum()) + (count - len(moves)) * average**2
+    volatility = math.sqrt(squares * YEAR_SECONDS / (covered / MICROS_PER_SECOND))
+    return volatility, math.sqrt(spread / (count - 1))

@@ -28,6 +28,7 @@ from pulsestream.local.process import free_port
 from schemas.codec import codec
 from schemas.records import Alert, Feed, Rule, Stat, Tick
 from streams.engine import fold as engine
+from streams.engine.inputs import row_of
 from streams.engine.rules import ActiveRule, applies, parse_rule
 from tests.support.e2e import Service, eventually, read_topic, records_of
 from tests.support.oracle import Sourced, by_key, newest
@@ -321,8 +322,10 @@ def engine_run(records: Iterable[Sourced], rules: Sequence[ActiveRule] = ()) -> 
     later: list[Stat] = []
     for (exchange, product), own in by_key(records).items():
         applying = [rule for rule in rules if applies(rule, exchange, product)]
-        inputs = [engine.Input(record.record, record.as_of, record.appended_at) for record in own]
-        folded = engine.fold(engine.new_state(exchange, product), inputs, applying)
+        inputs = [row_of(record.record, record.as_of.offset, record.appended_at) for record in own]
+        as_of = own[0].as_of
+        state = engine.new_state(exchange, product, topic_id=as_of.topic_id, partition=as_of.partition)
+        folded = engine.fold(state, inputs, applying)
         stats += folded.stats
         alerts += folded.alerts
         later += engine.advance(folded.state, folded.state.watermark + 86_400 * _MICROS, ()).stats

@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from schemas.records import Alert, AsOf, Stat, Tick
+from schemas.records import Alert, AsOf, Bar, Stat, Tick
 from streams.engine import fold as engine
-from streams.engine.fold import Folded, Input, KeyState
+from streams.engine.fold import Folded, KeyState
+from streams.engine.inputs import Row, row_of
 from streams.engine.rules import ActiveRule, RuleDefinition, parse_rule
+from tests.support.oracle import Sourced
 
 SECOND = 1_000_000
 START = 1_600_000_000
@@ -41,16 +43,21 @@ def tick(seconds: float, price: float, sequence: int | None = None, **fields: An
     )
 
 
-def inputs(ticks: Iterable[Tick], *, first_offset: int = 0, appended_at: int | None = None) -> list[Input]:
+def inputs(ticks: Iterable[Tick], *, first_offset: int = 0, appended_at: int | None = None) -> list[Sourced]:
     """Return ticks at consecutive offsets, appended when they happened unless said otherwise."""
     return [
-        Input(
+        Sourced(
             tick,
             AsOf(topic_id=TOPIC, partition=0, offset=offset),
             tick.exchange_time if appended_at is None else appended_at,
         )
         for offset, tick in enumerate(ticks, first_offset)
     ]
+
+
+def rows(records: Iterable[Sourced]) -> list[Row]:
+    """Return records as the engine takes them one by one."""
+    return [row_of(record.record, record.as_of.offset, record.appended_at) for record in records]
 
 
 def rule(condition: dict[str, Any], rule_id: str = "rule", version: int = 1, **fields: Any) -> ActiveRule:
@@ -72,13 +79,14 @@ class Run:
     """A key that records and clocks are given to, with everything that came out."""
 
     rules: Sequence[ActiveRule] = ()
-    state: KeyState = field(default_factory=lambda: engine.new_state(EXCHANGE, PRODUCT))
+    state: KeyState = field(default_factory=lambda: engine.new_state(EXCHANGE, PRODUCT, topic_id=TOPIC))
     stats: list[Stat] = field(default_factory=list)
+    bars: list[Bar] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
-    def fold(self, batch: Sequence[Input]) -> "Run":
-        return self.take(engine.fold(self.state, batch, self.rules))
+    def fold(self, batch: Sequence[Sourced]) -> "Run":
+        return self.take(engine.fold(self.state, rows(batch), self.rules))
 
     def advance(self, clock: int) -> "Run":
         return self.take(engine.advance(self.state, clock, self.rules))
@@ -86,6 +94,7 @@ class Run:
     def take(self, folded: Folded) -> "Run":
         self.state = folded.state
         self.stats += folded.stats
+        self.bars += folded.bars
         self.alerts += folded.alerts
         for name, count in folded.counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
@@ -126,7 +135,7 @@ _PRICES = st.one_of(st.sampled_from([98.0, 99.0, 99.5, 100.0, 100.5, 101.0, 103.
 
 
 @st.composite
-def streams(draw: st.DrawFn, max_size: int = 40) -> list[Input]:
+def streams(draw: st.DrawFn, max_size: int = 40) -> list[Sourced]:
     """Draw a key's records in offset order: late, out of order, repeated, quiet for minutes, with gaps in fields."""
     sequenced = draw(st.booleans())
     time, taken = 500 * SECOND, list[Tick]()
@@ -155,7 +164,7 @@ def _drawn(draw: st.DrawFn, time: int, number: int, *, sequenced: bool) -> Tick:
 
 
 @st.composite
-def splits(draw: st.DrawFn, records: Sequence[Input]) -> list[list[Input]]:
+def splits(draw: st.DrawFn, records: Sequence[Sourced]) -> list[list[Sourced]]:
     """Draw a way to cut records into batches."""
     cuts = sorted(draw(st.sets(st.integers(1, max(len(records) - 1, 1)), max_size=len(records))))
     edges = [0, *cuts, len(records)]

@@ -12,13 +12,12 @@ from streams.engine import fold as engine
 from streams.engine.alerts import AlertFold
 from streams.engine.conditions import possible, read
 from streams.engine.definitions import compared_with
-from streams.engine.fold import Input
 from streams.engine.rules import ActiveRule
 from tests.support.oracle import Sourced, transitions
 from tests.support.ticking import SECOND, Run, folded, inputs, micros, rule, splits, streams, tick
 
 
-def priced(*steps: tuple[float, float]) -> list[Input]:
+def priced(*steps: tuple[float, float]) -> list[Sourced]:
     """Return records of (seconds, price)."""
     return inputs([tick(seconds, price, number) for number, (seconds, price) in enumerate(steps)])
 
@@ -198,7 +197,7 @@ def test_the_end_of_a_cooldown_is_the_clocks_business_only_where_the_condition_w
     for run in (quiet, waiting):
         run.advance(micros(400))
 
-    assert engine.next_deadline(quiet.state, quiet.rules) is None
+    assert engine.next_deadline(quiet.state, quiet.rules) == engine.next_deadline(quiet.state, ())
     assert engine.next_deadline(waiting.state, waiting.rules) == micros(601)
     assert waiting.advance(micros(700)).transitions[-1] == ("firing", 601)
 
@@ -445,11 +444,11 @@ def rules(draw: st.DrawFn) -> list[ActiveRule]:
     ]
 
 
-def expected(active: ActiveRule, records: list[Input], until: int | None = None) -> list[tuple[Any, ...]]:
+def expected(active: ActiveRule, records: list[Sourced], until: int | None = None) -> list[tuple[Any, ...]]:
     """Return what the oracle says of a rule."""
     as_given = active.definition.model_dump(mode="json")
     condition = {name: value for name, value in as_given.pop("condition").items() if value is not None}
-    sourced = [Sourced(record.tick, record.as_of, record.appended_at) for record in records]
+    sourced = [Sourced(record.record, record.as_of, record.appended_at) for record in records]
     return seen(
         transitions(
             {**as_given, "condition": condition}
@@ -475,18 +474,18 @@ def seen(alerts: list[Alert], active: ActiveRule) -> list[tuple[Any, ...]]:
     ]
 
 
-def is_first(record: Input, records: list[Input]) -> bool:
+def is_first(record: Sourced, records: list[Sourced]) -> bool:
     """Tell whether no record before it has the same id."""
-    return record is next(other for other in records if other.tick.event_id == record.tick.event_id)
+    return record is next(other for other in records if other.record.event_id == record.record.event_id)
 
 
-def visible(records: list[Input], mark: int) -> list[Input]:
+def visible(records: list[Sourced], mark: int) -> list[Sourced]:
     """Return the records that alerts take: none older than one before it or than the mark."""
     taken = []
     for record in records:
-        if record.tick.exchange_time >= mark:
+        if record.record.exchange_time >= mark:
             taken.append(record)
-            mark = record.tick.exchange_time
+            mark = record.record.exchange_time
     return taken
 
 
@@ -509,7 +508,7 @@ def test_the_oracle_reports_the_same_transitions_however_records_are_batched(dat
 @given(st.data())
 def test_what_the_clock_decides_is_what_the_timers_say(data: st.DataObject) -> None:
     records, active = data.draw(streams()), data.draw(rules())
-    run, taken, clock = Run(active), list[Input](), 0
+    run, taken, clock = Run(active), list[Sourced](), 0
     for batch in data.draw(splits(records)):
         mark = max(run.state.watermark, run.state.clock_mark)
         taken += visible([record for record in batch if is_first(record, records)], mark)

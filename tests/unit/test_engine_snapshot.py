@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from schemas.records import AsOf
 from streams.engine import fold as engine
-from streams.engine.fold import Input, KeyState
+from streams.engine.fold import KeyState
 from streams.engine.snapshot import FORMAT, SnapshotError, entries, restore
+from tests.support.oracle import Sourced
 from tests.support.ticking import Run, folded, inputs, rule, splits, streams, tick
 
 KEY = "acme/coinbase/BTC-USD"
@@ -76,7 +77,11 @@ def test_a_checkpoint_rewrites_the_head_and_open_blocks_only() -> None:
 
     run.fold(inputs([tick(250.2, 100.0, 900)], first_offset=500))
 
-    assert entries(KEY, old, run.state).keys() == {f"{KEY}|head", f"{KEY}|block:160000025"}
+    assert entries(KEY, old, run.state).keys() == {
+        f"{KEY}|head",
+        f"{KEY}|seconds:100000014",
+        f"{KEY}|seconds:100000015",
+    }
     assert entries(KEY, run.state, run.state) == {}
 
 
@@ -87,7 +92,7 @@ def test_blocks_that_fell_out_of_reach_are_removed() -> None:
     run.fold(inputs([tick(1_000, 100.0, 900)], first_offset=100))
 
     removed = {name for name, value in entries(KEY, old, run.state).items() if value is None}
-    assert removed == {f"{KEY}|block:{160000000 + n}" for n in range(9)}
+    assert removed == {f"{KEY}|seconds:{100000000 + n}" for n in range(5)}
 
 
 def test_a_rule_that_ended_is_removed() -> None:
@@ -117,11 +122,13 @@ def test_each_entry_is_small_however_many_records_a_second_holds(sequenced: bool
     assert restore(held) == {KEY: state}
 
 
-def positioned(records: list[Input]) -> list[Input]:
+def positioned(records: list[Sourced]) -> list[Sourced]:
     """Return records of a topic with a real id, far into its life."""
     topic = "Xq3vJ0yVQ9ekPdEzt6lm4w"
     return [
-        Input(record.tick, AsOf(topic_id=topic, partition=11, offset=2**60 + record.as_of.offset), record.appended_at)
+        Sourced(
+            record.record, AsOf(topic_id=topic, partition=11, offset=2**60 + record.as_of.offset), record.appended_at
+        )
         for record in records
     ]
 
@@ -130,7 +137,7 @@ def test_another_format_version_is_refused_with_what_to_do() -> None:
     held = stored(KEY, folded([tick(1, 10.0)]).state)
     newer = {name: bytes([FORMAT + 1]) + value[1:] for name, value in held.items()}
 
-    with pytest.raises(SnapshotError, match="has format version 02, this program reads 1: start the version"):
+    with pytest.raises(SnapshotError, match="has format version 03, this program reads 2: start the version"):
         restore(newer)
 
 
@@ -141,7 +148,7 @@ def test_another_format_version_is_refused_with_what_to_do() -> None:
         (f"{KEY}|head", bytes([FORMAT])),
         (f"{KEY}|head", b""),
         (f"{KEY}|what", bytes([FORMAT]) + b"\x90"),
-        (f"{KEY}|block:5", bytes([FORMAT]) + b"\x90"),
+        (f"{KEY}|seconds:5", bytes([FORMAT]) + b"\x90"),
     ],
 )
 def test_entries_that_are_no_state_are_refused(name: str, value: bytes) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from schemas.codec import codec
 from schemas.records import Alert, Tick
 from streams.engine import fold as engine
+from streams.engine.inputs import Row
 from streams.engine.rules import ActiveRule
 from streams.entries import Position
 from streams.intake import source_topic
@@ -40,7 +41,7 @@ def test_records_are_folded_by_key_and_leave_for_their_tenants_topics() -> None:
     folding = world.fold("acme")
 
     assert folding.folded == 50
-    assert {output.topic for output in folding.outputs} == {"ps.acme.stats.v1"}
+    assert {output.topic for output in folding.outputs} == {"ps.acme.stats.v1", "ps.acme.bars.v1"}
     assert {output.key for output in folding.outputs} == {b"BTC-USD", b"ETH-USD"}
     assert set(world.shard.states) == {"acme/coinbase/BTC-USD", "acme/coinbase/ETH-USD"}
     assert world.shard.positions["ps.acme.ticks.v1"] == Position("id-of-ps.acme.ticks.v1", 50)
@@ -74,8 +75,8 @@ def test_a_record_that_the_engine_cannot_fold_is_left_out_alone(monkeypatch: pyt
     prices(world, *range(100, 140))
     fold = engine.fold
 
-    def fragile(state: engine.KeyState, inputs: list[engine.Input], rules: list[ActiveRule]) -> engine.Folded:
-        if any(item.tick.price in {107.0, 108.0, 131.0} for item in inputs):
+    def fragile(state: engine.KeyState, inputs: list[Row], rules: list[ActiveRule]) -> engine.Folded:
+        if any(item.price in {107.0, 108.0, 131.0} for item in inputs):
             raise ZeroDivisionError
         return fold(state, inputs, rules)
 
