@@ -7,7 +7,10 @@ rules that apply (`rules.applies`), validates (`schemas.validate`), keeps the ev
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Final
+
+import numpy as np
 
 from pulsestream.core.clock import MICROS_PER_SECOND
 from schemas.records import Alert, Bar, Stat
@@ -75,11 +78,22 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Consecutive records of one second: what they amount to, when the first was appended, and those alerts see."""
+    """Consecutive records of one second, what they amount to, when the first was appended, and those alerts see."""
 
     pane: Pane
+    records: Columns | Sequence[Row]
     appended_at: int
     visible: Columns | Sequence[Row]
+
+    @property
+    def since_quote(self) -> int:
+        """How many records there are from the first one with a quote on."""
+        records = self.records
+        if isinstance(records, Columns):
+            quoted = np.flatnonzero(~(np.isnan(records.bid) | np.isnan(records.ask)))
+            return len(records) - int(quoted[0]) if len(quoted) else 0
+        first = next((index for index, row in enumerate(records) if None not in {row.bid, row.ask}), len(records))
+        return len(records) - first
 
 
 def new_state(
@@ -104,7 +118,7 @@ def fold(state: KeyState, records: KeyBatch | Sequence[Row], rules: Sequence[Act
         statistics.close(second)
         if over_windows:
             evaluation.windows(statistics, second, rules, run.appended_at)
-        statistics.add(run.pane)
+        statistics.add(run.pane, run.since_quote if second < statistics.until else 0)
         if over_windows:
             evaluation.records(run.visible, rules)
         if run.pane.close_time // series.MINUTE > minute:
@@ -194,10 +208,8 @@ def _sort(state: KeyState, records: KeyBatch | Sequence[Row]) -> _Sorted:
         return _sort_rows(state, records.rows())
     for pane, start, stop in zip(records.panes, records.bounds, records.bounds[1:], strict=False):
         seen.add_run(pane.second, columns.identity[start:stop])
-    runs = (
-        _Run(pane, int(columns.appended_at[start]), columns.part(start, stop))
-        for pane, start, stop in zip(records.panes, records.bounds, records.bounds[1:], strict=False)
-    )
+    parts = ((pane, columns.part(*edges)) for pane, edges in zip(records.panes, pairwise(records.bounds), strict=True))
+    runs = (_Run(pane, part, int(part.appended_at[0]), part) for pane, part in parts)
     counts = {"folded": len(records), "duplicate": 0, "late": 0, "late_for_alerts": 0}
     return _Sorted(runs, [columns], int(columns.time[-1]), seen, counts)
 
@@ -227,5 +239,5 @@ def _sort_rows(state: KeyState, rows: Sequence[Row]) -> _Sorted:
         else:
             mark = time
             runs[-1][2].append(row)
-    made = [_Run(pane_of(second, run), run[0].appended_at, visible) for second, run, visible in runs]
+    made = [_Run(pane_of(second, run), run, run[0].appended_at, visible) for second, run, visible in runs]
     return _Sorted(made, [[row for _, _, visible in runs for row in visible]], watermark, seen, counts)

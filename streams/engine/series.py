@@ -112,8 +112,11 @@ class SeriesFold:
             self._emitted[at, self._lines[index].label] = 0
         self._emit(due)
 
-    def add(self, pane: Pane) -> None:
-        """Enter records of one second, in offset order after all that were entered before."""
+    def add(self, pane: Pane, since_quote: int) -> None:
+        """Enter records of one second, in offset order after all that were entered before.
+
+        `since_quote`: how many they are from the first one with a quote on; asked where their pane is closed.
+        """
         self.first_time = min(self.first_time, pane.open_time) if self.first_time else pane.open_time
         self._quote_seen = max(self._quote_seen, pane.quote_seen)
         seconds = [held.second for held in self._tail]
@@ -123,7 +126,7 @@ class SeriesFold:
         self._seconds.replace(index, self._tail[index:])
         self._newest = max(self._newest or 0, pane.second)
         if pane.second < self._until:
-            self._revise(pane)
+            self._revise(pane, since_quote)
 
     def settle(self, watermark: int) -> None:
         """Let go of what no record can reach any more, as the watermark (micros) says."""
@@ -160,7 +163,7 @@ class SeriesFold:
             self._emitted,
         )
 
-    def _revise(self, pane: Pane) -> None:
+    def _revise(self, pane: Pane, since_quote: int) -> None:
         """Count a revision a record for all that was emitted about its time, and give what it newly asks for."""
         count = pane.totals.count
         for index, line in enumerate(self._lines):
@@ -169,10 +172,11 @@ class SeriesFold:
                 if line.kind != "bar" or at == closes:
                     self._emitted[at, line.label] += count
                     self._revised.add((at, index))
-            if line.kind != "quotes" or pane.quote_seen:
-                self._ask(closes, index, count - 1)
+            asking = since_quote if line.kind == "quotes" else count
+            if asking:
+                self._ask(closes, index, asking - 1)
                 if line.kind != "bar" and not self._holds(closes + line.seconds, line):
-                    self._ask(closes + line.seconds, index, count - 1)
+                    self._ask(closes + line.seconds, index, asking - 1)
 
     def _ask(self, at: int, index: int, revision: int) -> None:
         """Have something emitted that was not, if its time is closed."""
