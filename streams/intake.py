@@ -15,10 +15,9 @@ from schemas.codec import codec
 from schemas.errors import DecodeError
 from schemas.records import Tick
 from schemas.validate import OWN_PREFIX, check
+from streams.blocks import BACKFILL_HEADER
 from streams.engine.inputs import Row, row_of
 
-BACKFILL_HEADER: Final = "ps-backfill"
-"""Marks records of the past: they go to storage and bars, not into live statistics and alerts."""
 DATASETS: Final = ("ticks", "own-ticks")
 """What is folded."""
 _TICK: Final = codec(Tick)
