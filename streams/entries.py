@@ -31,7 +31,7 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 class PendingAlert(msgspec.Struct, frozen=True, gc=False):
     """An alert that no record but the clock or a rule's end brought about: kept until the broker has it.
 
-    `key` is "{tenant}/{exchange}/{product}", the rest the record as it goes to the tenant's alerts topic.
+    `key` is "{tenant}/{dataset}/{exchange}/{product}", the rest the record as it goes to the tenant's alerts topic.
     """
 
     key: str

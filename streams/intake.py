@@ -14,7 +14,7 @@ from pulsestream.core.topics import tenant_topic
 from schemas.codec import codec
 from schemas.errors import DecodeError
 from schemas.records import Tick
-from schemas.validate import OWN_PREFIX, check
+from schemas.validate import check
 from streams.blocks import BACKFILL_HEADER
 from streams.engine.inputs import Row, row_of
 
@@ -71,26 +71,26 @@ def take_in(source: Source, records: Iterable[RawRecord]) -> Intake:
         if isinstance(taken, str):
             intake.skipped[taken] += 1
             continue
-        key = key_of(source.tenant, taken.exchange, taken.product)
+        key = key_of(source.tenant, source.dataset, taken.exchange, taken.product)
         intake.inputs.setdefault(key, []).append(row_of(taken, record.offset, record.timestamp * 1000))
     return intake
 
 
-def key_of(tenant: str, exchange: str, product: str) -> str:
-    """Return the name of a key's state. A product may hold slashes, a tenant and an exchange cannot."""
-    return f"{tenant}/{exchange}/{product}"
+def key_of(tenant: str, dataset: str, exchange: str, product: str) -> str:
+    """Return the name of a source of a product. The product is last: it may hold slashes, the others cannot."""
+    return f"{tenant}/{dataset}/{exchange}/{product}"
 
 
-def parts_of(key: str) -> tuple[str, str, str]:
-    """Return the tenant, exchange and product of a key."""
-    tenant, exchange, product = key.split("/", 2)
-    return tenant, exchange, product
+def parts_of(key: str) -> tuple[str, str, str, str]:
+    """Return the tenant, dataset, exchange and product of a key."""
+    tenant, dataset, exchange, product = key.split("/", 3)
+    return tenant, dataset, exchange, product
 
 
 def source_topic(key: str) -> str:
     """Return the topic that a key's records come from."""
-    tenant, exchange, _ = parts_of(key)
-    return tenant_topic(tenant, "own-ticks" if exchange.startswith(OWN_PREFIX) else "ticks")
+    tenant, dataset, _, _ = parts_of(key)
+    return tenant_topic(tenant, dataset)
 
 
 def _tick(source: Source, record: RawRecord) -> Tick | str:

@@ -103,7 +103,7 @@ class Shard:
         return replace(result, folded=folded)
 
     def _fold_key(self, source: Source, key: str, inputs: Sequence[Row], skipped: Counter[str]) -> Iterable[Folded]:
-        tenant, exchange, product = parts_of(key)
+        tenant, _, exchange, product = parts_of(key)
         state = self.states.get(key) or engine.new_state(
             exchange, product, source.dataset, topic_id=source.topic_id, partition=source.partition
         )
@@ -204,7 +204,7 @@ class Shard:
 
     @staticmethod
     def _watches(rule: ActiveRule, key: str) -> bool:
-        _, exchange, product = parts_of(key)
+        _, _, exchange, product = parts_of(key)
         return applies(rule, exchange, product)
 
     # ---- outputs ----
@@ -227,7 +227,7 @@ class Shard:
             self._changes.entries.update([alert_entry(number, None)])
 
     def _outputs(self, key: str, step: Folded, *, decided: bool) -> list[Output]:
-        tenant, exchange, product = parts_of(key)
+        tenant, _, exchange, product = parts_of(key)
         record_key = product.encode()
         direct: list[Output] = []
         for alert in step.alerts:
@@ -329,7 +329,7 @@ class Shard:
         self._clocks.wait_for((source_topic(key), self._connection(key)), key, deadline)
 
     def _connection(self, key: str) -> str:
-        _, exchange, product = parts_of(key)
+        _, _, exchange, product = parts_of(key)
         return self._connection_of(exchange, product)
 
 

@@ -11,7 +11,7 @@ from streams.engine.snapshot import FORMAT, SnapshotError, entries, restore
 from tests.support.oracle import Sourced
 from tests.support.ticking import Run, folded, inputs, rule, splits, streams, tick
 
-KEY = "acme/coinbase/BTC-USD"
+KEY = "acme/ticks/coinbase/BTC-USD"
 LIMIT = 256 * 1024
 
 
@@ -60,9 +60,9 @@ def test_a_restored_state_goes_on_as_the_one_that_was_stored() -> None:
 def test_keys_are_told_apart() -> None:
     one, other = folded([tick(1, 10.0)]).state, folded([tick(1, 20.0)]).state
 
-    held = stored(KEY, one) | stored("acme-2/coinbase/BTC-USD", other)
+    held = stored(KEY, one) | stored("acme-2/ticks/coinbase/BTC-USD", other)
 
-    assert restore(held) == {KEY: one, "acme-2/coinbase/BTC-USD": other}
+    assert restore(held) == {KEY: one, "acme-2/ticks/coinbase/BTC-USD": other}
 
 
 def test_a_key_without_records_is_stored_too() -> None:

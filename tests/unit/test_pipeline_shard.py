@@ -43,7 +43,7 @@ def test_records_are_folded_by_key_and_leave_for_their_tenants_topics() -> None:
     assert folding.folded == 50
     assert {output.topic for output in folding.outputs} == {"ps.acme.stats.v1", "ps.acme.bars.v1"}
     assert {output.key for output in folding.outputs} == {b"BTC-USD", b"ETH-USD"}
-    assert set(world.shard.states) == {"acme/coinbase/BTC-USD", "acme/coinbase/ETH-USD"}
+    assert set(world.shard.states) == {"acme/ticks/coinbase/BTC-USD", "acme/ticks/coinbase/ETH-USD"}
     assert world.shard.positions["ps.acme.ticks.v1"] == Position("id-of-ps.acme.ticks.v1", 50)
 
 
@@ -225,8 +225,8 @@ def test_a_parked_tenant_goes_back_to_its_last_checkpoint_and_the_others_stay() 
 
     world.shard.park("acme", None)
 
-    assert world.shard.states["acme/coinbase/BTC-USD"] is before["acme/coinbase/BTC-USD"]
-    assert world.shard.states["zeta/coinbase/BTC-USD"] is not before["zeta/coinbase/BTC-USD"]
+    assert world.shard.states["acme/ticks/coinbase/BTC-USD"] is before["acme/ticks/coinbase/BTC-USD"]
+    assert world.shard.states["zeta/ticks/coinbase/BTC-USD"] is not before["zeta/ticks/coinbase/BTC-USD"]
     assert [world.position(f"ps.{tenant}.ticks.v1") for tenant in ("acme", "zeta")] == [10, 20]
     cut = world.shard.cut()
     assert list(cut.tenants) == ["zeta"]
@@ -271,7 +271,7 @@ def test_a_topic_made_anew_begins_anew_and_leaves_no_entries() -> None:
     world.shard.forget("ps.acme.ticks.v1", names)
     world.checkpoint()
 
-    assert list(world.shard.states) == ["zeta/coinbase/BTC-USD"]
+    assert list(world.shard.states) == ["zeta/ticks/coinbase/BTC-USD"]
     assert not [name for name in world.committed if name.startswith("acme/")]
 
 
@@ -286,13 +286,13 @@ def test_a_checkpoint_writes_only_what_changed() -> None:
 
     entries = world.shard.cut().entries()
 
-    assert {name.split("|")[0] for name in entries} == {"acme/coinbase/BTC-USD", "_source/ps.acme.ticks.v1"}
+    assert {name.split("|")[0] for name in entries} == {"acme/ticks/coinbase/BTC-USD", "_source/ps.acme.ticks.v1"}
     assert not world.shard.dirty
 
 
 def test_a_keys_source_is_its_tenants_topic_of_own_or_platform_ticks() -> None:
-    assert source_topic("acme/coinbase/BTC/USD") == "ps.acme.ticks.v1"
-    assert source_topic("acme/x-desk/BTC-USD") == "ps.acme.own-ticks.v1"
+    assert source_topic("acme/ticks/coinbase/BTC/USD") == "ps.acme.ticks.v1"
+    assert source_topic("acme/own-ticks/x-desk/BTC-USD") == "ps.acme.own-ticks.v1"
 
 
 def test_alerts_and_statistics_of_a_restored_shard_go_on_where_they_were() -> None:
