@@ -26,6 +26,7 @@ from streams.engine.series import CLOCK_SLACK, GRACE, Series, SeriesFold
 from streams.engine.statistics import Subject
 
 NO_ALERTS: Final = AlertBook()
+MICROS_PER_MILLI: Final = 1_000
 TRADES: Final = "trades"
 BASIS_CHANGED: Final = "basis_changed"
 """The reason of alerts that end because prices live on another source from now on."""
@@ -166,6 +167,26 @@ def retire(state: KeyState, rule: ActiveRule, at: int) -> Folded:
     evaluation = _evaluation(state)
     evaluation.retire(rule, at)
     return Folded(replace(state, book=evaluation.finish()), [], [], evaluation.alerts, {})
+
+
+def switch(state: KeyState, at: int, rules: Sequence[ActiveRule], *, prices: bool) -> Folded:
+    """Let prices live on this source from append time `at` on (micros), or no longer: then what is open is closed.
+
+    A rule's alerts count up across the sources: what was given on the other one has lower numbers than `at` in
+    milliseconds.
+    """
+    if prices is state.prices:
+        return Folded(state, [], [], [], {})
+    evaluation = _evaluation(state)
+    if not prices:
+        evaluation.close_all([rule for rule in rules if rule.source == "prices"], at, BASIS_CHANGED)
+    after = replace(
+        state,
+        prices=prices,
+        first_seq=at // MICROS_PER_MILLI if prices else state.first_seq,
+        book=evaluation.finish(),
+    )
+    return Folded(after, [], [], evaluation.alerts, {})
 
 
 def next_deadline(state: KeyState, rules: Sequence[ActiveRule]) -> int | None:

@@ -521,3 +521,34 @@ def test_what_the_clock_decides_is_what_the_timers_say(data: st.DataObject) -> N
     assert len({alert.alert_id for alert in run.alerts}) == len(run.alerts)
     for each in active:
         assert seen(run.alerts, each) == expected(each, taken, until=clock)
+
+
+# ---- another source of prices ----
+
+
+def test_what_is_open_ends_when_prices_live_on_another_source() -> None:
+    active = [rule({"above": 100})]
+    run = folded([tick(0, 101, 1)], active)
+
+    run.take(engine.switch(run.state, micros(5), active, prices=False))
+
+    assert run.transitions == [("firing", 0), ("resolved", 5)]
+    assert run.alerts[-1].reason == "basis_changed"
+    assert not run.state.book.machines
+
+
+def test_a_source_that_takes_over_counts_on_above_the_one_before() -> None:
+    active = [rule({"above": 100})]
+    before = folded([tick(0, 101, 1), tick(1, 99, 2), tick(2, 101, 3)], active)
+    after = Run(active, engine.new_state("coinbase", "BTC-USD", "trades", prices=False))
+
+    after.take(engine.switch(after.state, micros(5), active, prices=True)).fold(inputs([tick(6, 101, 4)]))
+
+    assert after.transitions == [("firing", 6)]
+    assert after.alerts[0].seq > before.alerts[-1].seq
+
+
+def test_prices_that_stay_change_nothing() -> None:
+    state = folded([tick(0, 101, 1)], [rule({"above": 100})]).state
+
+    assert engine.switch(state, micros(5), [rule({"above": 100})], prices=True).state is state
