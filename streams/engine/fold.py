@@ -133,7 +133,7 @@ def fold(state: KeyState, records: KeyBatch | Sequence[Row], rules: Sequence[Act
         watermark=sorted_records.watermark,
         series=statistics.finish(state.watermark, sorted_records.watermark),
         seen=sorted_records.seen.finish(sorted_records.watermark),
-        book=evaluation.finish(),
+        book=evaluation.finish() if rules else state.book,
     )
     return Folded(after, statistics.stats, statistics.bars, evaluation.alerts, sorted_records.counts)
 

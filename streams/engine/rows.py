@@ -142,10 +142,10 @@ class Extent:
         floats = self.rows.floats[:, start:end]
         counts, opens = floats[COUNT], floats[OPEN]
         means = (opens - opens[0]) + floats[MEAN]
-        count = float(counts.sum())
-        mean = float((counts * means).sum()) / count
+        count = float(np.add.reduce(counts))
+        mean = float(np.add.reduce(counts * means)) / count
         deviations = means - mean
-        return Moments(mean, float((counts * deviations * deviations + floats[M2]).sum()))
+        return Moments(mean, float(np.add.reduce(counts * deviations * deviations + floats[M2])))
 
     def settle(self, count: int) -> None:
         """Count the next rows as settled."""

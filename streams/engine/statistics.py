@@ -98,12 +98,12 @@ def price_stat(view: View, revision: int) -> Stat:
     """Return the statistic of prices."""
     subject, extent = view.subject, view.extent
     floats = extent.rows.floats[:, view.start : view.end]
-    sums = floats[:SUMS].sum(axis=1).tolist()
+    sums = np.add.reduce(floats[:SUMS], axis=1).tolist()
     count = int(sums[COUNT])
     opened = high = low = close = mean = stddev = change = None
     if count:
         opened, close = float(floats[OPEN, 0]), float(floats[CLOSE, -1])
-        high, low = float(floats[HIGH].max()), float(floats[LOW].min())
+        high, low = float(np.maximum.reduce(floats[HIGH])), float(np.minimum.reduce(floats[LOW]))
         moments = extent.moments(view.start, view.end)
         mean = opened + moments.mean
         stddev = math.sqrt(moments.m2 / (count - 1)) if count > 1 else None
@@ -143,7 +143,7 @@ def price_stat(view: View, revision: int) -> Stat:
 def quote_stat(view: View, revision: int) -> Stat:
     """Return the statistic of quotes; some record with both sides must lie before `at`."""
     subject, rows = view.subject, view.extent.rows
-    sums = rows.floats[:SUMS, view.start : view.end].sum(axis=1).tolist()
+    sums = np.add.reduce(rows.floats[:SUMS, view.start : view.end], axis=1).tolist()
     newest = rows.ints[:, view.end - 1]
     count = int(sums[QUOTES])
     return Stat(
@@ -174,7 +174,7 @@ def bar_of(subject: Subject, extent: Extent, line: Line, end: int, *, first_time
     if start == stop:
         return None
     floats, ints = extent.rows.floats[:, start:stop], extent.rows.ints[:, start:stop]
-    sums = floats[:SUMS].sum(axis=1).tolist()
+    sums = np.add.reduce(floats[:SUMS], axis=1).tolist()
     begin = (end - line.seconds) * MICROS_PER_SECOND
     last = int(ints[OFFSET].argmax())
     return Bar(
@@ -184,8 +184,8 @@ def bar_of(subject: Subject, extent: Extent, line: Line, end: int, *, first_time
         period=line.name,
         start=begin,
         open=float(floats[OPEN, 0]),
-        high=float(floats[HIGH].max()),
-        low=float(floats[LOW].min()),
+        high=float(np.maximum.reduce(floats[HIGH])),
+        low=float(np.minimum.reduce(floats[LOW])),
         close=float(floats[CLOSE, -1]),
         volume=sums[VOLUME],
         quote_volume=sums[QUOTE_VOLUME],
@@ -251,9 +251,9 @@ def _returns(closes: Floats, reference: float, covered: int, grid: int) -> tuple
     if count < MIN_RETURNS:
         return None, None
     moves = log_returns(np.concatenate(((reference,), closes)))
-    squares = float((moves * moves).sum())
-    average = float(moves.sum()) / count
+    squares = float(np.add.reduce(moves * moves))
+    average = float(np.add.reduce(moves)) / count
     deviations = moves - average
-    spread = float((deviations * deviations).sum()) + (count - len(moves)) * average**2
+    spread = float(np.add.reduce(deviations * deviations)) + (count - len(moves)) * average**2
     volatility = math.sqrt(squares * YEAR_SECONDS / (covered / MICROS_PER_SECOND))
     return volatility, math.sqrt(spread / (count - 1))
