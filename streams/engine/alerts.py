@@ -84,7 +84,7 @@ class AlertFold:
         self._book = book
         self._transitions = Transitions(book.machines, exchange, product, first_seq)
         self._second = max(watermark // MICROS_PER_SECOND, book.decided)
-        self._decided, self._looked = book.decided, book.looked
+        self._decided, self._looked = book.decided, 0
         self._batch: RowBatch | ColumnBatch = RowBatch(())
         self._read = 0
         self._quoted = False
@@ -101,7 +101,6 @@ class AlertFold:
 
         Where a rule is over a window, `windows` has been called with the second of the records, all of one second.
         """
-        self._looked = 0
         if not len(records) or not rules:
             return
         self._remember()
@@ -120,7 +119,6 @@ class AlertFold:
         Called whenever a record's second passes the watermark's, with panes that end at or before it closed and
         without those records.
         """
-        self._looked = 0
         if until <= self._second:
             return
         seeing = _Seeing(panes, self._second, until)
@@ -140,7 +138,7 @@ class AlertFold:
     def clock(self, panes: Panes, until: int, rules: Sequence[ActiveRule]) -> None:
         """Let the event clock say `until`, micros: timers act, and windows up to 2 s before are evaluated."""
         horizon = until - CLOCK_SLACK
-        after, second = max(self._second, self._looked), horizon // MICROS_PER_SECOND
+        after, second = max(self._second, self._book.looked), horizon // MICROS_PER_SECOND
         seeing = _Seeing(panes, after, second)
         for order, rule in enumerate(rules):
             if rule.measure is not None:
@@ -154,7 +152,7 @@ class AlertFold:
                 continue
             self.acted_at = max(self.acted_at, acted_at)
         self._transitions.settle()
-        self._looked = max(after, second) if over_windows(rules) else self._looked
+        self._looked = max(after, second)
 
     def retire(self, rule: ActiveRule, at: int) -> None:
         """Close what a version has open, and forget the version."""
@@ -267,13 +265,11 @@ class AlertFold:
         transitions, measure, limit = self._transitions, watch.rule.measure, watch.rule.compared
         acted_at = 0
         for second in seeing.seconds(measure) if seeing and measure else ():
-            at = second * MICROS_PER_SECOND
-            acted_at = max(acted_at, transitions.timers(watch, at, self._see, silent=not by_clock))
             value = seeing.value(measure, second) if seeing and measure else None
             if value is None or not isinstance(limit, Limit):
                 continue
-            if watch.due is not None and watch.due <= at:
-                transitions.timers(watch, at, self._see)
+            at = second * MICROS_PER_SECOND
+            acted_at = max(acted_at, transitions.timers(watch, at, self._see))
             if self._window(watch, value, signal(limit, value), at):
                 acted_at = at
         return max(acted_at, transitions.timers(watch, until, self._see, silent=not by_clock))

@@ -28,9 +28,7 @@ LOOKBACK_SECONDS: Final = 1_200
 LOOKBACK_MINUTES: Final = 90_000
 """How far back, in seconds, panes of 1 m are asked for: a window of 1 h after a baseline of 24 h."""
 MIN_RETURNS: Final = 10
-"""Below it there is no volatility."""
-MIN_SCORED_RETURNS: Final = 30
-"""Below it there is no z-score."""
+"""Below it there is neither a volatility nor a z-score."""
 MAD_SCALE: Final = 1.4826
 """Makes the median absolute deviation of a normal distribution its standard deviation (Rousseeuw and Croux, 1993)."""
 
@@ -143,20 +141,21 @@ def _volume_ratio(panes: Panes, at: int, seconds: int, baseline: int) -> float |
 def _zscore(rows: PaneRows, reference: float, at: int, count: int) -> float | None:
     """Return |r - median| / (1.4826 MAD) of the log returns of a clock grid of 1 s, r being that of the last second.
 
-    A second without records has return 0, as in the statistics. None under MIN_SCORED_RETURNS returns, and where the
-    MAD is 0: more than half of the returns are equal then, mostly because most seconds have no record.
+    A second without records has return 0, as in the statistics. None under MIN_RETURNS returns. Where the MAD is 0
+    (more than half of the returns are equal, mostly because most seconds have no record) a return that is the median
+    has score 0, and any other none.
     """
-    if count < MIN_SCORED_RETURNS:
+    if count < MIN_RETURNS:
         return None
     returns = np.zeros(count)
     moves = _log_returns(np.concatenate(((reference,), rows.close)))
     returns[: len(moves)] = moves
     median = _median(returns)
-    deviation = MAD_SCALE * _median(np.abs(returns - median))
-    if deviation <= 0:
-        return None
     newest = float(moves[-1]) if len(rows) and int(rows.second[-1]) == at - 1 else 0.0
-    score = abs(newest - median) / deviation
+    distance, deviation = abs(newest - median), MAD_SCALE * _median(np.abs(returns - median))
+    if distance == 0:
+        return 0.0
+    score = distance / deviation if deviation > 0 else math.inf
     return score if math.isfinite(score) else None
 
 

@@ -118,14 +118,15 @@ class Transitions:
             self.keep(watch, replace(watch.held, value=None))
 
     def timers(self, watch: Watch, until: int, see: See, *, silent: bool = True) -> int:
-        """Let a rule's timers act that end at or before `until`; return the time of the last one that did, or 0.
+        """Let a rule's timers act that end at or before `until`; return the time of the last that reports, or 0.
 
         `silent` False: not those that report nothing.
         """
         acted_at = 0
         while watch.due is not None and watch.due <= until and (silent or not watch.silent):
-            acted_at = watch.due
-            self.react(watch, Signal.TIMER, acted_at, see)
+            at = watch.due
+            acted_at = acted_at if watch.silent else at
+            self.react(watch, Signal.TIMER, at, see)
         return acted_at
 
     def retire(self, rule: ActiveRule, at: int, reason: str, last_prices: list[PricePoint], order: int = 0) -> None:

@@ -5,8 +5,9 @@ How the design is read where it leaves room:
   the windows of those instants that are evaluated after it, never in those that were evaluated before it;
 - a window condition is evaluated at each whole second (minute, where window or baseline exceeds 15 m) at which a pane
   closes, leaves the window or leaves the baseline, once the watermark has reached it, or the clock 2 s after it;
-- what has no value (an empty window, under 10 returns, no spread of returns, a baseline not yet seen whole or empty)
-  is clear;
+- in an empty window the price stands: its change is 0;
+- what has no value (under 10 returns, a return off the median where more than half are equal, a baseline not yet seen
+  whole or empty) is neither true nor clear and changes nothing;
 - the baseline of a volume is what lies before the window: its volume divided by how many windows fit into it;
 - a z-score judges the last of the window's 1 s returns against all of them, itself included;
 - at one instant timers come first, then the windows that end there, then records;
@@ -165,7 +166,7 @@ def _change(series: Series, condition: Mapping[str, Any], at: int) -> float | No
     start = at - duration(condition["window"])
     inside, earlier = series.between(start, at), series.before(start)
     if not inside:
-        return None
+        return 0.0 if earlier else None
     reference = Fraction((earlier or inside[0]).price)
     return float(100 * (Fraction(inside[-1].price) - reference) / reference)
 
@@ -193,7 +194,8 @@ def _zscore(series: Series, condition: Mapping[str, Any], at: int) -> float | No
         return None
     middle = median(returns)
     spread = median(abs(one - middle) for one in returns)
-    return abs(returns[-1] - middle) / (1.4826 * spread) if spread else None
+    distance = abs(returns[-1] - middle)
+    return distance / (1.4826 * spread) if spread else None if distance else 0.0
 
 
 _VALUES: Final[Mapping[str, Callable[[Series, Mapping[str, Any], int], float | None]]] = {
@@ -224,7 +226,8 @@ def _pass(machine: "Machine", windows: _Windows, after: float, until: int) -> No
     for instant in windows.instants(after, until):
         machine.run_to(instant)
         value = windows.value(instant)
-        machine.judge(machine.rule.verdict(value), value, instant)
+        if value is not None:
+            machine.judge(machine.rule.verdict(value), value, instant)
     machine.run_to(until)
 
 
@@ -267,11 +270,9 @@ class Rule:
         found = (value for name, value in self.condition.items() if name.startswith(prefixes))
         return float(next(found, default))
 
-    def verdict(self, value: float | None) -> str:
+    def verdict(self, value: float) -> str:
         """Return what a value says: true, clear or neither (between the threshold and where it is clear again)."""
         clear = self._named("clear", default=self.threshold)
-        if value is None:
-            return "clear"
         if any(name.startswith("above") for name in self.condition):
             return "true" if value > self.threshold else "clear" if value <= clear else "neither"
         return "true" if value < self.threshold else "clear" if value >= clear else "neither"
