@@ -3,20 +3,30 @@
 import argparse
 import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, cast
+
+from benchmarks.choice import Choice, Figures
 
 _NAMES: Final = {
     "feed": "frames of an exchange to acknowledged Kafka records: decoding, encoding, fan-out, latency",
+    "streams": "ticks to windows and alerts: against Quix Streams, Faust, Bytewax and Kafka Streams",
 }
+_IN_PARTS: Final = frozenset({"streams"})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark that the command line names."""
     asked = _parser().parse_args(arguments)
-    run = cast(Callable[[bool], dict[str, float]], importlib.import_module(f"benchmarks.{asked.name}").run)
-    figures = run(asked.quick)
-    print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+    figures = _run(asked.name, Choice(asked.only, asked.repetitions), quick=asked.quick)
+    print(json.dumps({name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}))
+
+
+def _run(name: str, choice: Choice, *, quick: bool) -> Mapping[str, float | str | None]:
+    run = importlib.import_module(f"benchmarks.{name}").run
+    if name in _IN_PARTS:
+        return cast(Callable[[bool, Choice], Figures], run)(quick, choice)
+    return cast(Callable[[bool], dict[str, float]], run)(quick)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -29,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("name", choices=sorted(_NAMES), metavar="NAME", help="one of those listed below")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: a smoke test, not a measurement")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="these parts (streams)")
+    parser.add_argument("--repetitions", type=int, metavar="N", help="rounds of each part (streams)")
     return parser
 
 

@@ -4,14 +4,41 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.feed_codec import measure
+from benchmarks.peers.race import Turn
 from benchmarks.rounds import Rounds, percentile
+from benchmarks.streams_windows import Outcome, figures
 
 
 def test_help_lists_the_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
 
-    assert "feed " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "feed " in told
+    assert "streams " in told
+
+
+def test_the_streams_benchmark_knows_its_parts() -> None:
+    with pytest.raises(SystemExit, match="no such part: flink"):
+        main(["streams", "--quick", "--only", "flink"])
+
+
+def test_a_peer_that_cannot_be_had_is_reported_as_null_with_the_reason() -> None:
+    outcome = Outcome({"lane": [Turn(100, 1.0, 0.5, 1)], "quix": [None]}, {"quix": "not here"})
+
+    told = figures(outcome)
+
+    assert told["tumbling_vs_quix"] is None
+    assert told["tumbling_vs_quix_reason"] == "not here"
+    assert "tumbling_vs_bytewax" not in told
+
+
+def test_ratios_of_the_race_compare_within_each_round() -> None:
+    fast, slow = Turn(1000, 1.0, 0.5, 1), Turn(1000, 10.0, 8.0, 1)
+    outcome = Outcome({"lane": [fast, None, slow], "quix": [slow, slow, slow]})
+
+    assert outcome.ratio("lane", "quix") == pytest.approx(5.5)
+    assert outcome.cpu_ratio("lane", "quix") == pytest.approx(8.5)
 
 
 def test_both_paths_of_the_feed_write_equal_bytes_and_are_timed() -> None:
