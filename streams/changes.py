@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from streams.engine import snapshot
 from streams.engine.fold import KeyState
-from streams.engine.rules import ActiveRule
+from streams.engine.rules import ActiveRule, RuleKey
 from streams.entries import PendingAlert, Position, alert_entry, position_entry, rule_entry
 
 
@@ -30,6 +30,7 @@ class Changes:
     """All tenants' changes, and entries that are never taken back (rules learned, alerts acknowledged)."""
 
     tenants: dict[str, TenantChanges] = field(default_factory=dict)
+    rules: dict[RuleKey, ActiveRule] = field(default_factory=dict)
     entries: dict[str, bytes | None] = field(default_factory=dict)
 
     def of(self, tenant: str) -> TenantChanges:
@@ -37,15 +38,18 @@ class Changes:
         return self.tenants.setdefault(tenant, TenantChanges())
 
     def __bool__(self) -> bool:
-        return bool(self.tenants or self.entries)
+        return bool(self.tenants or self.rules or self.entries)
 
 
 @dataclass(slots=True)
 class TenantCut:
-    """One tenant's part of a checkpoint: from what each state came to what it is, positions, pending alerts."""
+    """One tenant's part of a checkpoint: from what each state came to what it is, positions, pending alerts.
+
+    With each state stands when its clock next has something to do, as `snapshot.entries` takes it.
+    """
 
     former: TenantChanges
-    states: Mapping[str, KeyState]
+    states: Mapping[str, tuple[KeyState, int]]
     positions: Mapping[str, Position]
     alerts: Mapping[int, PendingAlert]
 
@@ -55,14 +59,16 @@ class Cut:
     """A checkpoint to write: a consistent state between two batches."""
 
     tenants: dict[str, TenantCut]
+    rules: Mapping[RuleKey, ActiveRule]
     loose: dict[str, bytes | None]
 
     def entries(self) -> dict[str, bytes | None]:
         """Return the state entries to write, by name; a None value removes one."""
         written: dict[str, bytes | None] = dict(self.loose)
+        written |= dict(rule_entry(rule, kept=True) for rule in self.rules.values())
         for cut in self.tenants.values():
-            for key, state in cut.states.items():
-                written |= snapshot.entries(key, cut.former.states[key], state)
+            for key, (state, due) in cut.states.items():
+                written |= snapshot.entries(key, cut.former.states[key], state, due)
             written |= dict(position_entry(topic, position) for topic, position in cut.positions.items())
             written |= dict(alert_entry(number, alert) for number, alert in cut.alerts.items())
             written |= dict(rule_entry(rule, kept=False) for rule in cut.former.ended)

@@ -6,7 +6,6 @@ up since (`FeedStates.running`), so that an outage lets no timer act, and a repl
 
 import heapq
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from pulsestream.core.clock import MICROS_PER_SECOND
@@ -70,19 +69,12 @@ class FeedStates:
         return spent + (now - since if self.connected(connection) else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Anchor:
-    """A key's event time at a moment of its connection's running time."""
-
-    event_time: int
-    running: int
-
-
 class EventClocks:
     """The clocks of one shard's keys, and a queue of what is due for each (source topic, connection)."""
 
     def __init__(self) -> None:
-        self._anchors: dict[str, _Anchor] = {}
+        #: How far each key's event time is ahead of its connection's running time.
+        self._ahead: dict[str, int] = {}
         self._due: dict[str, int] = {}
         self._queues: dict[tuple[str, str], list[tuple[int, str]]] = {}
 
@@ -91,38 +83,47 @@ class EventClocks:
         """The (source topic, connection) pairs in which something may fall due."""
         return [pair for pair, queue in self._queues.items() if queue]
 
+    def runs(self, key: str) -> bool:
+        """Return whether a key's clock was set."""
+        return key in self._ahead
+
     def heard(self, key: str, event_time: int, running: int) -> None:
         """Set a key's clock: it is `event_time` there now, at its connection's running time `running`."""
-        self._anchors[key] = _Anchor(event_time, running)
+        self._ahead[key] = event_time - running
 
     def wait_for(self, pair: tuple[str, str], key: str, deadline: int | None) -> None:
         """Queue a key for when its clock reaches `deadline`; None: for nothing."""
-        anchor = self._anchors.get(key)
-        if deadline is None or anchor is None:
+        ahead = self._ahead.get(key)
+        if deadline is None or ahead is None:
             self._due.pop(key, None)
             return
-        due = anchor.running + deadline - anchor.event_time
+        due = deadline - ahead
         if self._due.get(key) != due:
             self._due[key] = due
             heapq.heappush(self._queues.setdefault(pair, []), (due, key))
+
+    def deadline(self, key: str) -> int | None:
+        """Return the event time, micros, that a key waits for, or None."""
+        due = self._due.get(key)
+        return None if due is None else due + self._ahead[key]
 
     def is_due(self, pair: tuple[str, str], running: int) -> bool:
         """Return whether a key of this pair may be due."""
         queue = self._queues.get(pair)
         return bool(queue) and queue[0][0] <= running  # type: ignore[index] # bool(queue) says it is there
 
-    def take_due(self, pair: tuple[str, str], running: int) -> list[tuple[str, int]]:
-        """Return the keys that are due with their event clocks, and take them off the queue."""
-        queue, taken = self._queues.get(pair, []), []
-        while queue and queue[0][0] <= running:
+    def take_due(self, pair: tuple[str, str], running: int, limit: int | None = None) -> list[tuple[str, int]]:
+        """Return the keys that are due with their event clocks, at most `limit`, and take them off the queue."""
+        queue = self._queues.get(pair, [])
+        taken: list[tuple[str, int]] = []
+        while queue and queue[0][0] <= running and len(taken) != limit:
             due, key = heapq.heappop(queue)
             if self._due.get(key) == due:
                 del self._due[key]
-                anchor = self._anchors[key]
-                taken.append((key, anchor.event_time + running - anchor.running))
+                taken.append((key, self._ahead[key] + running))
         return taken
 
     def forget(self, key: str) -> None:
         """Drop a key's clock."""
-        self._anchors.pop(key, None)
+        self._ahead.pop(key, None)
         self._due.pop(key, None)

@@ -16,10 +16,11 @@ from pulsestream.core.log import logger
 from pulsestream.core.metrics import STREAM_CHECKPOINT_SECONDS, STREAM_RECORDS, STREAM_SKIPPED
 from streams.changes import Cut
 from streams.checkpoint import StatePartition
+from streams.emission import Output
 from streams.entries import OWNER, Position
 from streams.intake import RawRecord, Source
 from streams.outputs import Outputs, Receipt
-from streams.pipeline import Folding, Output, Shard
+from streams.pipeline import Folding, Shard
 from streams.rulebook import RuleChange
 
 UNCONFIRMED_LIMIT: Final = 4.0

@@ -14,8 +14,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from pulsestream.core.kafka import producer_config
 from pulsestream.core.metrics import STREAM_EMITTED
 from pulsestream.core.settings import Settings
+from streams.emission import Output
 from streams.errors import DeliveryError
-from streams.pipeline import Output
 
 POLL_WAIT: Final = 0.1
 """Seconds that the polling thread waits for delivery reports."""
@@ -125,7 +125,11 @@ class Outputs:
 
         try:
             self._producer.produce(
-                output.topic, output.value, output.key, on_delivery=delivered, headers=[*output.headers]
+                output.topic,
+                output.value,
+                output.key,
+                on_delivery=delivered,
+                headers=output.headers,  # type: ignore[arg-type] # it is only read
             )
         except BufferError:
             receipt.settle()

@@ -8,29 +8,34 @@ before any later record) is an input: it goes into a checkpoint before it has an
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Final, TypeVar
 
-from pulsestream.core.headers import Headers, cloud_event
 from pulsestream.core.log import logger
-from pulsestream.core.topics import tenant_topic
-from schemas.codec import codec
-from schemas.records import Alert, Bar, Stat
-from streams.changes import Changes, Cut, TenantCut
+from streams.changes import Changes, Cut, TenantChanges, TenantCut
+from streams.emission import Output, alert_output, emitted, pending_output
 from streams.engine import fold as engine
 from streams.engine import snapshot
+from streams.engine.cut import KeyBatch
 from streams.engine.fold import Folded, KeyState
 from streams.engine.inputs import Row
-from streams.engine.rules import ActiveRule, applies
-from streams.entries import PendingAlert, Position, Restored, alert_entry, rule_entry
+from streams.engine.rules import ActiveRule, lives_on
+from streams.entries import PendingAlert, Position, Restored, alert_entry
 from streams.eventclock import EventClocks
 from streams.intake import RawRecord, Source, parts_of, source_topic, take_in
 from streams.outbox import Outbox
 from streams.rulebook import RuleChange
+from streams.ruleset import Concern, RuleSet, concerns
+from streams.states import States
+
+SETTLED_AT_ONCE: Final = 500
+"""Keys whose next deadline is worked out anew in one tick, after a change of rules or a take-over."""
+ADVANCED_AT_ONCE: Final = 2_000
+"""Keys of one source topic whose clocks act in one tick: more would keep batches waiting."""
+CHECKED_AT_ONCE: Final = 50_000
+"""Keys that are looked at in one tick for what ended rules left open."""
 
 _log = logger(__name__)
-_STAT: Final = codec(Stat)
-_ALERT: Final = codec(Alert)
-_BAR: Final = codec(Bar)
 _V = TypeVar("_V")
 
 ConnectionOf = Callable[[str, str], str]
@@ -41,23 +46,6 @@ AtEnd = Callable[[str], bool]
 """Returns whether everything in this shard's partition of a source topic is folded, by a fetch of just now."""
 ReadWhole = Callable[[str], bool]
 """Returns the same for all sources of a tenant, those included of which nothing was folded yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A record for one of a tenant's topics; `alert` is its number when it is a pending alert."""
-
-    tenant: str
-    dataset: str
-    key: bytes
-    value: bytes
-    headers: Headers
-    alert: int | None = None
-
-    @property
-    def topic(self) -> str:
-        """The topic that it goes to."""
-        return tenant_topic(self.tenant, self.dataset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +61,19 @@ class Shard:
     """The state of one partition. Not safe to share between threads."""
 
     def __init__(self, restored: Restored, connection_of: ConnectionOf, running: Running) -> None:
-        self.states: dict[str, KeyState] = snapshot.restore(restored.engine)
+        self.states = States(restored.engine)
         self.positions: dict[str, Position] = dict(restored.positions)
         self.outbox = Outbox(restored.alerts)
         self.parked: set[str] = set()
-        self._rules = {(rule.rule_id, rule.version): rule for rule in restored.rules}
+        self._rules = RuleSet(restored.rules)
         self._rules_of: dict[str, tuple[ActiveRule, ...]] = {}
         self._changes = Changes()
         self._clocks = EventClocks()
+        #: Keys whose next deadline has to be worked out anew.
+        self._unsettled: dict[str, None] = {}
         self._connection_of = connection_of
         self._running = running
-        for key in self.states:
-            self._set_clock(key)
+        self._wind_up(restored.rules)
 
     # ---- records ----
 
@@ -95,24 +84,34 @@ class Shard:
         folded = 0
         for key, inputs in intake.inputs.items():
             before = self.states.get(key)
+            watermark = before.watermark if before else 0
             for step in self._fold_key(source, key, inputs, result.skipped):
                 folded += step.counts.get("folded", 0)
                 result.outputs.extend(self._outputs(key, step, decided=False))
-            self._heard(key, before)
+            self._after_fold(key, watermark)
         self._move(source, records[-1].offset + 1)
         return replace(result, folded=folded)
 
-    def _fold_key(self, source: Source, key: str, inputs: Sequence[Row], skipped: Counter[str]) -> Iterable[Folded]:
+    def _fold_key(
+        self, source: Source, key: str, inputs: KeyBatch | Sequence[Row], skipped: Counter[str]
+    ) -> Iterable[Folded]:
         tenant, _, exchange, product = parts_of(key)
         state = self.states.get(key) or engine.new_state(
             exchange, product, source.dataset, topic_id=source.topic_id, partition=source.partition
         )
-        for step in _fold_or_bisect(state, inputs, self._rules_for(key), skipped):
+        for step in _fold_or_bisect(state, inputs, self._rules_for(key, state), skipped):
             self._replace(tenant, key, step.state)
             for reason, count in step.counts.items():
                 if reason != "folded" and count:
                     skipped[reason] += count
             yield step
+
+    def _after_fold(self, key: str, watermark: int) -> None:
+        state = self.states.get(key)
+        if state is not None:
+            if state.watermark > watermark:
+                self._heard(key, state.watermark)
+            self._wait(key)
 
     def _move(self, source: Source, next_offset: int) -> None:
         self._changes.of(source.tenant).positions.setdefault(source.topic, self.positions.get(source.topic))
@@ -122,30 +121,43 @@ class Shard:
 
     def tick(self, connected: Callable[[str], bool], at_end: AtEnd) -> list[Output]:
         """Let the event clocks act, on keys whose source is read to its end and whose connection is up."""
+        self._settle()
         outputs: list[Output] = []
         for topic, connection in self._clocks.queues:
             running = self._running(connection)
             tenant = topic.split(".")[1]
             due = self._clocks.is_due((topic, connection), running)
             if due and tenant not in self.parked and connected(connection) and at_end(topic):
-                for key, clock in self._clocks.take_due((topic, connection), running):
+                for key, clock in self._clocks.take_due((topic, connection), running, ADVANCED_AT_ONCE):
                     outputs += self._advance(key, clock)
         return outputs
 
     def end_rules(self, read_whole: ReadWhole) -> None:
-        """Close what ended rules left open, where every record they are for has been folded, and forget them."""
-        for rule in [rule for rule in self._rules.values() if rule.ended_at is not None]:
-            if rule.tenant not in self.parked and read_whole(rule.tenant):
-                for key in [key for key in self.states if key.startswith(f"{rule.tenant}/")]:
-                    if self._watches(rule, key):
-                        self._retire(key, rule)
-                del self._rules[rule.rule_id, rule.version]
-                self._changes.of(rule.tenant).ended.append(rule)
-                self._forget_rules_of(rule.tenant)
+        """Close what ended rules left open, where every record they are for has been folded, and forget them.
+
+        Many that end together are worked off in several calls.
+        """
+        checked = 0
+        for tenant, rules in self._rules.ended.items():
+            if tenant in self.parked or checked > CHECKED_AT_ONCE or not read_whole(tenant):
+                continue
+            done: set[Concern] = set()
+            for rule in rules:
+                keys = self.states.about(concerns(rule))
+                for key in [key for key in keys if self.states.holds_machine(key, rule.key)]:
+                    self._retire(key, rule)
+                self._rules.remove(rule)
+                self._changes.of(tenant).ended.append(rule)
+                done.update(concerns(rule))
+                checked += len(keys)
+                if checked > CHECKED_AT_ONCE:
+                    break
+            self._ask_again(done)
 
     def _advance(self, key: str, clock: int) -> list[Output]:
         try:
-            step = engine.advance(self.states[key], clock, self._rules_for(key))
+            state = self.states[key]
+            step = engine.advance(state, clock, self._rules_for(key, state))
         except Exception:  # noqa: BLE001 - one key's state must not stop the others; its next record lets it go on
             _log.error("the clock cannot act", key=key, clock=clock, exc_info=True)
             return []
@@ -161,6 +173,45 @@ class Shard:
             self._replace(parts_of(key)[0], key, step.state)
         return self._outputs(key, step, decided=True)
 
+    def _wind_up(self, rules: Iterable[ActiveRule]) -> None:
+        """Set the clocks of restored keys, by what their entries say; rules over windows may ask for more."""
+        for key, seen in self.states.glances():
+            if seen.due == snapshot.DUE_UNKNOWN:
+                self._unsettled[key] = None
+            elif seen.due != snapshot.NOTHING_DUE:
+                self._heard(key, max(seen.watermark, seen.clock_mark))
+                self._clocks.wait_for(self._queue(key), key, seen.due)
+        self._unsettle(rules)
+
+    def _heard(self, key: str, event_time: int) -> None:
+        self._clocks.heard(key, event_time, self._running(self._connection(key)))
+
+    def _wait(self, key: str) -> None:
+        """Queue a key for its next deadline."""
+        state = self.states[key]
+        if not self._clocks.runs(key):
+            self._heard(key, max(state.watermark, state.clock_mark))
+        self._unsettled.pop(key, None)
+        self._clocks.wait_for(self._queue(key), key, engine.next_deadline(state, self._rules_for(key, state)))
+
+    def _settle(self) -> None:
+        for key in list(islice(self._unsettled, SETTLED_AT_ONCE)):
+            if key in self.states:
+                self._wait(key)
+            self._unsettled.pop(key, None)
+
+    def _unsettle(self, rules: Iterable[ActiveRule]) -> None:
+        """Let keys find their deadlines anew where a rule over a window may bring one; other rules ask for records."""
+        timed = {concern for rule in rules if rule.measure is not None for concern in concerns(rule)}
+        self._unsettled |= dict.fromkeys(self.states.about(timed))
+
+    def _queue(self, key: str) -> tuple[str, str]:
+        return source_topic(key), self._connection(key)
+
+    def _connection(self, key: str) -> str:
+        _, _, exchange, product = parts_of(key)
+        return self._connection_of(exchange, product)
+
     # ---- rules ----
 
     def learn(self, changes: Iterable[RuleChange]) -> None:
@@ -168,53 +219,30 @@ class Shard:
 
         Then folding a record again gives the same alerts, whatever was learned meanwhile: append times decide.
         """
-        for change in changes:
-            self._learn(change)
+        put = [rule for change in changes for rule in self._rules.learn(change)]
+        for rule in put:
+            self._changes.rules[rule.key] = rule
+        self._ask_again({concern for rule in put for concern in concerns(rule)})
+        self._unsettle(put)
 
-    def _learn(self, change: RuleChange) -> None:
-        older = [
-            rule
-            for (rule_id, version), rule in self._rules.items()
-            if rule_id == change.rule_id and rule.ended_at is None and version < change.version
-        ]
-        for rule in older:
-            self._put_rule(replace(rule, ended_at=change.at))
-        new = change.rule if change.rule and (change.rule_id, change.version) not in self._rules else None
-        if new is not None:
-            self._put_rule(new)
+    def _ask_again(self, about: Iterable[Concern]) -> None:
+        for key in self.states.about(about):
+            self._rules_of.pop(key, None)
 
-    def _put_rule(self, rule: ActiveRule) -> None:
-        self._rules[rule.rule_id, rule.version] = rule
-        self._changes.entries.update([rule_entry(rule, kept=True)])
-        self._forget_rules_of(rule.tenant)
-
-    def _forget_rules_of(self, tenant: str) -> None:
-        for key in [key for key in self._rules_of if key.startswith(f"{tenant}/")]:
-            del self._rules_of[key]
-        for key in [key for key in self.states if key.startswith(f"{tenant}/")]:
-            self._wait(key)
-
-    def _rules_for(self, key: str) -> tuple[ActiveRule, ...]:
+    def _rules_for(self, key: str, state: KeyState) -> tuple[ActiveRule, ...]:
         rules = self._rules_of.get(key)
         if rules is None:
-            tenant = parts_of(key)[0]
-            rules = tuple(r for r in self._rules.values() if r.tenant == tenant and self._watches(r, key))
+            tenant, dataset, exchange, product = parts_of(key)
+            applying = self._rules.of(tenant, exchange, product)
+            rules = tuple(rule for rule in applying if lives_on(rule, dataset, prices=state.prices))
             self._rules_of[key] = rules
         return rules
-
-    @staticmethod
-    def _watches(rule: ActiveRule, key: str) -> bool:
-        _, _, exchange, product = parts_of(key)
-        return applies(rule, exchange, product)
 
     # ---- outputs ----
 
     def pending(self) -> list[Output]:
         """Return the pending alerts that may be sent now, in order; each is counted as sent."""
-        return [
-            Output(parts_of(alert.key)[0], "alerts", alert.record_key, alert.value, alert.headers, number)
-            for number, alert in self.outbox.take_ready(self.parked)
-        ]
+        return [pending_output(alert, number) for number, alert in self.outbox.take_ready(self.parked)]
 
     def put_off(self, output: Output) -> None:
         """Count a pending alert as not sent after all."""
@@ -227,24 +255,15 @@ class Shard:
             self._changes.entries.update([alert_entry(number, None)])
 
     def _outputs(self, key: str, step: Folded, *, decided: bool) -> list[Output]:
-        tenant, _, exchange, product = parts_of(key)
-        record_key = product.encode()
         direct: list[Output] = []
         for alert in step.alerts:
-            headers = cloud_event(alert.alert_id, "pulsestream.alert.v1", f"/{exchange}", alert.at)
-            value = _ALERT.encode(alert)
+            output = alert_output(key, alert)
             if decided or self.outbox.holds(key):
-                number = self.outbox.add(PendingAlert(key, record_key, value, headers))
-                self._changes.of(tenant).alerts.append(number)
+                number = self.outbox.add(PendingAlert(key, output.key, output.value, output.headers))
+                self._changes.of(output.tenant).alerts.append(number)
             else:
-                direct.append(Output(tenant, "alerts", record_key, value, headers))
-        for bar in step.bars:
-            headers = cloud_event(bar.event_id, "pulsestream.bar.v1", f"/{exchange}", bar.start)
-            direct.append(Output(tenant, "bars", record_key, _BAR.encode(bar), headers))
-        for stat in step.stats:
-            headers = cloud_event(stat.event_id, "pulsestream.stat.v1", f"/{exchange}", stat.at)
-            direct.append(Output(tenant, "stats", record_key, _STAT.encode(stat), headers))
-        return direct
+                direct.append(output)
+        return direct + emitted(key, step)
 
     # ---- checkpoints ----
 
@@ -259,13 +278,18 @@ class Shard:
         tenants = {
             tenant: TenantCut(
                 former,
-                {key: self.states[key] for key in former.states},
+                {key: (self.states[key], self._due(key)) for key in former.states},
                 {topic: self.positions[topic] for topic in former.positions},
                 {number: self.outbox.get(number) for number in former.alerts},
             )
             for tenant, former in changes.tenants.items()
         }
-        return Cut(tenants, changes.entries)
+        return Cut(tenants, changes.rules, changes.entries)
+
+    def _due(self, key: str) -> int:
+        if key in self._unsettled:
+            return snapshot.DUE_UNKNOWN
+        return self._clocks.deadline(key) or snapshot.NOTHING_DUE
 
     def written(self, cut: Cut) -> None:
         """Let the alerts of a checkpoint be sent: it is on the broker."""
@@ -282,14 +306,21 @@ class Shard:
         former.append(waiting.former if waiting else None)
         for changes in former:
             if changes is not None:
-                _put_back(self.states, changes.states)
-                _put_back(self.positions, changes.positions)
-                self.outbox.drop(changes.alerts)
-                self._rules |= {(rule.rule_id, rule.version): rule for rule in changes.ended}
+                self._take_back(changes)
         self.outbox.send_again(tenant)
-        self._forget_rules_of(tenant)
-        for key in [key for key in self.states if key.startswith(f"{tenant}/")]:
-            self._set_clock(key)
+
+    def _take_back(self, changes: TenantChanges) -> None:
+        self.states.put_back(changes.states)
+        _put_back(self.positions, changes.positions)
+        self.outbox.drop(changes.alerts)
+        for rule in changes.ended:
+            self._rules.put(rule)
+        self._ask_again({concern for rule in changes.ended for concern in concerns(rule)})
+        for key in changes.states:
+            self._rules_of.pop(key, None)
+            self._clocks.forget(key)
+            if key in self.states:
+                self._wait(key)
 
     def unpark(self, tenant: str) -> None:
         """Let a tenant's keys be folded again, from `positions` on."""
@@ -298,7 +329,8 @@ class Shard:
     def forget(self, topic: str, names: Iterable[str]) -> None:
         """Drop the keys of a source topic that was deleted and made anew; `names` are their entries in the state."""
         for key in [key for key in self.states if source_topic(key) == topic]:
-            del self.states[key]
+            self.states.drop(key)
+            self._rules_of.pop(key, None)
             self._clocks.forget(key)
         self.positions.pop(topic, None)
         self._changes.entries.update(dict.fromkeys(names))
@@ -307,34 +339,9 @@ class Shard:
         self._changes.of(tenant).states.setdefault(key, self.states.get(key))
         self.states[key] = state
 
-    def _heard(self, key: str, before: KeyState | None) -> None:
-        after = self.states.get(key)
-        if after is None:
-            return
-        if before is None or after.watermark > before.watermark:
-            self._clocks.heard(key, after.watermark, self._running(self._connection(key)))
-        self._wait(key)
-
-    def _set_clock(self, key: str) -> None:
-        state = self.states.get(key)
-        if state is None:
-            self._clocks.forget(key)
-            return
-        self._clocks.heard(key, max(state.watermark, state.clock_mark), self._running(self._connection(key)))
-        self._wait(key)
-
-    def _wait(self, key: str) -> None:
-        state = self.states[key]
-        deadline = engine.next_deadline(state, self._rules_for(key))
-        self._clocks.wait_for((source_topic(key), self._connection(key)), key, deadline)
-
-    def _connection(self, key: str) -> str:
-        _, _, exchange, product = parts_of(key)
-        return self._connection_of(exchange, product)
-
 
 def _fold_or_bisect(
-    state: KeyState, inputs: Sequence[Row], rules: Sequence[ActiveRule], skipped: Counter[str]
+    state: KeyState, inputs: KeyBatch | Sequence[Row], rules: Sequence[ActiveRule], skipped: Counter[str]
 ) -> Iterable[Folded]:
     """Fold inputs; where that raises, fold the halves, so that only records that raise on their own are left out."""
     waiting = [inputs]
@@ -343,7 +350,9 @@ def _fold_or_bisect(
         try:
             step = engine.fold(state, part, rules)
         except Exception:  # noqa: BLE001 - whatever a record leads the engine into must not stop the ones beside it
-            if len(part) == 1:
+            if isinstance(part, KeyBatch):
+                waiting.append(part.rows())
+            elif len(part) == 1:
                 skipped["fold_error"] += 1
                 _log.error("record skipped: it cannot be folded", identity=part[0].identity, exc_info=True)
             else:

@@ -33,6 +33,10 @@ IDS_PER_ENTRY: Final = 8_192
 """An id takes at most 18 bytes, so that an entry of ids stays under 150 KB."""
 
 
+DUE_UNKNOWN: Final = -1
+NOTHING_DUE: Final = 0
+
+
 class SnapshotError(PulseStreamError):
     """State entries that this version cannot read."""
 
@@ -64,6 +68,35 @@ class _Head(msgspec.Struct, array_like=True, frozen=True):
     ids: list[_Ids]
     last_spread: Sighting | None = None
     decided: int = 0
+    due: int = DUE_UNKNOWN
+
+
+class Glance(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a head says about a key's clock, read without its state; times in micros.
+
+    `due`: when the clock next had something to do as the head was written; NOTHING_DUE, or DUE_UNKNOWN. The fields
+    before it are passed over.
+    """
+
+    exchange: str
+    product: str
+    dataset: msgspec.Raw
+    topic_id: msgspec.Raw
+    partition: msgspec.Raw
+    prices: bool
+    first_seq: msgspec.Raw
+    watermark: int
+    clock_mark: int
+    until: msgspec.Raw
+    condensed: msgspec.Raw
+    first_time: msgspec.Raw
+    quote_seen: msgspec.Raw
+    emitted: msgspec.Raw
+    last_seen: msgspec.Raw
+    ids: msgspec.Raw
+    last_spread: msgspec.Raw = msgspec.Raw()
+    decided: msgspec.Raw = msgspec.Raw()
+    due: int = DUE_UNKNOWN
 
 
 class _Pane(msgspec.Struct, array_like=True, frozen=True):
@@ -100,6 +133,7 @@ class _Rule(msgspec.Struct, array_like=True, frozen=True):
 _Part = _Head | _Ids | _Rule
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _HEADS: Final = msgspec.msgpack.Decoder(_Head)
+_GLANCES: Final = msgspec.msgpack.Decoder(Glance)
 _BLOCKS: Final = msgspec.msgpack.Decoder(_Block)
 _RULES: Final = msgspec.msgpack.Decoder(_Rule)
 _IDS: Final = msgspec.msgpack.Decoder(_Ids)
@@ -108,13 +142,14 @@ Parts = dict[str, bytes]
 """The entries of one key: values by the name that follows its own."""
 
 
-def entries(key: str, old: KeyState | None, new: KeyState) -> dict[str, bytes | None]:
+def entries(key: str, old: KeyState | None, new: KeyState, due: int = DUE_UNKNOWN) -> dict[str, bytes | None]:
     """Return the entries that changed from `old` (None: nothing was written yet) to `new`; a None value removes one.
 
-    `key` is "{tenant}/{dataset}/{exchange}/{product}"; entry names are "{key}|head", "{key}|seconds:{n}", …
+    `key` is "{tenant}/{dataset}/{exchange}/{product}"; entry names are "{key}|head", "{key}|seconds:{n}", … `due` is
+    for `glance`.
     """
     before = dict(_parts(old)) if old is not None else {}
-    after = dict(_parts(new))
+    after = dict(_parts(new, due))
     changed: dict[str, bytes | None] = {
         f"{key}|{name}": _encode(part) for name, part in after.items() if before.get(name) != part
     }
@@ -136,6 +171,18 @@ def group(entries: Mapping[str, bytes]) -> dict[str, Parts]:
         key, _, name = full_name.partition("|")
         grouped.setdefault(key, {})[name] = value
     return grouped
+
+
+def glance(key: str, parts: Mapping[str, bytes]) -> Glance:
+    """Return what a key's entries say about its clock; raises SnapshotError for what cannot be read."""
+    head = parts.get("head")
+    if head is None:
+        raise SnapshotError(f"the state of {key!r} has no head")
+    _check_format(f"{key}|head", head)
+    try:
+        return _GLANCES.decode(memoryview(head)[1:])
+    except msgspec.DecodeError as error:
+        raise SnapshotError(f"state entry {key + '|head'!r} cannot be read: {error!r}") from error
 
 
 def load(key: str, parts: Mapping[str, bytes]) -> KeyState:
@@ -165,11 +212,7 @@ class _Gathered:
 
     def take(self, name: str, value: bytes) -> None:
         """Decode one entry."""
-        if value[:1] != bytes([FORMAT]):
-            raise SnapshotError(
-                f"state entry {name!r} has format version {value[:1].hex()}, this program reads {FORMAT}: "
-                "start the version that wrote it, or compute the state again with `pulsestream stream --rebuild`"
-            )
+        _check_format(name, value)
         kind, _, number = name.partition(":")
         body = memoryview(value)[1:]
         if kind == "head":
@@ -219,13 +262,21 @@ class _Gathered:
         )
 
 
+def _check_format(name: str, value: bytes) -> None:
+    if value[:1] != bytes([FORMAT]):
+        raise SnapshotError(
+            f"state entry {name!r} has format version {value[:1].hex()}, this program reads {FORMAT}: "
+            "start the version that wrote it, or compute the state again with `pulsestream stream --rebuild`"
+        )
+
+
 # ---- head, ids and rules ----
 
 
-def _parts(state: KeyState) -> Iterator[tuple[str, _Part]]:
+def _parts(state: KeyState, due: int = DUE_UNKNOWN) -> Iterator[tuple[str, _Part]]:
     """Give the entries of a state but for its panes, not yet encoded, by name."""
     few = [_stored_ids(entry.second, entry.numbers, sorted(entry.digests)) for entry in state.seen if _are_few(entry)]
-    yield "head", _head(state, few)
+    yield "head", _head(state, few, due)
     for entry in state.seen:
         if not _are_few(entry):
             yield from _id_parts(entry)
@@ -237,7 +288,7 @@ def _encode(part: _Part | _Block) -> bytes:
     return bytes([FORMAT]) + _ENCODER.encode(part)
 
 
-def _head(state: KeyState, ids: list[_Ids]) -> _Head:
+def _head(state: KeyState, ids: list[_Ids], due: int) -> _Head:
     series = state.series
     emitted: dict[str, list[tuple[int, int]]] = {}
     for (at, label), revision in sorted(series.emitted.items()):
@@ -261,6 +312,7 @@ def _head(state: KeyState, ids: list[_Ids]) -> _Head:
         ids,
         state.book.last_spread,
         state.book.decided,
+        due,
     )
 
 

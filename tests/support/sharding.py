@@ -7,10 +7,11 @@ from typing import Any, Final
 from pulsestream.core.topics import tenant_topic
 from schemas.codec import codec
 from schemas.records import Alert, AsOf, Stat, Tick
+from streams.emission import Output
 from streams.engine.rules import ActiveRule
 from streams.entries import Position, sort
 from streams.intake import Source
-from streams.pipeline import Output, Shard
+from streams.pipeline import Shard
 from streams.rulebook import RuleChange
 from tests.support.oracle import Sourced
 

@@ -6,10 +6,10 @@ import pytest
 from confluent_kafka import KafkaError
 
 from pulsestream.core.settings import Settings
+from streams.emission import Output
 from streams.outputs import Outputs, Receipt
-from streams.pipeline import Output
 
-OUTPUT = Output("acme", "stats", b"BTC-USD", b"value", [])
+OUTPUT = Output("acme", "stats", "ps.acme.stats.v1", b"BTC-USD", b"value", [])
 
 
 def blamed(code: int) -> list[str]:
