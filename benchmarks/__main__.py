@@ -11,6 +11,7 @@ from benchmarks.choice import Choice, Figures
 _NAMES: Final = {
     "feed": "frames of an exchange to acknowledged Kafka records: decoding, encoding, fan-out, latency",
     "streams": "ticks to windows and alerts: against Quix Streams, Faust, Bytewax and Kafka Streams",
+    "forecast": "volatility and price for the next 1, 5, 15 minutes, against the naive baseline, on recorded days",
 }
 _IN_PARTS: Final = frozenset({"streams"})
 
