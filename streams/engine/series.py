@@ -16,6 +16,7 @@ from pulsestream.core.clock import MICROS_PER_SECOND
 from schemas.records import Bar, Stat
 from streams.engine.inputs import UNKNOWN_TIME
 from streams.engine.lines import LONGEST, MINUTE_PANES, SECOND_PANES, Line
+from streams.engine.measures import LOOKBACK_MINUTES, LOOKBACK_SECONDS
 from streams.engine.panes import Pane, merged
 from streams.engine.rows import CLOSE, COUNT, OPEN, QUOTES, SECOND, Extent, Rows, Span
 from streams.engine.statistics import Subject, View, bar_of, price_stat, quote_stat
@@ -137,8 +138,8 @@ class SeriesFold:
         self._seconds.settle(settled)
         del self._tail[:settled]
         self._condense(reached // MINUTE_PANES * MINUTE_PANES)
-        self._seconds.forget_before(reached - LONGEST[SECOND_PANES])
-        self._minutes.forget_before(reached - LONGEST[MINUTE_PANES])
+        self._seconds.forget_before(reached - LOOKBACK_SECONDS)
+        self._minutes.forget_before(reached - LOOKBACK_MINUTES)
         self._emitted = {due: revision for due, revision in self._emitted.items() if due[0] > reached}
 
     def finish(self, before: int, watermark: int) -> Series:
@@ -251,9 +252,9 @@ class SeriesFold:
         )
 
     def reference(self, second: int) -> float | None:
-        """Return the last price before a second; of one that only minutes reach, a whole minute's (view.Panes)."""
+        """Return the last price before a second (view.Panes); of minutes, only those that end by then are asked."""
         for extent in (self._seconds, self._minutes):
-            position = extent.find(second)
+            position = extent.find(second - extent.step + 1)
             if position > extent.start:
                 return float(extent.rows.floats[CLOSE, position - 1])
         return None
