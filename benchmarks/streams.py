@@ -1,28 +1,32 @@
-"""The streams: windows against the peers, alerts' latency, what tenants and workers cost.
+"""The streams: windows against the peers, alerts' latency, what tenants and workers cost, how much a core takes.
 
-- `tumbling_vs_quix`, `_faust_table`, `_bytewax`, `_kafka_streams`: ticks a second of a program on our lane, against the
+- `tumbling_vs_quix`, `_faust_table`, `_bytewax`, `_kafka_streams`: ticks a second of a program on our lane against the
   peer's: 60 s windows from Avro, state that survives, closed windows on a topic; `..._cpu`: the same of CPU a tick
 - `hopping_vs_quix`: the same with a window each 10 s
+- `alert_p99_ms`, `alert_over_bare_p99_ms`: a tick's produce() to its alert on the topic, at 10,000 ticks a second; and
+  what that is above a bare record of the same clients; `alert_1000_tenants_p99_ms`: beside 1,000 tenants' topics
+- `tenants_200_cost_ratio`: CPU a record for 200 tenants against one; `..._live_...`: at 2,000 ticks a second
+- `two_workers_cpu_ratio`: CPU a record of two workers that share the partitions, against one
+- `record_cost_us`, `key_second_cost_us`: what a record and an active second of a product take of a core
 """
 
-from dataclasses import replace
+from typing import Final
 
-from benchmarks import streams_windows
+from benchmarks import streams_alerts, streams_capacity, streams_windows
 from benchmarks.broker import running_broker
 from benchmarks.choice import Choice, Figures
-from benchmarks.streams_windows import ENTRANTS, QUICK, WHOLE
+
+PARTS: Final = (*streams_windows.ENTRANTS, *streams_alerts.PARTS, *streams_capacity.PARTS)
 
 
 def run(quick: bool, choice: Choice) -> Figures:  # noqa: FBT001 - what the command line says
-    """Measure, print tables, and return the figures; exits with a message for a name that is none."""
-    unknown = set(choice.only) - ENTRANTS.keys()
+    """Measure, print tables, and return the figures; exits with a message for a part that is none."""
+    unknown = set(choice.only) - set(PARTS)
     if unknown:
-        raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(ENTRANTS)}")
-    plan = QUICK if quick else WHOLE
-    if choice.repetitions is not None:
-        plan = replace(plan, rounds=choice.repetitions)
-    names = [name for name in ENTRANTS if not choice.only or name in choice.only]
+        raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    parts = [part for part in PARTS if not choice.only or part in choice.only]
+    figures: Figures = {}
     with running_broker() as broker:
-        outcome = streams_windows.measure(broker, plan, names)
-    streams_windows.show_turns(outcome)
-    return streams_windows.figures(outcome)
+        for group in (streams_windows, streams_alerts, streams_capacity):
+            figures |= group.run(broker, parts, choice.repetitions, quick=quick)
+    return figures

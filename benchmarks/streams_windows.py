@@ -6,7 +6,7 @@ reported with the reason.
 
 import tempfile
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -19,6 +19,7 @@ from benchmarks.table import show
 from pulsestream.local.kafka import EmbeddedKafka
 
 HOP: Final = 10
+LEFT_OUT: Final = "left out by --quick"
 _QUIX: Final = PythonPeer("quix_windows", ("quixstreams==3.28.1", "fastavro==1.13.1"))
 _BYTEWAX: Final = PythonPeer("bytewax_windows", ("bytewax==0.21.1", "confluent-kafka==2.16.1", "fastavro==1.13.1"))
 _LANE: Final = PythonPeer("lane_windows")
@@ -33,6 +34,8 @@ ENTRANTS: Final = {
     "lane-hopping": Entrant("ours, hopping 60/10", _LANE, HOP),
     "quix-hopping": Entrant("Quix Streams, hopping 60/10", _QUIX, HOP),
 }
+_QUICK: Final = frozenset({"lane", "worker", "quix", "faust", "bytewax", "kafka-streams"})
+"""What a quick run has the time for."""
 RATIOS: Final = {
     "tumbling_vs_quix": ("lane", "quix"),
     "tumbling_vs_faust_table": ("lane", "faust"),
@@ -83,6 +86,17 @@ class Outcome:
         return [turn for turn in self.turns.get(name, ()) if turn is not None]
 
 
+def run(broker: EmbeddedKafka, parts: Collection[str], rounds: int | None, *, quick: bool) -> Figures:
+    """Race those that are among the parts."""
+    plan = QUICK if quick else WHOLE
+    names = [name for name in ENTRANTS if name in parts and (name in _QUICK or not quick)]
+    if not names:
+        return {}
+    outcome = measure(broker, replace(plan, rounds=rounds or plan.rounds), names)
+    show_turns(outcome)
+    return figures(outcome, parts)
+
+
 def measure(broker: EmbeddedKafka, plan: Plan, names: Collection[str]) -> Outcome:
     """Race these entrants in turn, round after round."""
     settings = broker.settings().model_copy(update={"partitions": 1})
@@ -128,17 +142,17 @@ def _row(name: str, outcome: Outcome) -> tuple[str, ...]:
     )
 
 
-def figures(outcome: Outcome) -> Figures:
+def figures(outcome: Outcome, parts: Collection[str]) -> Figures:
     """Return the ratios of throughput and CPU; None, and why, where one side has no turn that counts."""
     said: Figures = {}
     for key, (ours, theirs) in RATIOS.items():
-        if not {ours, theirs} <= outcome.turns.keys():
+        if not {ours, theirs} <= set(parts):
             continue
         said[key] = outcome.ratio(ours, theirs)
         said[f"{key}_cpu"] = outcome.cpu_ratio(ours, theirs)
         if said[key] is None:
             missing = next((name for name in (ours, theirs) if not outcome.counted(name)), theirs)
-            said[f"{key}_reason"] = outcome.reasons.get(missing, "did not run").splitlines()[0]
+            said[f"{key}_reason"] = outcome.reasons.get(missing, LEFT_OUT).splitlines()[0]
     return said
 
 

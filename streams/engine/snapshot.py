@@ -80,7 +80,7 @@ class Glance(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     exchange: str
     product: str
-    dataset: str
+    dataset: msgspec.Raw
     topic_id: msgspec.Raw
     partition: msgspec.Raw
     prices: bool

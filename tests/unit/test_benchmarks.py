@@ -6,6 +6,7 @@ from benchmarks.__main__ import main
 from benchmarks.feed_codec import measure
 from benchmarks.peers.race import Turn
 from benchmarks.rounds import Rounds, percentile
+from benchmarks.streams_cost import BUSY_RATE, RATE, Load, capacity
 from benchmarks.streams_windows import Outcome, figures
 
 
@@ -26,7 +27,7 @@ def test_the_streams_benchmark_knows_its_parts() -> None:
 def test_a_peer_that_cannot_be_had_is_reported_as_null_with_the_reason() -> None:
     outcome = Outcome({"lane": [Turn(100, 1.0, 0.5, 1)], "quix": [None]}, {"quix": "not here"})
 
-    told = figures(outcome)
+    told = figures(outcome, ["lane", "quix"])
 
     assert told["tumbling_vs_quix"] is None
     assert told["tumbling_vs_quix_reason"] == "not here"
@@ -58,3 +59,18 @@ def test_a_percentile_is_one_of_the_values() -> None:
     assert [percentile([3.0, 1.0, 2.0], share) for share in (0.0, 0.5, 0.99)] == [1.0, 2.0, 3.0]
     with pytest.raises(ValueError, match="no values"):
         percentile([], 0.5)
+
+
+def test_costs_of_a_record_and_of_a_busy_second_come_from_two_densities() -> None:
+    record, second = 2.0, 50.0
+
+    found = capacity(record + second / RATE, record + second / BUSY_RATE)
+
+    assert found == pytest.approx((record, second))
+
+
+def test_a_load_is_the_same_records_whoever_gets_them() -> None:
+    one, many = Load(1_000, RATE).ticks(), Load(1_000, RATE, 200).ticks()
+
+    assert [record[1:] for record in one] == [record[1:] for record in many]
+    assert len({topic for topic, _, _ in Load(1_000, RATE, 200).ticks()}) == 200

@@ -136,3 +136,9 @@ def test_a_turn_counts_from_the_first_mark_after_the_warm_up_for_its_seconds_or_
     assert chosen(marks, Span(3.0, 1000.0, 10**9), whole=False) is None
     assert chosen(marks, Span(3.0, 1000.0, 10**9), whole=True) == (marks[3], marks[19])
     assert chosen(marks, Span(100.0, 5.0, 10**9), whole=True) is None
+
+
+def test_a_count_that_is_not_told_is_not_compared() -> None:
+    expected = plain_windows(60, 60, BEGIN + 60 * SECOND)
+
+    assert differences({key: replace(window, count=None) for key, window in expected.items()}, expected) == []
