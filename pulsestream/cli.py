@@ -314,7 +314,8 @@ def backtest(
 @app.command()
 def stats(
     sources: SourceNames,
-    windows: Annotated[str, typer.Option(help="such as 1m,5m; default: all")] = "",
+    windows: Annotated[str, typer.Option(help="such as 1m,5m; default: all, or none where --bars is given")] = "",
+    bars: Annotated[str, typer.Option(help="bars of these periods, such as 1m,1h")] = "",
     begin: Begin = None,
     end: End = None,
     basis: BasisChoice = "auto",
@@ -323,15 +324,15 @@ def stats(
 ) -> None:
     """Compute rolling statistics of the past.
 
-    The live statistics over recorded frames, bars of trades, or a tenant's stored ticks and trades; those of windows
-    without records are left out. Needs no running stack, but for db:TENANT.
+    The live statistics, or bars, over recorded frames, bars of trades, or a tenant's stored ticks and trades. Those of
+    windows without records are left out. Needs no running stack, but for db:TENANT.
 
     Examples: pulsestream stats rec/ --windows 1m,5m --json; pulsestream stats btcusd-second-20161007-trade.csv
     """
     from pulsestream.commands.evaluation import Choice
-    from pulsestream.commands.stats import parse_windows, run
+    from pulsestream.commands.stats import parse_lines, run
 
-    wanted, opened = parse_windows(windows), _sources(sources, begin, end)
+    wanted, opened = parse_lines(windows, bars), _sources(sources, begin, end)
     choice = Choice(basis, traded=frozenset(opened.traded() if basis == "auto" else ()))
     run(opened, choice, wanted, as_json=as_json, out=sys.stdout, err=sys.stderr)
 

@@ -3,13 +3,14 @@
 States are immutable, so taking back is putting the former objects back; nothing is copied.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from streams.basis import BasisChange, Product
 from streams.engine import snapshot
 from streams.engine.fold import KeyState
 from streams.engine.rules import ActiveRule, RuleKey
-from streams.entries import PendingAlert, Position, alert_entry, position_entry, rule_entry
+from streams.entries import PendingAlert, Position, alert_entry, basis_entry, position_entry, rule_entry
 
 
 @dataclass(slots=True)
@@ -27,10 +28,11 @@ class TenantChanges:
 
 @dataclass(slots=True)
 class Changes:
-    """All tenants' changes, and entries that are never taken back (rules learned, alerts acknowledged)."""
+    """All tenants' changes, and what is never taken back: rules and bases learned, alerts acknowledged."""
 
     tenants: dict[str, TenantChanges] = field(default_factory=dict)
     rules: dict[RuleKey, ActiveRule] = field(default_factory=dict)
+    bases: dict[Product, Sequence[BasisChange]] = field(default_factory=dict)
     entries: dict[str, bytes | None] = field(default_factory=dict)
 
     def of(self, tenant: str) -> TenantChanges:
@@ -38,7 +40,7 @@ class Changes:
         return self.tenants.setdefault(tenant, TenantChanges())
 
     def __bool__(self) -> bool:
-        return bool(self.tenants or self.rules or self.entries)
+        return bool(self.tenants or self.rules or self.bases or self.entries)
 
 
 @dataclass(slots=True)
@@ -60,12 +62,14 @@ class Cut:
 
     tenants: dict[str, TenantCut]
     rules: Mapping[RuleKey, ActiveRule]
+    bases: Mapping[Product, Sequence[BasisChange]]
     loose: dict[str, bytes | None]
 
     def entries(self) -> dict[str, bytes | None]:
         """Return the state entries to write, by name; a None value removes one."""
         written: dict[str, bytes | None] = dict(self.loose)
         written |= dict(rule_entry(rule, kept=True) for rule in self.rules.values())
+        written |= dict(basis_entry(product, changes) for product, changes in self.bases.items())
         for cut in self.tenants.values():
             for key, (state, due) in cut.states.items():
                 written |= snapshot.entries(key, cut.former.states[key], state, due)

@@ -1,7 +1,7 @@
 """Follows the control topics that the streams need: rules, feeds and subscriptions, in a thread of its own.
 
 `load` returns when all three were read to their ends; then changes reach the event loop as they come, within a
-fraction of a second, and the rules at once when asked (`rules_up_to`). A broker error ends the worker.
+fraction of a second, and rules and subscriptions at once when asked (`known_up_to`). A broker error ends the worker.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 
 from pulsestream.core.errors import PulseStreamError
 from pulsestream.core.kafka import ADMIN_TIMEOUT, BrokerError, client_config, reason
 from pulsestream.core.settings import Settings
 from pulsestream.core.topics import FEEDS, RULES, SUBSCRIPTIONS
-from schemas.control import Change, ControlTable
+from schemas.control import C, Change, ControlTable
 from schemas.records import Feed, Rule, Subscription
 
 LOOK_PAUSE: Final = 0.1
@@ -32,7 +32,7 @@ class Listeners:
 
     rules: Callable[[list[Change[Rule]]], None]
     feeds: Callable[[Mapping[str, Feed]], None]
-    subscriptions: Callable[[], None]
+    subscriptions: Callable[[list[Change[Subscription]]], None]
     failed: Callable[[Exception], None]
 
 
@@ -56,15 +56,16 @@ class Control:
 
     async def load(self) -> None:
         """Read the tables to their ends, tell the listeners, and follow them; raises BrokerError."""
-        rules = await self._loop.run_in_executor(None, self._load)
+        rules, subscriptions = await self._loop.run_in_executor(None, self._load)
         self._listeners.rules(rules)
+        self._listeners.subscriptions(subscriptions)
         self._listeners.feeds(dict(self._feeds.records))
         self._thread.start()
 
-    async def rules_up_to(self, moment: float) -> None:
-        """Return once every rule change appended before `moment` (monotonic seconds) has been told.
+    async def known_up_to(self, moment: float) -> None:
+        """Return once every change of rules and subscriptions appended before `moment` (monotonic seconds) was told.
 
-        A record may be folded only with the rules appended before it: else folding it again could give other alerts.
+        A record may be folded only with those appended before it: else folding it again could give other outputs.
         """
         while self._known_up_to < moment:
             if self._asking is None:
@@ -80,11 +81,10 @@ class Control:
         for client in (self._rules, self._feeds, self._subscriptions, self._asker):
             client.close()
 
-    def _load(self) -> list[Change[Rule]]:
+    def _load(self) -> tuple[list[Change[Rule]], list[Change[Subscription]]]:
         rules = self._rules.load()
         self._feeds.load()
-        self._subscriptions.load()
-        return rules
+        return rules, self._subscriptions.load()
 
     def _follow(self) -> None:
         try:
@@ -97,17 +97,24 @@ class Control:
             self._loop.call_soon_threadsafe(self._listeners.failed, error)
 
     def _answer(self, moment: float) -> None:
-        end = self._end_of_rules()
-        while self._rules.position() < end and not self._closing.is_set():
-            self._tell_rules(self._rules.refresh(CATCH_UP_WAIT))
+        rules, subscriptions = self._ends()
+        while self._rules.position() < rules and not self._closing.is_set():
+            self._tell(self._listeners.rules, self._rules.refresh(CATCH_UP_WAIT))
+        while self._subscriptions.position() < subscriptions and not self._closing.is_set():
+            self._tell(self._listeners.subscriptions, self._subscriptions.refresh(CATCH_UP_WAIT))
         self._loop.call_soon_threadsafe(self._answered, moment)
 
-    def _end_of_rules(self) -> int:
+    def _ends(self) -> tuple[int, int]:
+        """Return where the topics of rules and of subscriptions end; one question to the broker that leads both."""
+        asked = [TopicPartition(topic, 0, OFFSET_END) for topic in (RULES, SUBSCRIPTIONS)]
         try:
-            _, end = self._asker.get_watermark_offsets(TopicPartition(RULES, 0), timeout=ADMIN_TIMEOUT)
+            rules, subscriptions = self._asker.offsets_for_times(asked, timeout=ADMIN_TIMEOUT)
         except KafkaException as error:
-            raise BrokerError(f"cannot read the end of topic {RULES}: {reason(error)}") from error
-        return int(end)
+            raise BrokerError(f"cannot read the ends of {RULES} and {SUBSCRIPTIONS}: {reason(error)}") from error
+        for answer in (rules, subscriptions):
+            if answer.error is not None:
+                raise BrokerError(f"cannot read the end of topic {answer.topic}: {answer.error.str()}")
+        return rules.offset, subscriptions.offset
 
     def _answered(self, moment: float) -> None:
         self._known_up_to = moment
@@ -116,12 +123,11 @@ class Control:
             asking.set_result(None)
 
     def _look(self) -> None:
-        self._tell_rules(self._rules.refresh())
+        self._tell(self._listeners.rules, self._rules.refresh())
+        self._tell(self._listeners.subscriptions, self._subscriptions.refresh())
         if self._feeds.refresh():
             self._loop.call_soon_threadsafe(self._listeners.feeds, dict(self._feeds.records))
-        if self._subscriptions.refresh():
-            self._loop.call_soon_threadsafe(self._listeners.subscriptions)
 
-    def _tell_rules(self, changes: list[Change[Rule]]) -> None:
+    def _tell(self, listener: Callable[[list[Change[C]]], None], changes: list[Change[C]]) -> None:
         if changes:
-            self._loop.call_soon_threadsafe(self._listeners.rules, changes)
+            self._loop.call_soon_threadsafe(listener, changes)

@@ -1,15 +1,16 @@
-"""What a state partition holds beside the engine's own entries: source positions, rule versions, alerts to send.
+"""What a state partition holds beside the engine's entries: positions, rule versions, bases of prices, alerts to send.
 
 Names begin with an underscore, which no tenant slug does, so they never meet the engine's. Values are one format
 version byte and MessagePack.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import msgspec
 
+from streams.basis import BasisChange, Product
 from streams.engine.rules import ActiveRule, parse_rule
 from streams.errors import StateError
 
@@ -19,6 +20,7 @@ OWNER: Final = "_owner"
 _SOURCE: Final = "_source/"
 _RULE: Final = "_rule/"
 _ALERT: Final = "_alert/"
+_BASIS: Final = "_basis/"
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
@@ -40,6 +42,12 @@ class PendingAlert(msgspec.Struct, frozen=True, gc=False):
     headers: list[tuple[str, bytes]]
 
 
+class _StoredBasis(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Changes of one product: append time, and whether trades are got from then on."""
+
+    changes: list[tuple[int, bool]]
+
+
 class _StoredRule(msgspec.Struct, frozen=True, gc=False):
     tenant: str
     rule_id: str
@@ -55,6 +63,7 @@ class Restored:
 
     positions: dict[str, Position] = field(default_factory=dict)
     rules: list[ActiveRule] = field(default_factory=list)
+    bases: list[BasisChange] = field(default_factory=list)
     alerts: dict[int, PendingAlert] = field(default_factory=dict)
     engine: dict[str, bytes] = field(default_factory=dict)
 
@@ -79,6 +88,11 @@ def rule_entry(rule: ActiveRule, *, kept: bool) -> tuple[str, bytes | None]:
     return name, _encode(stored)
 
 
+def basis_entry(product: Product, changes: Sequence[BasisChange]) -> tuple[str, bytes]:
+    """Return the entry of what is known about the basis of a product's prices."""
+    return f"{_BASIS}{'/'.join(product)}", _encode(_StoredBasis([(change.at, change.trades) for change in changes]))
+
+
 def sort(entries: Mapping[str, bytes]) -> Restored:
     """Take a state partition's entries apart; raises StateError for a format of a newer version."""
     restored = Restored()
@@ -89,9 +103,16 @@ def sort(entries: Mapping[str, bytes]) -> Restored:
             restored.alerts[int(name.removeprefix(_ALERT))] = _decode(name, value, PendingAlert)
         elif name.startswith(_RULE):
             restored.rules.append(_active(_decode(name, value, _StoredRule)))
+        elif name.startswith(_BASIS):
+            restored.bases.extend(_basis_changes(name, _decode(name, value, _StoredBasis)))
         elif name != OWNER:
             restored.engine[name] = value
     return restored
+
+
+def _basis_changes(name: str, stored: _StoredBasis) -> Iterator[BasisChange]:
+    tenant, exchange, product = name.removeprefix(_BASIS).split("/", 2)
+    return (BasisChange((tenant, exchange, product), at, trades) for at, trades in stored.changes)
 
 
 def _active(stored: _StoredRule) -> ActiveRule:

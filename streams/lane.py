@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from pulsestream.core.log import logger
 from pulsestream.core.metrics import STREAM_CHECKPOINT_SECONDS, STREAM_RECORDS, STREAM_SKIPPED
+from streams.basis import BasisChange
 from streams.changes import Cut
 from streams.checkpoint import StatePartition
 from streams.emission import Output
@@ -119,6 +120,7 @@ class Lane:
             if self.is_closed():
                 return
             self.shard.end_rules(self._read_whole)
+            self.shard.change_bases(self._at_end)
             outputs = self.shard.tick(connected, self._at_end)
             by_tenant: dict[str, list[Output]] = {}
             for output in outputs:
@@ -130,6 +132,11 @@ class Lane:
         """Take rule changes in, before any record appended after them is folded."""
         self._learned_at = time.time()
         self.shard.learn(changes)
+
+    def learn_bases(self, changes: Collection[BasisChange]) -> None:
+        """Take changes of subscriptions in, before any record appended after them is folded."""
+        self._learned_at = time.time()
+        self.shard.learn_bases(changes)
 
     async def checkpoint(self) -> None:
         """Write everything folded so far once its outputs are acknowledged. Any failure ends the process.

@@ -18,9 +18,11 @@ from pulsestream.core.kafka import Admin, TopicInfo
 from pulsestream.core.log import logger
 from pulsestream.core.metrics import STREAM_KEYS, STREAM_PARKED, STREAM_PARTITIONS, STREAM_RULES, STREAM_SKIPPED
 from pulsestream.core.settings import Settings
+from pulsestream.core.sharding import key_partition
 from pulsestream.core.topics import parse_tenant_topic, tenant_topic
 from schemas.control import Change
-from schemas.records import Feed, Rule
+from schemas.records import Feed, Rule, Subscription
+from streams.basis import Bases, BasisChange, basis_change
 from streams.checkpoint import StatePartition
 from streams.entries import Position, Restored, sort
 from streams.errors import StreamError
@@ -45,8 +47,8 @@ OUTPUT_DATASETS: Final = ("stats", "bars", "alerts")
 _log = logger(__name__)
 _T = TypeVar("_T")
 
-RulesUpTo = Callable[[float], Awaitable[None]]
-"""Returns once every rule change appended before a moment (monotonic seconds) has been learned."""
+KnownUpTo = Callable[[float], Awaitable[None]]
+"""Returns once every rule and subscription appended before a moment (monotonic seconds) has been learned."""
 
 
 def micros() -> int:
@@ -64,6 +66,7 @@ class Ownership:
         self.outputs = Outputs(settings, self.refused, fail)
         self.feeds = FeedStates(settings.feed_shards)
         self.rules = RuleBook()
+        self._bases = Bases()
         self.parking = Parking()
         self.lanes: dict[int, Lane] = {}
         self.restored = False
@@ -71,7 +74,7 @@ class Ownership:
         self._admin = Admin(settings, f"{settings.stream_app}-admin")
         self._loop = asyncio.get_running_loop()
         self._consumer: BatchConsumer | None = None
-        self._rules_up_to: RulesUpTo | None = None
+        self._known_up_to: KnownUpTo | None = None
         self._assignments = 0
         self._restoring: asyncio.Task[Mapping[TP, int] | None] | None = None
         self._sources: dict[TP, Source] = {}
@@ -79,10 +82,10 @@ class Ownership:
         self._vigil = Vigil(micros())
         self._short: dict[TP, tuple[int, float]] = {}
 
-    def connect(self, consumer: BatchConsumer, rules_up_to: RulesUpTo) -> None:
-        """Name the consumer, and who knows the rules; before the first assignment."""
+    def connect(self, consumer: BatchConsumer, known_up_to: KnownUpTo) -> None:
+        """Name the consumer, and who knows rules and subscriptions; before the first assignment."""
         self._consumer = consumer
-        self._rules_up_to = rules_up_to
+        self._known_up_to = known_up_to
 
     # ---- what the transport calls ----
 
@@ -114,7 +117,7 @@ class Ownership:
         consumer, lane = self._reader(), self.lanes.get(batch.partition)
         source = self._sources.get(TP(batch.topic, batch.partition))
         if lane is not None and source is not None and consumer.is_current(batch):
-            await self._know_rules(batch.fetched_at)
+            await self._know_changes(batch.fetched_at)
             await lane.take(source, batch.records, ack, lambda: consumer.is_current(batch))
 
     async def tick(self) -> None:
@@ -130,6 +133,18 @@ class Ownership:
         STREAM_RULES.set(self.rules.in_force)
         for lane in self.lanes.values():
             lane.learn(taken)
+
+    def learn_bases(self, changes: Iterable[Change[Subscription]]) -> None:
+        """Take changes of subscriptions in: where the prices of a product come from."""
+        taken = [said for change in changes if (said := basis_change(change)) and self._bases.learn(said)]
+        for partition, lane in self.lanes.items():
+            lane.learn_bases(self._bases_of(partition, taken))
+
+    def _bases_of(self, partition: int, changes: Iterable[BasisChange]) -> list[BasisChange]:
+        """Return those about products of one partition: every producer puts them there by the same hash."""
+        return [
+            change for change in changes if key_partition(change.product[2], self._settings.partitions) == partition
+        ]
 
     def hear(self, feeds: Mapping[str, Feed]) -> None:
         """Take what the feeds topic says of the connections to exchanges."""
@@ -257,6 +272,7 @@ class Ownership:
         self._park_again(existing)
         for lane in self.lanes.values():
             lane.learn(self.rules.changes)
+            lane.learn_bases(self._bases_of(lane.partition, self._bases.all))
             lane.start()
         STREAM_PARTITIONS.set(len(self.lanes))
         self.restored = True
@@ -293,10 +309,10 @@ class Ownership:
             raise StreamError("partitions were assigned before the consumer was made")
         return self._consumer
 
-    async def _know_rules(self, moment: float) -> None:
-        if self._rules_up_to is None:
-            raise StreamError("partitions were assigned before the rules were read")
-        await self._rules_up_to(moment)
+    async def _know_changes(self, moment: float) -> None:
+        if self._known_up_to is None:
+            raise StreamError("partitions were assigned before the control topics were read")
+        await self._known_up_to(moment)
 
 
 def _sources(assigned: Iterable[TP], topics: Mapping[str, TopicInfo]) -> dict[TP, Source]:

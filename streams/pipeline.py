@@ -12,13 +12,13 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from pulsestream.core.log import logger
+from streams.basis import Bases, BasisChange, Product, Records, prices_live_on, product_of, sources_of
 from streams.changes import Changes, Cut, TenantChanges, TenantCut
 from streams.emission import Output, alert_output, emitted, pending_output
 from streams.engine import fold as engine
 from streams.engine import snapshot
 from streams.engine.cut import KeyBatch
 from streams.engine.fold import Folded, KeyState
-from streams.engine.inputs import Row
 from streams.engine.rules import ActiveRule, lives_on
 from streams.entries import PendingAlert, Position, Restored, alert_entry
 from streams.eventclock import EventClocks
@@ -67,6 +67,9 @@ class Shard:
         self.parked: set[str] = set()
         self._rules = RuleSet(restored.rules)
         self._rules_of: dict[str, tuple[ActiveRule, ...]] = {}
+        self._bases = Bases.restored(restored.bases)
+        #: Keys whose prices live elsewhere now, or here, from the next record or the end of the source on.
+        self._rebased: dict[str, None] = {}
         self._changes = Changes()
         self._clocks = EventClocks()
         #: Keys whose next deadline has to be worked out anew.
@@ -92,19 +95,31 @@ class Shard:
         self._move(source, records[-1].offset + 1)
         return replace(result, folded=folded)
 
-    def _fold_key(
-        self, source: Source, key: str, inputs: KeyBatch | Sequence[Row], skipped: Counter[str]
-    ) -> Iterable[Folded]:
+    def _fold_key(self, source: Source, key: str, inputs: Records, skipped: Counter[str]) -> Iterable[Folded]:
         tenant, _, exchange, product = parts_of(key)
-        state = self.states.get(key) or engine.new_state(
-            exchange, product, source.dataset, topic_id=source.topic_id, partition=source.partition
-        )
-        for step in _fold_or_bisect(state, inputs, self._rules_for(key, state), skipped):
-            self._replace(tenant, key, step.state)
-            for reason, count in step.counts.items():
-                if reason != "folded" and count:
-                    skipped[reason] += count
-            yield step
+        for part, change in self._bases.split(product_of(key), inputs):
+            prices = prices_live_on(source.dataset, change)
+            state = self.states.get(key) or engine.new_state(
+                exchange, product, source.dataset, topic_id=source.topic_id, partition=source.partition, prices=prices
+            )
+            if state.prices is not prices:
+                step = self._switch(key, state, change)
+                state = step.state
+                yield step
+            for step in _fold_or_bisect(state, part, self._rules_for(key, state), skipped):
+                self._replace(tenant, key, step.state)
+                for reason, count in step.counts.items():
+                    if reason != "folded" and count:
+                        skipped[reason] += count
+                yield step
+
+    def _switch(self, key: str, state: KeyState, change: BasisChange) -> Folded:
+        """Let prices live on a source from a change on, or no longer."""
+        rules = self._rules_for(key, state)
+        step = engine.switch(state, change.at, rules, prices=prices_live_on(state.dataset, change))
+        self._replace(parts_of(key)[0], key, step.state)
+        self._rules_of.pop(key, None)
+        return step
 
     def _after_fold(self, key: str, watermark: int) -> None:
         state = self.states.get(key)
@@ -131,6 +146,17 @@ class Shard:
                 for key, clock in self._clocks.take_due((topic, connection), running, ADVANCED_AT_ONCE):
                     outputs += self._advance(key, clock)
         return outputs
+
+    def change_bases(self, at_end: AtEnd) -> None:
+        """Let prices move where no record of the source says so any more: everything before the change is folded."""
+        for key in list(self._rebased):
+            if parts_of(key)[0] in self.parked or not at_end(source_topic(key)):
+                continue
+            del self._rebased[key]
+            change, state = self._bases.newest(product_of(key)), self.states.get(key)
+            if state is not None and state.prices is not prices_live_on(state.dataset, change):
+                self._outputs(key, self._switch(key, state, change), decided=True)
+                self._wait(key)
 
     def end_rules(self, read_whole: ReadWhole) -> None:
         """Close what ended rules left open, where every record they are for has been folded, and forget them.
@@ -181,6 +207,8 @@ class Shard:
             elif seen.due != snapshot.NOTHING_DUE:
                 self._heard(key, max(seen.watermark, seen.clock_mark))
                 self._clocks.wait_for(self._queue(key), key, seen.due)
+            if seen.prices is not prices_live_on(seen.dataset, self._bases.newest(product_of(key))):
+                self._rebased[key] = None
         self._unsettle(rules)
 
     def _heard(self, key: str, event_time: int) -> None:
@@ -224,6 +252,16 @@ class Shard:
             self._changes.rules[rule.key] = rule
         self._ask_again({concern for rule in put for concern in concerns(rule)})
         self._unsettle(put)
+
+    def learn_bases(self, changes: Iterable[BasisChange]) -> None:
+        """Take changes of subscriptions in; each before any record appended after it is folded."""
+        for change in changes:
+            if self._bases.learn(change):
+                self._changes.bases[change.product] = self._bases.of(change.product)
+                self._rebase(change.product)
+
+    def _rebase(self, product: Product) -> None:
+        self._rebased |= dict.fromkeys(key for key in sources_of(product) if key in self.states)
 
     def _ask_again(self, about: Iterable[Concern]) -> None:
         for key in self.states.about(about):
@@ -284,7 +322,7 @@ class Shard:
             )
             for tenant, former in changes.tenants.items()
         }
-        return Cut(tenants, changes.rules, changes.entries)
+        return Cut(tenants, changes.rules, changes.bases, changes.entries)
 
     def _due(self, key: str) -> int:
         if key in self._unsettled:
@@ -317,6 +355,7 @@ class Shard:
             self._rules.put(rule)
         self._ask_again({concern for rule in changes.ended for concern in concerns(rule)})
         for key in changes.states:
+            self._rebase(product_of(key))
             self._rules_of.pop(key, None)
             self._clocks.forget(key)
             if key in self.states:
@@ -341,7 +380,7 @@ class Shard:
 
 
 def _fold_or_bisect(
-    state: KeyState, inputs: KeyBatch | Sequence[Row], rules: Sequence[ActiveRule], skipped: Counter[str]
+    state: KeyState, inputs: Records, rules: Sequence[ActiveRule], skipped: Counter[str]
 ) -> Iterable[Folded]:
     """Fold inputs; where that raises, fold the halves, so that only records that raise on their own are left out."""
     waiting = [inputs]

@@ -22,6 +22,8 @@ from pulsestream.core.log import logger
 from pulsestream.core.metrics import STREAM_REFUSED_TOPICS
 from pulsestream.core.settings import Settings
 from pulsestream.core.topics import state_topic
+from schemas.control import Change
+from schemas.records import Subscription
 from streams import discovery
 from streams.app import build
 from streams.control import Control, Listeners
@@ -75,7 +77,7 @@ class _Worker:
         self._consumer = cast(BatchConsumer, self._app.consumer)
         listeners = Listeners(self._ownership.learn, self._ownership.hear, self._on_subscriptions, end_process)
         self._control = Control(settings, listeners)
-        self._ownership.connect(self._consumer, self._control.rules_up_to)
+        self._ownership.connect(self._consumer, self._control.known_up_to)
         self._rules_loaded = False
         self._refused: dict[str, int] = {}
         self._topics: int | None = None
@@ -139,8 +141,9 @@ class _Worker:
 
     # ---- beside ----
 
-    def _on_subscriptions(self) -> None:
+    def _on_subscriptions(self, changes: list[Change[Subscription]]) -> None:
         self._subscribed_at = time.monotonic()
+        self._ownership.learn_bases(changes)
 
     def _not_taken_over(self) -> str | None:
         """Return what is missing; before the first tenant's topic there is nothing to take over, and no rebalance."""

@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -19,11 +19,11 @@ from pulsestream.core.kafka import Admin, TopicSpec, producer_config
 from pulsestream.core.layout import platform_topic_specs, tenant_topic_spec
 from pulsestream.core.settings import Settings
 from pulsestream.core.settings import environment as settings_environment
-from pulsestream.core.topics import OUTPUT_DATASETS, state_topic, tenant_topic
+from pulsestream.core.topics import OUTPUT_DATASETS, SUBSCRIPTIONS, state_topic, tenant_topic
 from pulsestream.local import process
 from schemas import registry
 from schemas.codec import codec
-from schemas.records import Bar
+from schemas.records import Bar, Subscription
 
 TENANT: Final = "bench"
 SOURCE: Final = tenant_topic(TENANT, "ticks")
@@ -74,6 +74,9 @@ class Course:
             producer_config(self._settings, "bench-backlog")
             | {"linger.ms": 20, "batch.size": 1_000_000, "queue.buffering.max.messages": 500_000, "log_level": 2}
         )
+        for name, value in _subscriptions():
+            producer.produce(SUBSCRIPTIONS, value, name)
+        producer.flush(_FLUSH)  # our worker takes prices from ticks only where it knows that there are no trades
         for key, value in ticks.encoded(0, count):
             while not _produced(producer, key, value):
                 producer.poll(0.1)
@@ -94,7 +97,7 @@ class Course:
             self._clear(job)
         faults = windows.faults(self._oracle, entrant.step, end.until)
         if faults:
-            raise SpoiltError(f"its windows are not the oracle's: {faults[0]}")
+            raise SpoiltError(f"its windows are not the oracle's: {'; '.join(faults)}")
         return Turn(
             ticks_before(end.until) - ticks_before(begin.until),
             end.at - begin.at,
@@ -161,6 +164,14 @@ class Course:
         """Delete what the turn left: topics that bear its name, and its folder."""
         self._admin.delete([topic for topic in self._admin.topics() if job.name in topic])
         shutil.rmtree(job.folder, ignore_errors=True)
+
+
+def _subscriptions() -> Iterator[tuple[bytes, bytes]]:
+    for product in ticks.PRODUCTS:
+        said = Subscription(
+            tenant=TENANT, exchange=ticks.EXCHANGE, product=product, datasets=["ticks"], since=0, version=1
+        )
+        yield f"{TENANT}:{ticks.EXCHANGE}:{product}".encode(), codec(Subscription).encode(said)
 
 
 def _produced(producer: Producer, key: bytes, value: bytes) -> bool:

@@ -11,7 +11,7 @@ from typing import Final, TextIO
 
 import orjson
 
-from pulsestream.commands.evaluation import Choice, Evaluation, Tally
+from pulsestream.commands.evaluation import Choice, RuleEvaluation, Tally
 from pulsestream.commands.shown import number, table, warn_of, with_progress
 from pulsestream.commands.sources import Sources
 from pulsestream.core.clock import MICROS_PER_SECOND, format_rfc3339
@@ -48,12 +48,12 @@ def backtest(
     rules: Sequence[RuleDefinition], sources: Sources, choice: Choice, progress: TextIO = sys.stderr
 ) -> Result:
     """Evaluate rules over everything that the sources hold."""
-    evaluation = Evaluation(rules, choice)
+    evaluation = RuleEvaluation(rules, choice)
     transitions: list[Alert] = []
     for part in with_progress(sources.slices(None), progress):
         for batch in part.batches:
-            transitions += evaluation.take(batch).alerts
-    transitions += evaluation.finish().alerts
+            transitions += evaluation.take(batch)
+    transitions += evaluation.finish()
     return Result(sorted(transitions, key=_order), evaluation.tally)
 
 

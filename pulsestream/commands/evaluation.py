@@ -1,31 +1,31 @@
 """Records through the live engine, offline: a state for each source of a product, as a worker holds them.
 
-Only the engine decides about statistics and alerts; here is what a worker's shell does around it: which records belong
-to which state, which rules apply, and what happens at the end of the source, where open panes close and timers beyond
-the last record do not act.
+Only the engine decides about statistics, bars and alerts; here is what a worker's shell does around it: which records
+belong to which state, which rules apply, and the end of the source, where open panes close and timers beyond the last
+record do not act.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Final, Literal, TypeAlias
 
+import msgspec
 import numpy as np
 
-from pulsestream.commands.reading import Batch, Key
-from pulsestream.core.clock import MICROS_PER_SECOND
-from schemas.records import Alert, Stat
+from pulsestream.commands.reading import Batch, Candles, Key
+from schemas.records import Alert, Bar, Stat
 from streams.engine import fold
 from streams.engine.cut import KeyBatch, cut
-from streams.engine.fold import NO_ALERTS, Folded, KeyState
+from streams.engine.fold import Folded, KeyState
 from streams.engine.inputs import Columns, Row, Table
-from streams.engine.rules import ActiveRule, RuleDefinition, applies
-from streams.engine.series import CLOCK_SLACK, GRACE
+from streams.engine.lines import Line
+from streams.engine.past import Bars, Past
+from streams.engine.rules import ActiveRule, RuleDefinition, applies, lives_on
+from streams.engine.series import GRACE
 
 Basis: TypeAlias = Literal["auto", "trades", "ticks"]
 BarPrice: TypeAlias = Literal["close", "low", "high", "ohlc"]
 
-OF_PRICES: Final = frozenset({"price"})
-"""The types of conditions that look at each record's price."""
 PATH: Final = 4
 """Prices of a bar: open, high, low, close."""
 TENANT: Final = "offline"
@@ -73,72 +73,81 @@ class Tally:
             self.counts[name] = self.counts.get(name, 0) + count
 
 
-@dataclass(slots=True)
-class Output:
-    """What the engine gave, in its order."""
-
-    stats: list[Stat] = field(default_factory=list)
-    alerts: list[Alert] = field(default_factory=list)
-
-    def add(self, folded: Folded) -> None:
-        """Take what a fold gave."""
-        self.stats += folded.stats
-        self.alerts += folded.alerts
-
-
-class Evaluation:
-    """The states of all keys, and the rules."""
+class RuleEvaluation:
+    """What rules make of records: the states of all sources, of which nothing but alerts is asked."""
 
     def __init__(self, definitions: Sequence[RuleDefinition], choice: Choice) -> None:
         self.tally = Tally()
         self._choice = choice
         self._rules = [ActiveRule(TENANT, str(number), 1, one, 0) for number, one in enumerate(definitions)]
-        self._states: dict[tuple[Key, bool], KeyState] = {}
+        self._states: dict[Key, KeyState] = {}
+        self._pasts: dict[Key, Past] = {}
 
-    def take(self, batch: Batch) -> Output:
-        """Fold a batch."""
+    def take(self, batch: Batch) -> list[Alert]:
+        """Evaluate a batch; return the transitions in the engine's order."""
         self.tally.add(batch)
-        output = Output()
-        if not self._choice.has_prices(batch.key):
-            return output
-        rules = [rule for rule in self._rules if applies(rule, batch.key.exchange, batch.key.product)]
-        apart = batch.candles is not None and self._choice.bar_price != "close"
-        if apart:
-            at_prices = [rule for rule in rules if rule.definition.condition.type in OF_PRICES]
-            rules = [rule for rule in rules if rule.definition.condition.type not in OF_PRICES]
-            output.alerts += self._fold(
-                batch.key, seen_prices(batch, self._choice.bar_price), at_prices, apart=True
-            ).alerts
-        folded = self._fold(batch.key, batch.records, rules, apart=False)
+        key, rules = batch.key, self._applying(batch.key)
+        if not rules:
+            return []
+        if batch.candles is not None and isinstance(batch.records, Columns):
+            past = self._pasts.setdefault(key, Past(key.exchange, key.product))
+            return past.take(_bars(batch.records, batch.candles), seen_prices(batch, self._choice.bar_price), rules)
+        state = self._states.get(key) or _new_state(key, prices=self._choice.has_prices(key))
+        folded = fold.fold(state, _records(batch), rules, emitted=())
+        self._states[key] = folded.state
         self.tally.count(folded.counts)
-        output.add(folded)
-        return output
+        return folded.alerts
 
-    def finish(self) -> Output:
+    def finish(self) -> list[Alert]:
+        """End the source."""
+        ended = [fold.end(state, self._applying(key), emitted=()).alerts for key, state in self._states.items()]
+        ended += [past.end(self._applying(key)) for key, past in self._pasts.items()]
+        return [alert for alerts in ended for alert in alerts]
+
+    def _applying(self, key: Key) -> list[ActiveRule]:
+        prices = self._choice.has_prices(key)
+        return [
+            rule
+            for rule in self._rules
+            if applies(rule, key.exchange, key.product) and lives_on(rule, key.dataset, prices=prices)
+        ]
+
+
+class StatEvaluation:
+    """The statistics and bars of records: the states of all sources. `lines`: what is to be emitted."""
+
+    def __init__(self, choice: Choice, lines: frozenset[str]) -> None:
+        self._choice = choice
+        self._lines = lines
+        self._states: dict[Key, KeyState] = {}
+
+    def take(self, batch: Batch) -> list[Stat | Bar]:
+        """Fold a batch; return what is emitted, statistics before bars."""
+        key = batch.key
+        state = self._states.get(key) or _new_state(key, prices=self._choice.has_prices(key))
+        return self._emitted(key, fold.fold(state, _records(batch), (), emitted=self._wanted(state)))
+
+    def finish(self) -> list[Stat | Bar]:
         """End the source: open panes close."""
-        output = Output()
-        for (_, apart), state in self._states.items():
-            if not apart:
-                output.add(_closed(state))
-        return output
+        ended = [self._emitted(key, fold.end(s, (), emitted=self._wanted(s))) for key, s in self._states.items()]
+        return [one for emitted in ended for one in emitted]
 
     def settled(self, key: Key) -> int:
         """Return the event time, micros, before which no record can change anything that was said of a source."""
-        state = self._states.get((key, False))
-        return 0 if state is None else state.watermark - GRACE
+        return self._states[key].watermark - GRACE
 
-    def _fold(self, key: Key, records: Columns | list[Row], rules: list[ActiveRule], *, apart: bool) -> Folded:
-        """Fold records; `apart`: into the state that only rules over prices see."""
-        state = self._states.get((key, apart)) or fold.new_state(key.exchange, key.product, key.dataset)
-        folded = fold.fold(state, _batch(key, records) if isinstance(records, Columns) else records, rules)
-        self._states[key, apart] = folded.state
-        return folded
+    def _emitted(self, key: Key, folded: Folded) -> list[Stat | Bar]:
+        self._states[key] = folded.state
+        return [*folded.stats, *folded.bars]
+
+    def _wanted(self, state: KeyState) -> tuple[Line, ...]:
+        return tuple(line for line in state.lines if line.label in self._lines)
 
 
 def seen_prices(batch: Batch, bar_price: BarPrice) -> Columns:
     """Return bars as the prices that rules over prices see of them.
 
-    `ohlc` is four records of one time: open, then low and high, the nearer one of a bar that rose or fell first, close.
+    `ohlc` is four records of one time: open, low and high (the high first in a bar that fell), close.
     """
     records, candles = batch.records, batch.candles
     if candles is None or not isinstance(records, Columns):
@@ -148,18 +157,27 @@ def seen_prices(batch: Batch, bar_price: BarPrice) -> Columns:
     rose = records.price >= candles.open
     first, second = np.where(rose, [candles.low, candles.high], [candles.high, candles.low])
     prices = np.stack([candles.open, first, second, records.price], axis=1).ravel()
-    each = len(records)
     repeated = {name.name: np.repeat(getattr(records, name.name), PATH) for name in fields(records)}
-    steps = np.tile(np.arange(PATH), each)
+    steps = np.tile(np.arange(PATH), len(records))
     return Columns(**repeated | {"price": prices, "identity": repeated["identity"] * PATH + steps})
 
 
-def _batch(key: Key, records: Columns) -> KeyBatch:
-    [batch] = cut(Table(records, [(key.exchange, key.product)], [0, len(records)]))
-    return batch
+def _new_state(key: Key, *, prices: bool) -> KeyState:
+    return fold.new_state(key.exchange, key.product, key.dataset, prices=prices)
 
 
-def _closed(state: KeyState) -> Folded:
-    """Close the open pane at its end: timers beyond the last record, and windows beyond it, do nothing."""
-    end = (state.watermark // MICROS_PER_SECOND + 1) * MICROS_PER_SECOND
-    return fold.advance(replace(state, book=NO_ALERTS), end + CLOCK_SLACK, [])
+def _bars(records: Columns, candles: Candles) -> Bars:
+    return Bars(records, candles.open, candles.high, candles.low)
+
+
+def _records(batch: Batch) -> KeyBatch | list[Row]:
+    """Return records as the engine folds them; panes of bars have the bars' own open, high and low."""
+    records, candles = batch.records, batch.candles
+    if not isinstance(records, Columns):
+        return records
+    [columns] = cut(Table(records, [(batch.key.exchange, batch.key.product)], [0, len(records)]))
+    if candles is not None:
+        prices = zip(candles.open.tolist(), candles.high.tolist(), candles.low.tolist(), strict=True)
+        panes = zip(columns.panes, prices, strict=True)
+        columns.panes = [msgspec.structs.replace(p, open=o, high=h, low=low) for p, (o, h, low) in panes]
+    return columns

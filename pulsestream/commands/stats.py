@@ -1,97 +1,138 @@
-"""The stats command: the live statistics over records of the past, one emission a line.
+"""The stats command: the live statistics and bars over records of the past, one emission a line.
 
-Each statistic is told once, as its final revision: it is held until no record can revise it. So lines come in order of
-time for each product. Windows without records (count 0) are left out.
+Each is told once, as its final revision: it is held until no record can revise it. So lines come in order of time for
+each product. Windows without records (count 0) are left out.
 """
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, TextIO
+from typing import Any, Final, TextIO, TypeAlias
 
+import msgspec
 import orjson
 
-from pulsestream.commands.evaluation import Choice, Evaluation
+from pulsestream.commands.evaluation import Choice, StatEvaluation
 from pulsestream.commands.reading import Key
 from pulsestream.commands.shown import number, warn_of, with_progress
 from pulsestream.commands.sources import Sources
 from pulsestream.core.clock import MICROS_PER_SECOND, format_rfc3339
 from pulsestream.core.errors import UsageError
-from schemas.records import Stat
-from streams.engine.lines import WINDOWS
+from schemas.records import Bar, Stat
+from streams.engine.lines import PERIODS, WINDOWS
+
+Emission: TypeAlias = Stat | Bar
 
 SPAN: Final = 600 * MICROS_PER_SECOND
 """Event time of a slice: so much of all products' statistics is in memory at once."""
-FIRST: Final = ("product", "exchange", "window", "at", "count", "basis")
-UNTOLD: Final = frozenset({"event_id", "as_of", "revision"})
+FIRST: Final[dict[type[Emission], tuple[str, ...]]] = {
+    Stat: ("product", "exchange", "window", "at", "count", "basis"),
+    Bar: ("product", "exchange", "period", "start"),
+}
+"""The fields that a line of JSON begins with; the others follow as in the schema."""
+UNTOLD: Final = frozenset({"event_id", "as_of", "revision", "received_time"})
 """What says something only where records have positions in topics."""
-SHOWN: Final = ("open", "high", "low", "close", "volume", "vwap", "change_pct", "volatility", "spread_bps")
-"""What the table tells of a statistic; --json tells everything."""
+SHOWN: Final[dict[type[Emission], tuple[str, ...]]] = {
+    Stat: ("count", "open", "high", "low", "close", "volume", "vwap", "change_pct", "volatility", "spread_bps"),
+    Bar: ("trades", "open", "high", "low", "close", "volume", "vwap"),
+}
+"""What the table tells; --json tells everything."""
 
-_FIELDS: Final = (*FIRST, *(name for name in Stat.__struct_fields__ if name not in UNTOLD and name not in FIRST))
-_HEAD: Final = "{:27}  {:20}  {:6}  {:6}  {:>7}"
+_HEAD: Final = "{:27}  {:20}  {:6}  {:>6}"
 _CELL: Final = "  {:>12}"
 
 
-def parse_windows(text: str) -> frozenset[str]:
-    """Return the windows in a list such as 1m,5m; all where it is empty. Raises UsageError for one that is not."""
-    known = [window.name for window in WINDOWS]
-    wanted = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise UsageError(f"--windows {unknown[0]!r} is no window: choose of {','.join(known)}")
-    return frozenset(wanted or known)
+def parse_lines(windows: str, bars: str) -> frozenset[str]:
+    """Return the labels of the lines (streams.engine.lines) that lists such as 1m,5m ask for.
+
+    All windows where both are empty. Raises UsageError for a window or a period that is not there.
+    """
+    named = _names("--windows", windows, [window.name for window in WINDOWS])
+    periods = _names("--bars", bars, list(PERIODS))
+    if not named and not periods:
+        named = [window.name for window in WINDOWS]
+    labels = [f"{kind}:{name}" for kind in ("prices", "quotes") for name in named]
+    return frozenset(labels + [f"bar:{name}" for name in periods])
 
 
 def emissions(
-    sources: Sources, choice: Choice, windows: frozenset[str], progress: TextIO = sys.stderr
-) -> Iterator[Stat]:
-    """Yield the final revision of each statistic of these windows that holds records."""
-    evaluation = Evaluation((), choice)
-    held: dict[Key, dict[str, Stat]] = {}
+    sources: Sources, choice: Choice, lines: frozenset[str], progress: TextIO = sys.stderr
+) -> Iterator[Emission]:
+    """Yield the final revision of everything that these lines emit, but for windows without records."""
+    evaluation = StatEvaluation(choice, lines)
+    held: dict[Key, dict[str, Emission]] = {}
     for part in with_progress(sources.slices(SPAN), progress):
         for batch in part.batches:
-            _hold(held.setdefault(batch.key, {}), evaluation.take(batch).stats, windows)
-        yield from _ordered([stat for key, stats in held.items() for stat in _settled(stats, evaluation.settled(key))])
-    rest = {stat.event_id: stat for stats in held.values() for stat in stats.values()}
-    _hold(rest, evaluation.finish().stats, windows)
+            _hold(held.setdefault(batch.key, {}), evaluation.take(batch))
+        yield from _ordered([one for key, ones in held.items() for one in _settled(ones, evaluation.settled(key))])
+    rest = {one.event_id: one for ones in held.values() for one in ones.values()}
+    _hold(rest, evaluation.finish())
     yield from _ordered(rest.values())
 
 
-def run(sources: Sources, choice: Choice, windows: frozenset[str], *, as_json: bool, out: TextIO, err: TextIO) -> None:
+def run(sources: Sources, choice: Choice, lines: frozenset[str], *, as_json: bool, out: TextIO, err: TextIO) -> None:
     """Print each emission as a line of JSON, or of a table. What was skipped goes to `err`."""
-    if not as_json:
-        out.write(_HEAD.format("time", "product", "basis", "window", "count"))
-        out.write("".join(_CELL.format(name) for name in SHOWN) + "\n")
-    out.writelines(_json(stat) if as_json else _row(stat) for stat in emissions(sources, choice, windows, err))
+    told = emissions(sources, choice, lines, err)
+    out.writelines(map(_json, told) if as_json else _table(told))
     warn_of(sources.skipped, err)
 
 
-def _hold(held: dict[str, Stat], stats: Iterable[Stat], windows: frozenset[str]) -> None:
-    held.update({stat.event_id: stat for stat in stats if stat.window in windows and stat.count})
+def _names(option: str, text: str, known: Sequence[str]) -> list[str]:
+    wanted = [name.strip() for name in text.split(",") if name.strip()]
+    for name in wanted:
+        if name not in known:
+            raise UsageError(f"{option} {name!r} is not there: choose of {','.join(known)}")
+    return wanted
 
 
-def _settled(held: dict[str, Stat], time: int) -> list[Stat]:
+def _hold(held: dict[str, Emission], emitted: Iterable[Emission]) -> None:
+    held.update({one.event_id: one for one in emitted if isinstance(one, Bar) or one.count})
+
+
+def _settled(held: dict[str, Emission], time: int) -> list[Emission]:
     """Take those out that are of a time which no record can change."""
-    settled = [stat for stat in held.values() if stat.at <= time]
-    for stat in settled:
-        del held[stat.event_id]
+    settled = [one for one in held.values() if _at(one) <= time]
+    for one in settled:
+        del held[one.event_id]
     return settled
 
 
-def _ordered(stats: Iterable[Stat]) -> Sequence[Stat]:
-    return sorted(stats, key=lambda stat: (stat.at, stat.exchange, stat.product))
+def _at(one: Emission) -> int:
+    """Return when an emission is due, micros."""
+    return one.at if isinstance(one, Stat) else one.start + PERIODS[one.period] * MICROS_PER_SECOND
 
 
-def _json(stat: Stat) -> str:
-    fields = {name: getattr(stat, name) for name in _FIELDS}
-    fields["at"] = format_rfc3339(stat.at)
-    return orjson.dumps(fields).decode() + "\n"
+def _ordered(emitted: Iterable[Emission]) -> list[Emission]:
+    return sorted(emitted, key=lambda one: (_at(one), one.exchange, one.product))
 
 
-def _row(stat: Stat) -> str:
-    head = _HEAD.format(format_rfc3339(stat.at), f"{stat.exchange}:{stat.product}", stat.basis, stat.window, stat.count)
-    return head + "".join(_CELL.format(_short(getattr(stat, name))) for name in SHOWN) + "\n"
+def _json(one: Emission) -> str:
+    said: dict[str, Any] = msgspec.to_builtins(one)
+    said["at" if isinstance(one, Stat) else "start"] = _shown_time(one)
+    first = FIRST[type(one)]
+    rest = [name for name in said if name not in UNTOLD and name not in first]
+    return orjson.dumps({name: said[name] for name in (*first, *rest)}).decode() + "\n"
+
+
+def _table(told: Iterable[Emission]) -> Iterator[str]:
+    """Give a line for each, and headings where a statistic follows a bar or the reverse."""
+    kind: type[Emission] | None = None
+    for one in told:
+        if type(one) is not kind:
+            kind = type(one)
+            names = ("time", "product", "basis", "window") if kind is Stat else ("start", "product", "origin", "period")
+            yield _HEAD.format(*names) + "".join(map(_CELL.format, SHOWN[kind])) + "\n"
+        yield _row(one)
+
+
+def _row(one: Emission) -> str:
+    made_of, length = (one.basis, one.window) if isinstance(one, Stat) else (one.origin, one.period)
+    head = _HEAD.format(_shown_time(one), f"{one.exchange}:{one.product}", made_of, length)
+    return head + "".join(_CELL.format(_short(getattr(one, name))) for name in SHOWN[type(one)]) + "\n"
+
+
+def _shown_time(one: Emission) -> str:
+    return format_rfc3339(one.at if isinstance(one, Stat) else one.start)
 
 
 def _short(value: float | None) -> str:
-    return number(value if value is None else float(f"{value:.8g}"))
+    return number(None if value is None else float(f"{value:.8g}"))

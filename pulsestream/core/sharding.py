@@ -1,4 +1,4 @@
-"""Which feed shard a product belongs to: the same answer in every process, whatever its language's hash is.
+"""Which feed shard, and which partition, a product belongs to: the same answer in every process.
 
 murmur2 is the hash of the Java clients' default partitioner (Apache Kafka, `Utils.murmur2`), so a Kafka tool can
 compute a shard as well.
@@ -30,3 +30,9 @@ def murmur2(key: bytes) -> int:
 def feed_shard(exchange: str, product: str, shards: int) -> int:
     """Return the shard, from 0 to `shards` - 1, whose producer feeds a product of an exchange."""
     return (murmur2(f"{exchange}:{product}".encode()) & 0x7FFFFFFF) % shards
+
+
+@lru_cache(maxsize=100_000)
+def key_partition(key: str, partitions: int) -> int:
+    """Return the partition of a key among so many, as every Kafka producer of ours chooses it."""
+    return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions

@@ -5,8 +5,9 @@ it; at an equal time the timer acts before the record or window. Each transition
 how records were batched, nor on how often the clock looked without a decision.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Final
 
 from pulsestream.core.clock import MICROS_PER_SECOND
@@ -18,6 +19,7 @@ from streams.engine.inputs import Columns, Row
 from streams.engine.machine import STABLE, Phase, Signal, State
 from streams.engine.measures import Measure, instants, next_instant, value_at
 from streams.engine.rules import ActiveRule
+from streams.engine.sweep import Stretch
 from streams.engine.transitions import RULE_CHANGED, UNTOUCHED, Machine, Machines, Sight, Transitions, Watch
 from streams.engine.view import Panes
 from streams.engine.words import in_words
@@ -113,15 +115,22 @@ class AlertFold:
         self._transitions.settle()
         self._read = len(batch)
 
-    def windows(self, panes: Panes, until: int, rules: Sequence[ActiveRule], appended_at: int) -> None:
+    def windows(
+        self,
+        panes: Panes,
+        until: int,
+        rules: Sequence[ActiveRule],
+        appended_at: int,
+        stretch: Stretch | None = None,
+    ) -> None:
         """Evaluate conditions over windows up to second `until`, which a record appended at `appended_at` reached.
 
         Called whenever a record's second passes the watermark's, with panes that end at or before it closed and
-        without those records.
+        without those records. `stretch`: the same panes as columns, for a long way to `until`.
         """
         if until <= self._second:
             return
-        seeing = _Seeing(panes, self._second, until)
+        seeing = _Seeing(panes, self._second, until, stretch)
         for order, rule in enumerate(rules):
             if rule.measure is None:
                 continue
@@ -134,6 +143,22 @@ class AlertFold:
                 self._over_window(watch, seeing if effective else None, until * MICROS_PER_SECOND)
         self._transitions.settle()
         self._second = until
+
+    def end(self, panes: Panes, second: int, minute: int, rules: Sequence[ActiveRule]) -> None:
+        """Evaluate conditions over windows once more where the last panes close; no timer acts any more.
+
+        Panes of 1 s are closed up to `second`, those of 1 m up to `minute`.
+        """
+        for order, rule in enumerate(rules):
+            measure, limit = rule.measure, rule.compared
+            at = minute if measure is not None and measure.by_minute else second
+            if measure is None or not isinstance(limit, Limit) or at not in instants(measure, panes, self._second, at):
+                continue
+            watch = self._transitions.watch(rule, order)
+            value = value_at(measure, panes, at)
+            if value is not None and (watch.due is None or watch.due > at * MICROS_PER_SECOND):
+                self._window(watch, value, signal(limit, value), at * MICROS_PER_SECOND)
+        self._transitions.settle()
 
     def clock(self, panes: Panes, until: int, rules: Sequence[ActiveRule]) -> None:
         """Let the event clock say `until`, micros: timers act, and windows up to 2 s before are evaluated."""
@@ -264,14 +289,15 @@ class AlertFold:
         """
         transitions, measure, limit = self._transitions, watch.rule.measure, watch.rule.compared
         acted_at = 0
-        for second in seeing.seconds(measure) if seeing and measure else ():
-            value = seeing.value(measure, second) if seeing and measure else None
-            if value is None or not isinstance(limit, Limit):
-                continue
-            at = second * MICROS_PER_SECOND
-            acted_at = max(acted_at, transitions.timers(watch, at, self._see))
-            if self._window(watch, value, signal(limit, value), at):
-                acted_at = at
+        if seeing and measure and isinstance(limit, Limit):
+            for second in seeing.telling(measure, limit, watch):
+                value = seeing.value(measure, second)
+                if value is None:
+                    continue
+                at = second * MICROS_PER_SECOND
+                acted_at = max(acted_at, transitions.timers(watch, at, self._see))
+                if self._window(watch, value, signal(limit, value), at):
+                    acted_at = at
         return max(acted_at, transitions.timers(watch, until, self._see, silent=not by_clock))
 
     def _window(self, watch: Watch, value: float, said: Signal, at: int) -> bool:
@@ -330,8 +356,9 @@ class AlertFold:
 class _Seeing:
     """The values of measures at the seconds in (after, until], each worked out once however many rules ask."""
 
-    def __init__(self, panes: Panes, after: int, until: int) -> None:
+    def __init__(self, panes: Panes, after: int, until: int, stretch: Stretch | None = None) -> None:
         self._panes = panes
+        self._stretch = stretch
         self._span = after, until
         self._seconds: dict[Measure, list[int]] = {}
         self._values: dict[tuple[Measure, int], float | None] = {}
@@ -341,6 +368,23 @@ class _Seeing:
         if measure not in self._seconds:
             self._seconds[measure] = instants(measure, self._panes, *self._span)
         return self._seconds[measure]
+
+    def telling(self, measure: Measure, limit: Limit, watch: Watch) -> Iterator[int]:
+        """Give the seconds at which a rule may change, while it does: all, or those that a stretch leaves."""
+        seconds = self.seconds(measure)
+        if self._stretch is None:
+            yield from seconds
+            return
+        sweep = self._stretch.sweep(measure, limit, seconds)
+        position = 0
+        while position < len(seconds):
+            stop = sweep.next(position, ~STABLE[watch.held.standing.phase] & _ANY, watch.due)
+            if watch.held.value is not None:
+                valued = sweep.last_valued(position, stop)
+                yield from islice((seconds[i] for i in valued if self.value(measure, seconds[i]) is not None), 1)
+            if stop < len(seconds):
+                yield seconds[stop]
+            position = stop + 1
 
     def value(self, measure: Measure, second: int) -> float | None:
         """Return the value at a second."""

@@ -19,7 +19,7 @@ from streams.engine.alerts import AlertBook, AlertFold
 from streams.engine.cut import KeyBatch
 from streams.engine.duplicates import Seen, SeenFold
 from streams.engine.inputs import Columns, Row
-from streams.engine.lines import Line, lines
+from streams.engine.lines import MINUTE_PANES, Line, lines
 from streams.engine.panes import Pane, pane_of
 from streams.engine.rules import ActiveRule
 from streams.engine.series import CLOCK_SLACK, GRACE, Series, SeriesFold
@@ -104,13 +104,19 @@ def new_state(
     return KeyState(exchange, product, dataset, topic_id, partition, prices)
 
 
-def fold(state: KeyState, records: KeyBatch | Sequence[Row], rules: Sequence[ActiveRule]) -> Folded:
+def fold(
+    state: KeyState,
+    records: KeyBatch | Sequence[Row],
+    rules: Sequence[ActiveRule],
+    emitted: tuple[Line, ...] | None = None,
+) -> Folded:
     """Fold records of this key, in offset order. `rules` are those that apply to the key, ended versions included.
 
     A record appended at or after a version's ended_at retires that version, as `retire(state, rule, ended_at)` would.
+    `emitted`: all that is to be emitted about the key, in its whole life, where that is not everything.
     """
     sorted_records = _sort(state, records)
-    statistics = SeriesFold(state.series, _subject(state), state.lines)
+    statistics = SeriesFold(state.series, _subject(state), state.lines if emitted is None else emitted)
     evaluation = _evaluation(state)
     over_windows = alerts.over_windows(rules)
     minute = state.watermark // series.MINUTE
@@ -157,6 +163,20 @@ def advance(state: KeyState, clock: int, rules: Sequence[ActiveRule]) -> Folded:
         series=statistics.finish(state.watermark, state.watermark),
         book=evaluation.finish(),
     )
+    return Folded(after, statistics.stats, statistics.bars, evaluation.alerts, {})
+
+
+def end(state: KeyState, rules: Sequence[ActiveRule], emitted: tuple[Line, ...] | None = None) -> Folded:
+    """End the source: panes that are open close at their ends. No timer acts beyond the last record."""
+    if not state.watermark:
+        return Folded(state, [], [], [], {})
+    second = state.watermark // MICROS_PER_SECOND + 1
+    minute = -(-second // MINUTE_PANES) * MINUTE_PANES
+    statistics = SeriesFold(state.series, _subject(state), state.lines if emitted is None else emitted)
+    statistics.close(minute)
+    evaluation = _evaluation(state)
+    evaluation.end(statistics, second, minute, rules)
+    after = replace(state, series=statistics.finish(state.watermark, state.watermark), book=evaluation.finish())
     return Folded(after, statistics.stats, statistics.bars, evaluation.alerts, {})
 
 

@@ -32,8 +32,8 @@ MIN_RETURNS: Final = 10
 MAD_SCALE: Final = 1.4826
 """Makes the median absolute deviation of a normal distribution its standard deviation (Rousseeuw and Croux, 1993)."""
 
-_YEAR_SECONDS: Final = 365 * 86_400
-_GRIDS: Final = {60: 1, 300: 5, 900: 5, 3_600: 60, 86_400: 300}
+YEAR_SECONDS: Final = 365 * 86_400
+GRIDS: Final = {60: 1, 300: 5, 900: 5, 3_600: 60, 86_400: 300}
 """By seconds of a window: the step of the clock grid of its log returns."""
 _MINUTE: Final = 60
 _HALVED: Final = -0.5
@@ -76,7 +76,7 @@ def value_at(measure: Measure, panes: Panes, at: int) -> float | None:
         return _change(rows, reference)
     covered = min(measure.seconds * MICROS_PER_SECOND, at * MICROS_PER_SECOND - panes.first_time)
     if measure.kind == "volatility":
-        return _volatility(_grid_closes(rows, measure.seconds, at), reference, covered, _GRIDS[measure.seconds])
+        return _volatility(_grid_closes(rows, measure.seconds, at), reference, covered, GRIDS[measure.seconds])
     return _zscore(rows, reference, at, -(-covered // MICROS_PER_SECOND))
 
 
@@ -121,7 +121,7 @@ def _volatility(closes: Floats, reference: float, covered: int, grid: int) -> fl
         return None
     moves = _log_returns(np.concatenate(((reference,), closes)))
     squares = float((moves * moves).sum())
-    return math.sqrt(squares * _YEAR_SECONDS / (covered / MICROS_PER_SECOND))
+    return math.sqrt(squares * YEAR_SECONDS / (covered / MICROS_PER_SECOND))
 
 
 def _volume_ratio(panes: Panes, at: int, seconds: int, baseline: int) -> float | None:
@@ -167,7 +167,7 @@ def _median(values: Floats) -> float:
 
 def _grid_closes(rows: PaneRows, seconds: int, at: int) -> Floats:
     """Return the last price before each point of the window's grid that has a pane before it in the window."""
-    step = _GRIDS[seconds]
+    step = GRIDS[seconds]
     if step == (1 if seconds <= SECONDS_UP_TO else _MINUTE):
         return rows.close
     points = np.arange(at - seconds + step, at + 1, step)

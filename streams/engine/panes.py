@@ -47,6 +47,7 @@ class Pane(msgspec.Struct, frozen=True, gc=False):
 
     Of equal times the first in offset order opens and the last closes. `offset` and `appended_at` are those of the last
     record in offset order; `quote_seen` is the time of the last record with a quote, `quote_at` when that was observed.
+    A bar that is read as one record brings its own open, high and low.
     """
 
     second: int
@@ -180,7 +181,7 @@ def row_of(pane: Pane) -> PaneRow:
 def _moments(totals: Totals, opened: float) -> tuple[float, float]:
     """Return the mean price less the first price, and the sum of squared deviations from the mean."""
     count = totals.count
-    if count == 1:
+    if count == 1 and totals.prices == int(opened * SCALE):
         return 0.0, 0.0
     shift = totals.prices - count * int(opened * SCALE)
     squares = count * totals.squares - totals.prices**2

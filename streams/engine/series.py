@@ -16,9 +16,11 @@ from pulsestream.core.clock import MICROS_PER_SECOND
 from schemas.records import Bar, Stat
 from streams.engine.inputs import UNKNOWN_TIME
 from streams.engine.lines import LONGEST, MINUTE_PANES, SECOND_PANES, Line
+from streams.engine.measures import LOOKBACK_MINUTES, LOOKBACK_SECONDS
 from streams.engine.panes import Pane, merged
 from streams.engine.rows import CLOSE, COUNT, OPEN, QUOTES, SECOND, Extent, Rows, Span
 from streams.engine.statistics import Subject, View, bar_of, price_stat, quote_stat
+from streams.engine.sweep import Stretch
 from streams.engine.view import PaneRows
 
 GRACE: Final = 10 * MICROS_PER_SECOND
@@ -136,9 +138,9 @@ class SeriesFold:
         settled = bisect_left([pane.second for pane in self._tail], reached)
         self._seconds.settle(settled)
         del self._tail[:settled]
-        self._condense(reached // MINUTE_PANES * MINUTE_PANES)
-        self._seconds.forget_before(reached - LONGEST[SECOND_PANES])
-        self._minutes.forget_before(reached - LONGEST[MINUTE_PANES])
+        self.condense(reached // MINUTE_PANES * MINUTE_PANES)
+        self._seconds.forget_before(reached - LOOKBACK_SECONDS)
+        self._minutes.forget_before(reached - LOOKBACK_MINUTES)
         self._emitted = {due: revision for due, revision in self._emitted.items() if due[0] > reached}
 
     def finish(self, before: int, watermark: int) -> Series:
@@ -197,7 +199,7 @@ class SeriesFold:
 
     # ---- minutes ----
 
-    def _condense(self, until: int) -> None:
+    def condense(self, until: int) -> None:
         """Make settled panes of a minute of all whole minutes before `until`."""
         if until <= self._condensed:
             return
@@ -245,15 +247,16 @@ class SeriesFold:
         extent = self._extent_of(seconds, at)
         end = extent.find(at)
         start = extent.find(at - seconds, end)
-        floats = extent.rows.floats[:, start:end]
-        return PaneRows(
-            extent.rows.ints[SECOND, start:end], floats[COUNT], *floats[OPEN : OPEN + 4], *floats[COUNT + 1 : COUNT + 4]
-        )
+        return _pane_rows(extent, start, end)
+
+    def stretch(self) -> Stretch:
+        """Return everything as columns, for a sweep over panes that are all closed."""
+        return Stretch(_pane_rows(self._seconds), _pane_rows(self._minutes), self.first_time)
 
     def reference(self, second: int) -> float | None:
-        """Return the last price before a second; of one that only minutes reach, a whole minute's (view.Panes)."""
+        """Return the last price before a second (view.Panes); of minutes, only those that end by then are asked."""
         for extent in (self._seconds, self._minutes):
-            position = extent.find(second)
+            position = extent.find(second - extent.step + 1)
             if position > extent.start:
                 return float(extent.rows.floats[CLOSE, position - 1])
         return None
@@ -276,3 +279,12 @@ def _newest_of(line: Line, newest: int | None, quote_seen: int) -> int | None:
     if line.kind != "quotes":
         return newest
     return quote_seen // MICROS_PER_SECOND if quote_seen else None
+
+
+def _pane_rows(extent: Extent, start: int | None = None, end: int | None = None) -> PaneRows:
+    """Return the rows from `start` to before `end` as conditions see them; without: all."""
+    chosen = slice(extent.start if start is None else start, extent.end if end is None else end)
+    floats = extent.rows.floats[:, chosen]
+    return PaneRows(
+        extent.rows.ints[SECOND, chosen], floats[COUNT], *floats[OPEN : OPEN + 4], *floats[COUNT + 1 : COUNT + 4]
+    )

@@ -80,7 +80,7 @@ class Glance(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     exchange: str
     product: str
-    dataset: msgspec.Raw
+    dataset: str
     topic_id: msgspec.Raw
     partition: msgspec.Raw
     prices: bool

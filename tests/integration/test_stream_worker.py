@@ -117,7 +117,7 @@ def test_bad_records_are_skipped_and_counted_and_the_ones_beside_them_folded(sti
 def test_a_new_tenants_topic_is_read_while_the_worker_runs(still: Streams) -> None:
     still.start()
     newcomer = f"{still.tenant}n"
-    still.prepare("stats", "alerts", "own-ticks", tenant=newcomer)
+    still.prepare("stats", "bars", "alerts", "own-ticks", tenant=newcomer)
     still.send(
         [make_tick("x-desk", "BTC-USD", number, 100.0, at=number * SECOND) for number in range(1, 5)],
         tenant=newcomer,
@@ -222,7 +222,7 @@ def assert_versions(streams: Streams, versions: list[tuple[int, str]]) -> None:
 
 def test_a_tenant_whose_output_topic_is_missing_waits_and_loses_nothing_while_others_go_on(still: Streams) -> None:
     broken = f"{still.tenant}b"
-    still.prepare("alerts", "ticks", tenant=broken)
+    still.prepare("bars", "alerts", "ticks", tenant=broken)
     worker = still.start_parked()
 
     still.send(market(3, 500, exchange=still.exchange))
@@ -238,7 +238,7 @@ def test_a_tenant_whose_output_topic_is_missing_waits_and_loses_nothing_while_ot
 
 def test_a_topic_deleted_under_load_parks_its_tenant_alone(still: Streams) -> None:
     broken = f"{still.tenant}b"
-    still.prepare("stats", "alerts", "ticks", tenant=broken)
+    still.prepare("stats", "bars", "alerts", "ticks", tenant=broken)
     worker = still.start()
     first, second = market(5, 3_000, exchange=still.exchange), market(6, 3_000, exchange=still.exchange)
     still.send(first, tenant=broken)

@@ -7,6 +7,7 @@ from typing import Any, Final
 from pulsestream.core.topics import tenant_topic
 from schemas.codec import codec
 from schemas.records import Alert, AsOf, Stat, Tick
+from streams.basis import BasisChange
 from streams.emission import Output
 from streams.engine.rules import ActiveRule
 from streams.entries import Position, sort
@@ -40,6 +41,7 @@ class World:
     sent: list[Output] = field(default_factory=list)
     unacknowledged: list[Output] = field(default_factory=list)
     rules: list[RuleChange] = field(default_factory=list)
+    bases: list[BasisChange] = field(default_factory=list)
     shard: Shard = field(init=False)
 
     def __post_init__(self) -> None:
@@ -50,12 +52,25 @@ class World:
     def append(self, tenant: str, ticks: Iterable[Tick]) -> None:
         """Producers append ticks."""
         for tick in ticks:
+            self.subscribe(tenant, tick.exchange, tick.product)
             self.append_raw(tenant, codec(Tick).encode(tick))
 
     def append_raw(self, tenant: str, value: bytes | None, *headers: tuple[str, bytes | None]) -> None:
         """Append one record."""
         log = self.logs.setdefault(tenant_topic(tenant, "ticks"), [])
         log.append(Raw(len(log), self.now // _MILLIS, value, headers))
+
+    def subscribe(self, tenant: str, exchange: str, product: str, *, trades: bool = False) -> None:
+        """A tenant subscribes to a product's ticks, and trades if wanted; the first time counts, or a change."""
+        last = [change for change in self.bases if change.product == (tenant, exchange, product)][-1:]
+        if not last or (trades and not last[0].trades):
+            self.change_basis(tenant, exchange, product, trades=trades)
+
+    def change_basis(self, tenant: str, exchange: str, product: str, *, trades: bool) -> None:
+        """A tenant subscribes to a product anew, with trades or without."""
+        change = BasisChange((tenant, exchange, product), self.now // _MILLIS * _MILLIS, trades)
+        self.bases.append(change)
+        self.shard.learn_bases([change])
 
     def fold(self, tenant: str, count: int = 1_000_000) -> Any:
         """Fold the next records of a tenant and send what comes out; acknowledged at once."""
@@ -73,6 +88,7 @@ class World:
         """Let time pass; the clock acts on what is read to its end."""
         self.now += micros
         self.shard.end_rules(lambda tenant: self.at_end(tenant_topic(tenant, "ticks")))
+        self.shard.change_bases(self.at_end)
         self.sent += self.shard.tick(lambda _: connected, self.at_end)
 
     def checkpoint(self) -> None:
@@ -108,6 +124,7 @@ class World:
         self.unacknowledged = []
         self.shard = Shard(sort(self.committed), lambda exchange, _: exchange, lambda _: self.now)
         self.shard.learn(self.rules)
+        self.shard.learn_bases(self.bases)
         self.send_pending()
 
     def put_rule(self, rule: ActiveRule | None, rule_id: str, version: int) -> None:

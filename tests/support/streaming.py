@@ -22,18 +22,18 @@ from confluent_kafka import KafkaError, Message, Producer
 from pulsestream.core.kafka import Admin, producer_config
 from pulsestream.core.layout import platform_topic_specs, tenant_topic_spec
 from pulsestream.core.settings import Settings, environment
-from pulsestream.core.topics import FEEDS, RULES, state_topic, tenant_topic
+from pulsestream.core.topics import FEEDS, RULES, SUBSCRIPTIONS, state_topic, tenant_topic
 from pulsestream.local.kafka import EmbeddedKafka
 from pulsestream.local.process import free_port
 from schemas.codec import codec
-from schemas.records import Alert, Feed, Rule, Stat, Tick
+from schemas.records import Alert, Feed, Rule, Stat, Subscription, Tick
 from streams.engine import fold as engine
 from streams.engine.inputs import row_of
 from streams.engine.rules import ActiveRule, applies, parse_rule
 from tests.support.e2e import Service, eventually, read_topic, records_of
 from tests.support.oracle import Sourced, by_key, newest
 
-DATASETS: Final = ("stats", "alerts", "dlq", "ticks")
+DATASETS: Final = ("stats", "bars", "alerts", "dlq", "ticks")
 _MICROS: Final = 1_000_000
 
 
@@ -59,11 +59,29 @@ class Streams:
         return self.broker.settings().model_copy(update={"stream_app": self.app})
 
     def prepare(self, *datasets: str, tenant: str | None = None) -> None:
-        """Make the state topic and a tenant's topics."""
+        """Make the state topic and a tenant's topics; the tenant gets the ticks of P0-USD to P9-USD."""
         admin = self.admin
         specs = [spec for spec in platform_topic_specs(admin) if spec.name == state_topic(self.app)]
         specs += [tenant_topic_spec(admin, tenant or self.tenant, dataset) for dataset in datasets or DATASETS]
         self.topics += Admin(admin).create(specs)
+        self.subscribe(*(f"P{number}-USD" for number in range(10)), datasets=["ticks"], tenant=tenant)
+
+    def subscribe(self, *products: str, datasets: Sequence[str], tenant: str | None = None) -> None:
+        """Publish a tenant's subscriptions to products of the exchange."""
+        owner, version = tenant or self.tenant, time.time_ns()
+        said = [
+            Subscription(
+                tenant=owner,
+                exchange=self.exchange,
+                product=product,
+                datasets=[*datasets],
+                since=version // 1000,
+                version=version,
+            )
+            for product in products
+        ]
+        keyed = [(f"{owner}:{self.exchange}:{one.product}", codec(Subscription).encode(one), {}) for one in said]
+        self.send_bytes(SUBSCRIPTIONS, keyed)
 
     def start(self, **overrides: object) -> Service:
         """Start a worker and wait until it is ready."""

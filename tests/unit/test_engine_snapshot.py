@@ -89,7 +89,7 @@ def test_blocks_that_fell_out_of_reach_are_removed() -> None:
     run = folded([tick(n, 100.0, n) for n in range(100)])
     old = run.state
 
-    run.fold(inputs([tick(1_000, 100.0, 900)], first_offset=100))
+    run.fold(inputs([tick(1_300, 100.0, 900)], first_offset=100))
 
     removed = {name for name, value in entries(KEY, old, run.state).items() if value is None}
     assert removed == {f"{KEY}|seconds:{100000000 + n}" for n in range(5)}

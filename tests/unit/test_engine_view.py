@@ -12,7 +12,7 @@ from streams.engine.inputs import Row
 from streams.engine.lines import lines
 from streams.engine.series import SeriesFold
 from streams.engine.statistics import Subject
-from tests.support.ticking import START, rows, streams
+from tests.support.ticking import START, Run, inputs, rows, streams, tick
 
 LENGTHS = st.sampled_from([60, 300, 900, 3_600, 86_400])
 
@@ -101,3 +101,20 @@ def test_the_reference_is_the_last_price_before(drawn: list, back: int) -> None:
 
 def test_a_source_without_records_has_no_reference() -> None:
     assert view_of(new_state("coinbase", "BTC-USD")).reference(START) is None
+
+
+def test_a_price_after_a_second_is_no_reference_before_it_however_panes_were_condensed() -> None:
+    first = 239  # the last second of a minute, which is condensed when the watermark is 70 s further
+    state = fold(new_state("coinbase", "BTC-USD"), rows(inputs([tick(first, 100.0, 1), tick(330, 99.0, 2)])), ()).state
+
+    assert view_of(state).reference(START + first - 9) is None
+    assert view_of(state).reference(START + first + 1) == 100.0
+
+
+def test_panes_reach_back_over_a_window_and_the_baseline_before_it() -> None:
+    run = Run()
+    for start in range(0, 2_000, 100):
+        run.fold(inputs([tick(second, 10.0, second) for second in range(start, start + 100)], first_offset=start))
+    at = run.state.watermark // 1_000_000
+
+    assert len(view_of(run.state).rows(900, at - 300)) == 900

@@ -227,7 +227,7 @@ def test_memory_does_not_grow_with_the_length_of_a_life() -> None:
         series = run.state.series
         sizes.append((len(series.seconds) + len(series.tail), len(series.emitted), len(run.state.seen)))
 
-    assert max(panes for panes, _, _ in sizes) <= 900 + 12 + 16
+    assert max(panes for panes, _, _ in sizes) <= 1_200 + 12 + 16
     assert max(lines for _, lines, _ in sizes) <= 12 * 16
     assert max(seconds for _, _, seconds in sizes) <= 12
 

@@ -1,0 +1,169 @@
+"""Where a condition over a window can change over a long stretch of closed panes, by columns: for the past only.
+
+At each second bounds of the value are worked out from running totals, for all seconds at once; only where the bounds
+let a signal change a rule the value itself is asked for (`measures.value_at`). So a sweep finds exactly what looking at
+every second would, in a small part of the time.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pulsestream.core.clock import MICROS_PER_SECOND
+from streams.engine.definitions import Limit
+from streams.engine.inputs import Bools, Floats, Ints
+from streams.engine.machine import Signal
+from streams.engine.measures import GRIDS, MIN_RETURNS, YEAR_SECONDS, Measure
+from streams.engine.view import PaneRows
+
+Signals: TypeAlias = NDArray[np.uint8]
+SLACK: Final = 1e-9
+"""Relative error allowed for logarithms and quotients, far above what they have."""
+_EPSILON: Final = 2.0**-52
+_ANY: Final = Signal.TRUE | Signal.BETWEEN | Signal.CLEAR
+
+
+class Bounds(NamedTuple):
+    """Of each second: at least `low`, at most `high`; both NaN where there is surely no value."""
+
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stretch:
+    """Closed panes of 1 s and of 1 m over all that a sweep may ask for; `first_time` as in view.Panes."""
+
+    seconds: PaneRows
+    minutes: PaneRows
+    first_time: int
+
+    def bounds(self, measure: Measure, at: Ints) -> Bounds | None:
+        """Return bounds of a measure at these seconds; None: nothing is known but by looking."""
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if measure.kind == "change":
+                return _change(self._rows(measure), measure.seconds, at)
+            observed = at * MICROS_PER_SECOND - self.first_time
+            if measure.kind == "volume":
+                return _volume(self.seconds, measure, at, observed)
+            if measure.kind == "volatility":
+                return _volatility(self._rows(measure), measure.seconds, at, observed)
+        return None
+
+    def sweep(self, measure: Measure, limit: Limit, seconds: Sequence[int]) -> "Sweep":
+        """Return where a rule may change, of these seconds."""
+        at = np.array(seconds, np.int64)
+        bounds = self.bounds(measure, at) if len(at) else None
+        signals = np.full(len(at), _ANY, np.uint8) if bounds is None else possible_signals(limit, bounds)
+        return Sweep(at, signals)
+
+    def _rows(self, measure: Measure) -> PaneRows:
+        return self.minutes if measure.by_minute else self.seconds
+
+
+class Sweep:
+    """The signals that each second may give to a rule, searched by index."""
+
+    def __init__(self, seconds: Ints, signals: Signals) -> None:
+        self._seconds = seconds
+        self._signals = signals
+        self._found: dict[int, NDArray[np.intp]] = {}
+
+    def next(self, start: int, mask: int, due: int | None) -> int:
+        """Return the index of the first second, from `start` on, that may give a signal in `mask` or reaches `due`.
+
+        `due` in micros; len where there is none.
+        """
+        found = self._found.get(mask)
+        if found is None:
+            found = self._found[mask] = np.flatnonzero(self._signals & mask)
+        place = int(found.searchsorted(start))
+        telling = int(found[place]) if place < len(found) else len(self._seconds)
+        if due is None:
+            return telling
+        return min(telling, max(start, int(self._seconds.searchsorted(-(-due // MICROS_PER_SECOND)))))
+
+    def last_valued(self, start: int, stop: int) -> Iterator[int]:
+        """Give the indices in [start, stop) at which there may be a value, the last one first."""
+        return reversed((np.flatnonzero(self._signals[start:stop]) + start).tolist())
+
+
+def possible_signals(limit: Limit, bounds: Bounds) -> Signals:
+    """Return, for each second, a mask with at least the signals that its value can give; 0: there is no value."""
+    low, high, threshold, clear = bounds.low, bounds.high, limit.threshold, limit.clear
+    if not limit.above:
+        low, high, threshold, clear = -high, -low, -threshold, -clear
+    true = np.where(high > threshold, Signal.TRUE, 0)
+    between = np.where((high > clear) & (low <= threshold), Signal.BETWEEN, 0)
+    return (true | between | np.where(low <= clear, Signal.CLEAR, 0)).astype(np.uint8)
+
+
+def _change(rows: PaneRows, seconds: int, at: Ints) -> Bounds:
+    """Return the value itself: it takes one division."""
+    end, start = rows.second.searchsorted(at), rows.second.searchsorted(at - seconds)
+    held = end > start
+    closes = np.concatenate(((np.nan,), rows.close))
+    opens = np.concatenate((rows.open, (np.nan,)))
+    reference = np.where(start > 0, closes[start], np.where(held, opens[start], np.nan))
+    change = np.where(held, 100 * (closes[end] - reference) / reference, 0 * reference)
+    change[~np.isfinite(change)] = np.nan
+    return Bounds(change, change)
+
+
+def _volume(rows: PaneRows, measure: Measure, at: Ints, observed: Ints) -> Bounds:
+    end, start = rows.second.searchsorted(at), rows.second.searchsorted(at - measure.seconds)
+    begin = rows.second.searchsorted(at - measure.seconds - measure.baseline)
+    total, error = _running(rows.volume)
+    inside, before = total[end] - total[start], total[start] - total[begin]
+    windows = measure.baseline // measure.seconds
+    low = np.maximum(inside - error, 0) / ((before + error) / windows) * (1 - SLACK)
+    high = np.where(before > error, (inside + error) / ((before - error) / windows) * (1 + SLACK), np.inf)
+    unobserved = observed < (measure.seconds + measure.baseline) * MICROS_PER_SECOND
+    return _without(unobserved, Bounds(np.where(before > error, low, -np.inf), high))
+
+
+def _volatility(rows: PaneRows, seconds: int, at: Ints, observed: Ints) -> Bounds:
+    """Return bounds from running totals of squared returns, one for each phase of the grid.
+
+    While the window is not yet observed whole, the grid begins with the first record: nothing is known then.
+    """
+    step = GRIDS[seconds]
+    low, high = np.full(len(at), -np.inf), np.full(len(at), np.inf)
+    for phase in np.unique(at % step):
+        chosen = (at % step == phase) & (observed >= seconds * MICROS_PER_SECOND)
+        if chosen.any():
+            low[chosen], high[chosen] = _of_phase(rows, seconds, step, at[chosen])
+    covered = np.minimum(observed, seconds * MICROS_PER_SECOND)
+    too_few = -(-covered // (step * MICROS_PER_SECOND)) < MIN_RETURNS
+    return _without(too_few, Bounds(low, high))
+
+
+def _of_phase(rows: PaneRows, seconds: int, step: int, at: Ints) -> tuple[Floats, Floats]:
+    begin = int(at[0]) - seconds
+    points = np.arange(begin, int(at[-1]) + 1, step)
+    places = rows.second.searchsorted(points)
+    prices = np.where(places > 0, rows.close[places - 1], np.nan)
+    moves = np.log1p(np.diff(prices, prepend=np.nan) / np.concatenate(((np.nan,), prices[:-1])))
+    total, error = _running(np.where(np.isnan(moves), 0.0, moves * moves))
+    if not np.isfinite(error):
+        return np.full(len(at), -np.inf), np.full(len(at), np.inf)
+    last = (at - begin) // step + 1
+    squares = total[last] - total[last - seconds // step]
+    scale = YEAR_SECONDS / seconds
+    low = np.sqrt(np.maximum(squares - error, 0) * scale) * (1 - SLACK)
+    high = np.sqrt(np.maximum(squares + error, 0) * scale) * (1 + SLACK)
+    known = ~np.isnan(prices[last - 1 - seconds // step])
+    return np.where(known, low, -np.inf), np.where(known, high, np.inf)
+
+
+def _running(values: Floats) -> tuple[Floats, float]:
+    """Return the running totals of numbers that are not negative, from 0 on, and a bound of a difference's error."""
+    total = np.concatenate(((0.0,), np.cumsum(values)))
+    return total, float(total[-1]) * len(total) * 4 * _EPSILON
+
+
+def _without(missing: Bools, bounds: Bounds) -> Bounds:
+    return Bounds(np.where(missing, np.nan, bounds.low), np.where(missing, np.nan, bounds.high))
