@@ -285,7 +285,7 @@ class AlertFold:
     def _over_window(self, watch: Watch, seeing: "_Seeing | None", until: int, *, by_clock: bool = False) -> int:
         """Let timers, and windows where `seeing` is given, act up to `until`, micros; return the last time of a change.
 
-        Timers that report nothing act by the clock only where a window that follows asks for it.
+        By the clock the end of a cooldown acts only where a window makes the condition true after it.
         """
         transitions, measure, limit = self._transitions, watch.rule.measure, watch.rule.compared
         acted_at = 0
@@ -294,9 +294,11 @@ class AlertFold:
                 value = seeing.value(measure, second)
                 if value is None:
                     continue
-                at = second * MICROS_PER_SECOND
+                at, said = second * MICROS_PER_SECOND, signal(limit, value)
+                if by_clock and watch.silent and said is not Signal.TRUE:
+                    continue
                 acted_at = max(acted_at, transitions.timers(watch, at, self._see))
-                if self._window(watch, value, signal(limit, value), at):
+                if self._window(watch, value, said, at):
                     acted_at = at
         return max(acted_at, transitions.timers(watch, until, self._see, silent=not by_clock))
 

@@ -1,7 +1,7 @@
 """Rules over windows against the oracle's brute force, and what the clock may decide about them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from streams.engine.rules import ActiveRule
 from tests.support.alerting import DURATIONS, row
 from tests.support.oracle import Sourced, transitions
 from tests.support.raw_panes import RawPanes
-from tests.support.ticking import EXCHANGE, PRODUCT, SECOND, START, micros, rule, tick
+from tests.support.ticking import EXCHANGE, PRODUCT, SECOND, START, Run, micros, rule, splits, tick
 
 GRACE = 10 * SECOND
 
@@ -275,6 +275,15 @@ def test_a_timer_by_the_clock_is_a_decision_and_the_end_of_a_cooldown_is_none() 
     assert (market.mark, market.book.decided) == (micros(62.5), START + 62)
 
 
+def test_a_cooldown_that_a_look_passed_still_holds_for_records_before_its_end() -> None:
+    market = Market([rule(CHANGE, cooldown="30s")])
+    market.read([row(0.5, 100, 0), row(5.2, 97, 1), row(7, 100, 2), row(8, 100, 3)])
+
+    market.clock(micros(80)).read([row(20, 97, 4), row(21, 97, 5), row(50, 97, 6)])
+
+    assert market.transitions == [("firing", 6), ("resolved", 8), ("firing", 38)]
+
+
 def test_the_mark_is_the_last_decision_and_not_the_last_look() -> None:
     market = Market([rule(CHANGE, for_="2500ms")]).read([row(0.5, 100, 0), row(5.2, 97, 1)])
 
@@ -282,3 +291,64 @@ def test_the_mark_is_the_last_decision_and_not_the_last_look() -> None:
 
     assert market.transitions == [("pending", 6), ("firing", 8.5)]
     assert (market.mark, market.book.decided) == (micros(8.5), START + 8)
+
+
+# ---- through the whole engine ----
+
+
+def market_records(records: Sequence[Row]) -> list[Sourced]:
+    """Return rows as records of a topic."""
+    return [
+        Sourced(
+            tick((record.time - micros(0)) / SECOND, record.price, record.offset, size=record.size),
+            AsOf(topic_id="topic", partition=0, offset=record.offset),
+            record.appended_at,
+        )
+        for record in records
+    ]
+
+
+@settings(max_examples=200, deadline=None)
+@given(markets(), st.lists(window_rules(), min_size=1, max_size=2), st.data())
+def test_the_engine_reports_what_the_oracle_sees_however_records_are_batched(
+    records: list[Row], drawn: list[ActiveRule], data: st.DataObject
+) -> None:
+    active = [replace(each, rule_id=f"rule-{number}") for number, each in enumerate(drawn)]
+    sourced = market_records(records)
+    whole, parts = Run(active).fold(sourced), Run(active)
+
+    for batch in data.draw(splits(sourced)):
+        parts.fold(batch)
+
+    assert parts.alerts == whole.alerts
+    assert parts.state == whole.state
+    for each in active:
+        assert shown(alert for alert in whole.alerts if alert.rule_id == each.rule_id) == shown(expected(each, records))
+
+
+@settings(max_examples=60, deadline=None)
+@given(markets(), window_rules(), st.data())
+def test_the_engine_goes_on_from_what_the_clock_decided(
+    records: list[Row], active: ActiveRule, data: st.DataObject
+) -> None:
+    run = Run([active])
+    for batch in data.draw(splits(market_records(records))):
+        run.fold(batch)
+        run.advance(run.state.watermark + data.draw(st.integers(0, 200)) * SECOND)
+
+    times = [alert.at for alert in run.alerts]
+    assert times == sorted(times)
+    assert len({alert.alert_id for alert in run.alerts}) == len(run.alerts)
+    assert [alert.seq for alert in run.alerts] == list(range(1, len(run.alerts) + 1))
+
+
+def test_a_baseline_of_a_quarter_of_an_hour_is_kept_behind_its_window() -> None:
+    active = rule({"type": "volume", "window": "5m", "baseline": "15m", "above_ratio": 2})
+    records = [row(n * 10, 100, n, size=1.0 if n < 130 else 9.0, appended_at=micros(n * 10)) for n in range(300)]
+    run = Run([active])
+
+    for start in range(0, 300, 7):
+        run.fold(market_records(records[start : start + 7]))
+
+    assert [state for state, _ in run.transitions] == ["firing", "resolved"]
+    assert shown(run.alerts) == shown(expected(active, records))
