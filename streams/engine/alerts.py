@@ -373,19 +373,19 @@ class _Seeing:
 
     def telling(self, measure: Measure, limit: Limit, watch: Watch) -> Iterator[int]:
         """Give the seconds at which a rule may change, while it does: all, or those that a stretch leaves."""
-        seconds = self.seconds(measure)
         if self._stretch is None:
-            yield from seconds
+            yield from self.seconds(measure)
             return
+        seconds = self._stretch.instants(measure, *self._span)
         sweep = self._stretch.sweep(measure, limit, seconds)
         position = 0
         while position < len(seconds):
             stop = sweep.next(position, ~STABLE[watch.held.standing.phase] & _ANY, watch.due)
             if watch.held.value is not None:
-                valued = sweep.last_valued(position, stop)
-                yield from islice((seconds[i] for i in valued if self.value(measure, seconds[i]) is not None), 1)
+                before = (int(seconds[index]) for index in sweep.last_valued(position, stop))
+                yield from islice((second for second in before if self.value(measure, second) is not None), 1)
             if stop < len(seconds):
-                yield seconds[stop]
+                yield int(seconds[stop])
             position = stop + 1
 
     def value(self, measure: Measure, second: int) -> float | None:

@@ -5,7 +5,7 @@ let a signal change a rule the value itself is asked for (`measures.value_at`). 
 every second would, in a small part of the time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pulsestream.core.clock import MICROS_PER_SECOND
-from streams.engine.definitions import Limit
+from streams.engine.definitions import SECONDS_UP_TO, Limit
 from streams.engine.inputs import Bools, Floats, Ints
+from streams.engine.lines import MINUTE_PANES, SECOND_PANES
 from streams.engine.machine import Signal
 from streams.engine.measures import GRIDS, MIN_RETURNS, YEAR_SECONDS, Measure
 from streams.engine.view import PaneRows
@@ -53,9 +54,32 @@ class Stretch:
                 return _volatility(self._rows(measure), measure.seconds, at, observed)
         return None
 
-    def sweep(self, measure: Measure, limit: Limit, seconds: Sequence[int]) -> "Sweep":
-        """Return where a rule may change, of these seconds."""
-        at = np.array(seconds, np.int64)
+    def instants(self, measure: Measure, after: int, until: int) -> Ints:
+        """Return the seconds in (after, until], ascending, at which a measure may change (`measures.instants`)."""
+        seconds, baseline = measure.seconds, measure.baseline
+        after = max(after, int(self.seconds.second[0]))
+        changes = np.zeros(max(until - after, 0) + 1, np.bool_)
+        if seconds <= SECONDS_UP_TO < baseline:
+            begin, end = after // MINUTE_PANES * MINUTE_PANES, until // MINUTE_PANES * MINUTE_PANES
+            for found in self._changes(seconds, begin, end):
+                changes[-(-found // MINUTE_PANES) * MINUTE_PANES - after] = True
+        else:
+            for found in self._changes(seconds, after, until):
+                changes[found - after] = True
+        if baseline:
+            for found in self._changes(baseline, after - seconds, until - seconds):
+                changes[found + seconds - after] = True
+        return np.flatnonzero(changes) + after
+
+    def _changes(self, seconds: int, after: int, until: int) -> Iterator[Ints]:
+        """Give when panes close, and when they leave a window of that length, in (after, until]."""
+        rows, step = (self.seconds, SECOND_PANES) if seconds <= SECONDS_UP_TO else (self.minutes, MINUTE_PANES)
+        for delay in (step, step + seconds):
+            start, end = rows.second.searchsorted([after - delay + 1, until - delay + 1])
+            yield rows.second[start:end] + delay
+
+    def sweep(self, measure: Measure, limit: Limit, at: Ints) -> "Sweep":
+        """Return where a rule may change, of the seconds `at`."""
         bounds = self.bounds(measure, at) if len(at) else None
         signals = np.full(len(at), _ANY, np.uint8) if bounds is None else possible_signals(limit, bounds)
         return Sweep(at, signals)

@@ -134,7 +134,7 @@ def test_a_stretch_gives_the_transitions_of_the_fold(bars: Bars, cuts: list[int]
 
 
 @given(markets(), st.sampled_from([rule for rule in EVERY_RULE if rule.measure is not None]))
-def test_each_value_lies_within_the_bounds_that_a_sweep_has_of_it(bars: Bars, rule: ActiveRule) -> None:
+def test_a_sweep_looks_at_every_instant_and_bounds_each_value(bars: Bars, rule: ActiveRule) -> None:
     past = Past("coinbase", "BTC-USD")
     past.take(bars, bars.records, [rule])
     panes, measure, limit = past._panes([rule]), rule.measure, rule.compared
@@ -142,8 +142,10 @@ def test_each_value_lies_within_the_bounds_that_a_sweep_has_of_it(bars: Bars, ru
     assert isinstance(limit, Limit)
     seconds = instants(measure, panes, START - 1, int(bars.records.time[-1]) // MICROS_PER_SECOND)
 
-    bounds = panes.stretch().bounds(measure, np.array(seconds, np.int64))
+    found = panes.stretch().instants(measure, START - 1, int(bars.records.time[-1]) // MICROS_PER_SECOND)
+    bounds = panes.stretch().bounds(measure, found)
 
+    assert found.tolist() == seconds
     for index, second in enumerate(seconds):
         value = value_at(measure, panes, second)
         if value is not None and bounds is not None:
