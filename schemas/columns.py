@@ -115,6 +115,14 @@ class Column:
     known: Bools
     sizes: Ints | None = None
 
+    @property
+    def ends(self) -> Ints:
+        """Where a text ends; raises TypeError for what is none."""
+        if self.sizes is None:
+            raise TypeError("a number has no end")
+        ends: Ints = self.values + self.sizes
+        return ends
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:

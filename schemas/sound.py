@@ -53,7 +53,7 @@ def by_product(octets: Octets, decoded: Decoded, chosen: Ints, sources: Ints, ow
     `own`: of each source whether it holds a tenant's own ticks; None where it may hold any exchange's records.
     """
     starts = decoded.columns["exchange"].values[chosen] - 1
-    sizes = _end(decoded.columns["product"])[chosen] - starts
+    sizes = decoded.columns["product"].ends[chosen] - starts
     texts = octets.texts(starts, np.minimum(sizes, _LONGEST))
     places, begins = _sorted(_hashed(texts), sources[chosen], len(own))
     bounds = np.append(np.flatnonzero(begins), len(places))
@@ -129,11 +129,6 @@ def _names(key: bytes, *, own: bool | None) -> tuple[str, str] | None:
     return names if own in {None, names[0].startswith(OWN_PREFIX)} else None
 
 
-def _end(text: Column) -> Ints:
-    end: Ints = text.values + _sizes(text)
-    return end
-
-
 # ---- checking ----
 
 
@@ -141,7 +136,8 @@ def _identities(octets: Octets, event_id: Column, products: Products) -> Bools:
     """Say of each record, in the products' order, whether its id is right; of a product without names none is."""
     prefixes = [b"" if names is None else id_prefix(*names).encode() for names in products.names]
     sizes = np.array([len(prefix) for prefix in prefixes], np.int64)
-    at, lengths = event_id.values[products.order], _sizes(event_id)[products.order]
+    at = event_id.values[products.order]
+    lengths = event_id.ends[products.order] - at
     width = max(words_of(lengths), words_of(sizes))
     texts = octets.texts(at, lengths, width)
     expected = Octets(prefix.ljust(_LONGEST, b"\0") for prefix in prefixes)
@@ -149,12 +145,6 @@ def _identities(octets: Octets, event_id: Column, products: Products) -> Bools:
     group = products.each(np.arange(len(prefixes)))
     begin: Bools = np.logical_and.reduce((texts & masks(sizes, width)[group]) == expected_texts[group], axis=1)
     return begin & are_plain(texts, lengths) & (sizes > 0)[group]
-
-
-def _sizes(text: Column) -> Ints:
-    if text.sizes is None:
-        raise TypeError("a number has no size")
-    return text.sizes
 
 
 @cache

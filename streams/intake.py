@@ -1,47 +1,40 @@
-"""From the records of a fetch to inputs of the engine: decode, validate, group by key. Pure.
+"""From record batches to records of the engine: decode, validate, group by key. Pure.
 
-A record that cannot be taken is left out and counted by reason; it never stops the ones beside it. The sink, which
-reads the same records through the same validator, keeps it as a dead letter.
+Many records are decoded and validated by columns, those of several sources in one pass; few of them, and whatever the
+columns are not certain of, one by one. A record that cannot be taken is left out and counted by reason; it never stops
+the ones beside it. The sink, which reads the same records through the same validator, keeps it as a dead letter.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from itertools import accumulate
+from operator import attrgetter
+from typing import Final, TypeAlias
+
+import numpy as np
 
 from pulsestream.core.log import logger
 from pulsestream.core.topics import tenant_topic
 from schemas.codec import codec
+from schemas.columns import Ints
 from schemas.errors import DecodeError
-from schemas.records import Tick
+from schemas.records import Tick, Trade
 from schemas.validate import check
-from streams.blocks import BACKFILL_HEADER
-from streams.engine.inputs import Row, row_of
+from streams.blocks import BACKFILL_HEADER, MICROS, Block, BlockRecord
+from streams.engine.cut import KeyBatch, cut
+from streams.engine.inputs import Row, Table, row_of
+from streams.tables import Found, Kind, find
 
 DATASETS: Final = ("ticks", "own-ticks")
 """What is folded."""
-_TICK: Final = codec(Tick)
+CROSSOVER: Final = 60
+"""Records that take as long by columns as one by one (measured: benchmarks/streams_decode.py)."""
+_KINDS: Final[dict[str, Kind]] = {"ticks": Tick, "own-ticks": Tick, "trades": Trade}
+_OWN: Final[dict[str, bool | None]] = {"ticks": False, "own-ticks": True, "trades": None}
+"""Whether a dataset holds a tenant's own ticks; trades may be anybody's."""
+_OFFSET: Final = attrgetter("offset")
 _log = logger(__name__)
-
-
-class RawRecord(Protocol):
-    """What is read of a consumer's record; `timestamp` is the broker's append time in milliseconds."""
-
-    @property
-    def offset(self) -> int:
-        """The record's offset."""
-
-    @property
-    def timestamp(self) -> int:
-        """The append time, milliseconds since 1970."""
-
-    @property
-    def value(self) -> bytes | None:
-        """The framed record."""
-
-    @property
-    def headers(self) -> Iterable[tuple[str, bytes | None]]:
-        """The headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +48,39 @@ class Source:
     topic_id: str
 
 
+Name: TypeAlias = tuple[str, str]
+"""An exchange and a product: a key within a source."""
+
+
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """The inputs of a batch by key, each in offset order, and the records left out by reason."""
+    """The records of a source by exchange and product, in offset order, and those left out by reason."""
 
-    inputs: dict[str, list[Row]] = field(default_factory=dict)
+    records: dict[Name, KeyBatch | list[Row]] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
 
 
-def take_in(source: Source, records: Iterable[RawRecord]) -> Intake:
-    """Decode and validate the records of one batch and group them by key."""
-    intake = Intake()
-    for record in records:
-        taken = _tick(source, record)
-        if isinstance(taken, str):
-            intake.skipped[taken] += 1
-            continue
-        key = key_of(source.tenant, source.dataset, taken.exchange, taken.product)
-        intake.inputs.setdefault(key, []).append(row_of(taken, record.offset, record.timestamp * 1000))
-    return intake
+Batch: TypeAlias = tuple[Source, Sequence[Block]]
+"""Blocks of a source, in offset order."""
+
+
+def take_in(source: Source, blocks: Sequence[Block]) -> Intake:
+    """Decode and validate the records of blocks of one source and group them by key."""
+    return take_in_many([(source, blocks)])[0]
+
+
+def take_in_many(batches: Sequence[Batch]) -> list[Intake]:
+    """Do the same for each of several batches, of different sources, in one pass."""
+    intakes = [Intake() for _ in batches]
+    for kind in (Tick, Trade):
+        chosen = [number for number, (source, _) in enumerate(batches) if _KINDS[source.dataset] is kind]
+        theirs = [batches[number] for number in chosen]
+        if sum(len(block) for _, blocks in theirs for block in blocks) >= CROSSOVER:
+            _take_by_columns(kind, theirs, [intakes[number] for number in chosen])
+        else:
+            for number in chosen:
+                _take_by_rows(intakes[number], *batches[number])
+    return intakes
 
 
 def key_of(tenant: str, dataset: str, exchange: str, product: str) -> str:
@@ -93,17 +100,92 @@ def source_topic(key: str) -> str:
     return tenant_topic(tenant, dataset)
 
 
-def _tick(source: Source, record: RawRecord) -> Tick | str:
+# ---- one by one ----
+
+
+def _take_by_rows(intake: Intake, source: Source, blocks: Iterable[Block]) -> None:
+    records = (record for block in blocks for record in block.records())
+    intake.records.update(_rows(intake.skipped, source, records))
+
+
+def _rows(skipped: Counter[str], source: Source, records: Iterable[BlockRecord]) -> dict[Name, list[Row]]:
+    rows: dict[Name, list[Row]] = {}
+    for record in records:
+        taken = _taken(source, record)
+        if isinstance(taken, str):
+            skipped[taken] += 1
+            _log.debug("record skipped", topic=source.topic, **_position(source, record), reason=taken)
+        else:
+            row = row_of(taken, record.offset, record.timestamp * MICROS)
+            rows.setdefault((taken.exchange, taken.product), []).append(row)
+    return rows
+
+
+def _taken(source: Source, record: BlockRecord) -> Tick | Trade | str:
+    """Return what a record holds, or the reason why it is left out."""
     if any(name == BACKFILL_HEADER for name, _ in record.headers):
         return "backfill"
     try:
-        tick = _TICK.decode(record.value)
-        fault = check(tick, source.dataset)
+        taken = codec(_KINDS[source.dataset]).decode(record.value)
+        fault = check(taken, source.dataset)
     except DecodeError as error:
         return error.code
     except Exception:  # noqa: BLE001 - no bytes of a tenant's may end the worker, which every tenant needs
-        _log.error(
-            "record skipped", topic=source.topic, partition=source.partition, offset=record.offset, exc_info=True
-        )
+        _log.error("record skipped", topic=source.topic, **_position(source, record), exc_info=True)
         return "undecodable"
-    return tick if fault is None else fault.code
+    return taken if fault is None else fault.code
+
+
+def _position(source: Source, record: BlockRecord) -> dict[str, int]:
+    return {"partition": source.partition, "offset": record.offset}
+
+
+# ---- by columns ----
+
+
+def _take_by_columns(kind: Kind, batches: Sequence[Batch], intakes: Sequence[Intake]) -> None:
+    blocks = [(number, block) for number, (_, theirs) in enumerate(batches) for block in theirs]
+    numbers = np.array([number for number, _ in blocks], np.int64)
+    found = find(kind, [block for _, block in blocks], numbers, [_OWN[source.dataset] for source, _ in batches])
+    _judge(found, [block for _, block in blocks], numbers, batches, intakes)
+    apart = set(found.unnumbered.tolist())
+    whole: list[tuple[int, Name, int, int]] = []
+    keys = zip(
+        found.products.sources, found.products.names, found.bounds.tolist(), found.bounds[1:].tolist(), strict=False
+    )
+    for product, (number, name, first, last) in enumerate(keys):
+        if name is None or first == last:
+            continue
+        rows = intakes[number].records.get(name)
+        if isinstance(rows, list):
+            rows += found.rows(product)
+            rows.sort(key=_OFFSET)
+        elif product in apart:
+            intakes[number].records[name] = found.rows(product)
+        else:
+            whole.append((number, name, first, last))
+    for (number, name, _, _), batch in zip(whole, _cut(found, whole), strict=True):
+        intakes[number].records[name] = batch
+
+
+def _judge(
+    found: Found, blocks: Sequence[Block], numbers: Ints, batches: Sequence[Batch], intakes: Sequence[Intake]
+) -> None:
+    """Take the records one by one that columns are not certain of."""
+    uncertain: dict[int, list[BlockRecord]] = {}
+    for record in found.uncertain.tolist():
+        block = found.frames.block[record].item()
+        read = blocks[block].record(found.frames.place[record].item())
+        uncertain.setdefault(numbers[block].item(), []).append(read)
+    for number, records in uncertain.items():
+        intakes[number].records.update(_rows(intakes[number].skipped, batches[number][0], records))
+
+
+def _cut(found: Found, keys: Sequence[tuple[int, Name, int, int]]) -> list[KeyBatch]:
+    """Return the batch of each key: its name and the places that its records take."""
+    if not keys:
+        return []
+    bounds = [0, *accumulate(last - first for _, _, first, last in keys)]
+    everything = bounds[-1] == len(found.order)
+    places = slice(None) if everything else np.concatenate([np.arange(first, last) for _, _, first, last in keys])
+    return cut(Table(found.columns(places), [name for _, name, _, _ in keys], bounds))

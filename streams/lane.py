@@ -15,11 +15,12 @@ from typing import Final, Protocol
 from pulsestream.core.log import logger
 from pulsestream.core.metrics import STREAM_CHECKPOINT_SECONDS, STREAM_RECORDS, STREAM_SKIPPED
 from streams.basis import BasisChange
+from streams.blocks import Block
 from streams.changes import Cut
 from streams.checkpoint import StatePartition
 from streams.emission import Output
 from streams.entries import OWNER, Position
-from streams.intake import RawRecord, Source
+from streams.intake import Source
 from streams.outputs import Outputs, Receipt
 from streams.pipeline import Folding, Shard
 from streams.rulebook import RuleChange
@@ -96,7 +97,7 @@ class Lane:
         self._send_pending()
         self._keep(self._checkpoints())
 
-    async def take(self, source: Source, records: Sequence[RawRecord], ack: Ack, wanted: Callable[[], bool]) -> None:
+    async def take(self, source: Source, blocks: Sequence[Block], ack: Ack, wanted: Callable[[], bool]) -> None:
         """Fold a batch and send what comes out; `ack` is called when a checkpoint contains it.
 
         Drops the batch when, by the time its turn has come, it is not `wanted` any more.
@@ -105,7 +106,7 @@ class Lane:
             await self._safe_to_fold()
             if not wanted() or self.is_closed() or source.tenant in self.shard.parked:
                 return
-            folding = self.shard.fold(source, records)
+            folding = self.shard.fold(source, blocks)
             receipt = self._receipt(source.tenant)
             self._open.acks.append((source.tenant, ack))
             _count(source, folding)

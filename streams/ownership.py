@@ -118,7 +118,7 @@ class Ownership:
         source = self._sources.get(TP(batch.topic, batch.partition))
         if lane is not None and source is not None and consumer.is_current(batch):
             await self._know_changes(batch.fetched_at)
-            await lane.take(source, batch.records, ack, lambda: consumer.is_current(batch))
+            await lane.take(source, batch.blocks, ack, lambda: consumer.is_current(batch))
 
     async def tick(self) -> None:
         """Let the event clocks act."""

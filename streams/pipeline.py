@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from pulsestream.core.log import logger
 from streams.basis import Bases, BasisChange, Product, Records, prices_live_on, product_of, sources_of
+from streams.blocks import Block
 from streams.changes import Changes, Cut, TenantChanges, TenantCut
 from streams.emission import Output, alert_output, emitted, pending_output
 from streams.engine import fold as engine
@@ -22,7 +23,7 @@ from streams.engine.fold import Folded, KeyState
 from streams.engine.rules import ActiveRule, lives_on
 from streams.entries import PendingAlert, Position, Restored, alert_entry
 from streams.eventclock import EventClocks
-from streams.intake import RawRecord, Source, parts_of, source_topic, take_in
+from streams.intake import Source, key_of, parts_of, source_topic, take_in
 from streams.outbox import Outbox
 from streams.rulebook import RuleChange
 from streams.ruleset import Concern, RuleSet, concerns
@@ -80,19 +81,20 @@ class Shard:
 
     # ---- records ----
 
-    def fold(self, source: Source, records: Sequence[RawRecord]) -> Folding:
-        """Fold a batch: records of one source partition, in offset order, the first at or after its position."""
-        intake = take_in(source, records)
+    def fold(self, source: Source, blocks: Sequence[Block]) -> Folding:
+        """Fold a batch: blocks of one source partition, in offset order, the first at or after its position."""
+        intake = take_in(source, blocks)
         result = Folding(skipped=intake.skipped)
         folded = 0
-        for key, inputs in intake.inputs.items():
+        for (exchange, product), records in intake.records.items():
+            key = key_of(source.tenant, source.dataset, exchange, product)
             before = self.states.get(key)
             watermark = before.watermark if before else 0
-            for step in self._fold_key(source, key, inputs, result.skipped):
+            for step in self._fold_key(source, key, records, result.skipped):
                 folded += step.counts.get("folded", 0)
                 result.outputs.extend(self._outputs(key, step, decided=False))
             self._after_fold(key, watermark)
-        self._move(source, records[-1].offset + 1)
+        self._move(source, blocks[-1].next_offset)
         return replace(result, folded=folded)
 
     def _fold_key(self, source: Source, key: str, inputs: Records, skipped: Counter[str]) -> Iterable[Folded]:

@@ -11,11 +11,12 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any, Final, Protocol
 
 import faust
-from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from faust.transport import conductor
 from faust.transport.drivers import aiokafka as driver
@@ -23,7 +24,9 @@ from faust.types import TP, ConsumerMessage, Message
 
 from pulsestream.core.log import logger
 from streams.assignor import CoPartitionAssignor
+from streams.blocks import Block
 from streams.errors import PositionError
+from streams.fetching import Fetched, hand_on_blocks
 
 FETCH_WAIT_MS: Final = 5
 """How long the broker may hold a fetch while nothing arrives: one that waits for idle partitions delays busy ones."""
@@ -50,12 +53,12 @@ class Batch:
     partition: int
     epoch: int
     fetched_at: float
-    records: list[ConsumerRecord[bytes, bytes]]
+    blocks: list[Block]
 
     @property
     def next_offset(self) -> int:
         """The offset after the last record."""
-        return int(self.records[-1].offset) + 1
+        return self.blocks[-1].next_offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,30 @@ class Bounds:
 
     start: int
     end: int
+
+
+class Sought(Enum):
+    """Whether a partition has delivered since its last seek."""
+
+    ONCE = auto()
+    """It has not."""
+    TWICE = auto()
+    """It has, what was not asked for, and was sought again for the same offset."""
+    DELIVERED = auto()
+    """It has."""
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A partition since its last seek."""
+
+    epoch: int
+    """How many seeks of any partition there had been; _NO_EPOCH once it was revoked."""
+    next_offset: int
+    """That the next batch begins with, or lies beyond where offsets were left out."""
+    sought: Sought = Sought.ONCE
+    lane: deque[Message] = field(default_factory=deque)
+    """Batches delivered and not yet committed, oldest first. A message's offset is that of its LAST record."""
 
 
 class Owner(Protocol):
@@ -129,6 +156,11 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     mundane_level = "debug"  # that it starts and stops is told by the worker
     consumer: "BatchConsumer"
     transport: "BatchTransport"
+
+    async def on_start(self) -> None:
+        """Hand on blocks; the fetcher is there once the consumer has started (drivers/aiokafka.py:545)."""
+        await super().on_start()
+        hand_on_blocks(self._ensure_consumer()._fetcher)  # noqa: SLF001 - the consumer makes it itself
 
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
         """Set what drivers/aiokafka.py:597 hard-codes.
@@ -216,16 +248,9 @@ class BatchConsumer(driver.Consumer):
     transport: "BatchTransport"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        #: Batches delivered and not yet committed, oldest first. A message's offset is that of its LAST record.
-        self._lanes: dict[TP, deque[Message]] = {}
-        #: The offset that the next batch of a partition begins with, or lies beyond where offsets were left out.
-        self._next: dict[TP, int] = {}
-        #: The number of seeks so far, and what it was at each partition's last one.
+        self._readings: dict[TP, _Reading] = {}
         self._seeks = 0
         self._fetched_at = 0.0
-        self._epochs: dict[TP, int] = {}
-        #: Partitions that were sought and have not delivered since; True: a second time, for the same offset.
-        self._sought: dict[TP, bool] = {}
         self._restoring = asyncio.Lock()
         self._must_restore = False
         super().__init__(*args, **kwargs)
@@ -234,7 +259,8 @@ class BatchConsumer(driver.Consumer):
 
     def is_current(self, batch: Batch) -> bool:
         """Return whether no seek came between the fetch of this batch and now."""
-        return self._epochs.get(TP(batch.topic, batch.partition)) == batch.epoch
+        reading = self._readings.get(TP(batch.topic, batch.partition))
+        return reading is not None and reading.epoch == batch.epoch != _NO_EPOCH
 
     async def rewind(self, positions: Mapping[TP, int]) -> None:
         """Read these partitions again from an offset, forgetting what was delivered beyond; resumes paused ones."""
@@ -264,14 +290,15 @@ class BatchConsumer(driver.Consumer):
         """
         self.stop_flow()
         self.app.flow_control.suspend()
-        self._epochs.clear()
+        self._give_up()
         await self.transport.owner.revoked()
         await self._commit_within(COMMIT_TIMEOUT)
         await super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Forget what was in flight: it was not finished, and is read again (consumer.py:667)."""
-        self._lanes.clear()
+        for reading in self._readings.values():
+            reading.lane.clear()
         self._must_restore = bool(assigned)
         await super().on_partitions_assigned(assigned, generation_id)
         if not assigned:  # the library resumes without a seek then (tables/recovery.py:262)
@@ -289,7 +316,7 @@ class BatchConsumer(driver.Consumer):
             positions = await self.transport.owner.restore(await self._thread.bounds(self.assignment()))
             if positions is None:
                 return
-            self._next.clear()
+            self._readings.clear()
             self._expect(positions)
             await self._thread.seek_all(positions)
             self._must_restore = False
@@ -300,14 +327,15 @@ class BatchConsumer(driver.Consumer):
         except TimeoutError:  # the checkpoint is what counts
             _log.info("offsets not committed to the group before the rebalance")
 
+    def _give_up(self) -> None:
+        for reading in self._readings.values():
+            reading.epoch = _NO_EPOCH
+
     def _expect(self, positions: Mapping[TP, int]) -> None:
         self._seeks += 1
         for tp, offset in positions.items():
-            self._next[tp] = offset
-            self._epochs[tp] = self._seeks
-            self._sought[tp] = False
+            self._readings[tp] = _Reading(self._seeks, offset)
             self._read_offset[tp] = None
-            self._lanes.pop(tp, None)
 
     # ---- delivery ----
 
@@ -343,50 +371,50 @@ class BatchConsumer(driver.Consumer):
         seek again (the library's own guard, consumer.py:787, is never cleared).
         """
         generation = self.app.consumer_generation_id
-        fetched = await super()._getmany(active_partitions, timeout)
+        fetched: Mapping[TP, Any] = await super()._getmany(active_partitions, timeout)
         self._fetched_at = time.monotonic()
-        if not fetched:
-            return {}
-        if self._must_restore:
+        if not fetched or self._must_restore:
             return {}
         if generation != self.app.consumer_generation_id:
-            await self._thread.seek_all(self._next)
+            await self._thread.seek_all({tp: reading.next_offset for tp, reading in self._readings.items()})
             return {}
-        await self._tell_losses(fetched)
-        sound = {tp: records for tp, records in fetched.items() if self._continues(tp, records)}
-        again = {tp: self._next[tp] for tp in fetched.keys() - sound.keys() if tp in self._next}
+        known = {tp: self._readings[tp] for tp in fetched.keys() & self._readings.keys()}
+        await self._tell_losses({tp: (reading, fetched[tp]) for tp, reading in known.items()})
+        sound = {tp: reading for tp, reading in known.items() if self._continues(tp, reading, fetched[tp])}
+        again = {tp: reading.next_offset for tp, reading in known.items() if tp not in sound}
         if again:
             await self._thread.seek_all(again)
-        return {tp: [(self._epochs.get(tp, _NO_EPOCH), records)] for tp, records in sound.items()}
+        return {tp: [(reading.epoch, fetched[tp].blocks)] for tp, reading in sound.items()}
 
-    async def _tell_losses(self, fetched: Mapping[TP, Any]) -> None:
+    async def _tell_losses(self, fetched: Mapping[TP, tuple["_Reading", Fetched]]) -> None:
         """Tell of records that retention took while we read: aiokafka goes on at the first one left, and is silent.
 
         Offsets are also left out where transactions end, so the broker is asked where a longer gap shows.
         """
-        expected = {tp: self._next[tp] for tp in fetched.keys() & self._next.keys() if tp not in self._sought}
-        torn = {tp: offset for tp, offset in expected.items() if fetched[tp][0].offset > offset + 1}
+        torn = {
+            tp: reading.next_offset
+            for tp, (reading, blocks) in fetched.items()
+            if reading.sought is Sought.DELIVERED and blocks.first_offset > reading.next_offset + 1
+        }
         for tp, bounds in (await self._thread.bounds(torn) if torn else {}).items():
             if bounds.start > torn[tp]:
                 self.transport.owner.lost(tp, torn[tp], bounds.start)
 
-    def _continues(self, tp: TP, records: list[Any]) -> bool:
+    def _continues(self, tp: TP, reading: "_Reading", fetched: Fetched) -> bool:
         """Return whether a fetch goes on where the partition's last one ended, or may be taken all the same.
 
         Offsets are left out for good where transactions end, records were deleted, or retention overtook us. So a
         first fetch after a seek that begins elsewhere is asked for once more, and then taken. One that goes back
         breaks what the state stands on.
         """
-        expected = self._next.get(tp)
-        if expected is None:
-            return False
-        first, sought = records[0].offset, self._sought.pop(tp, None)
-        if first == expected or (first > expected and sought is not False):
+        expected, first, sought = reading.next_offset, fetched.first_offset, reading.sought
+        reading.sought = Sought.DELIVERED
+        if first == expected or (first > expected and sought is not Sought.ONCE):
             return True
-        if sought is True:
+        if sought is Sought.TWICE:
             where = f"{tp.topic}[{tp.partition}]"
             self.transport.owner.failed(PositionError(f"{where} went back from offset {expected} to {first}"))
-        self._sought[tp] = True
+        reading.sought = Sought.TWICE
         return False
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
@@ -395,27 +423,26 @@ class BatchConsumer(driver.Consumer):
         It may have waited behind other partitions since its fetch: one from before a seek changes nothing here, and
         `is_current` tells the owner to drop it.
         """
-        epoch, records = record
-        last = records[-1]
-        batch = Batch(tp.topic, tp.partition, epoch, self._fetched_at, records)
+        epoch, blocks = record
+        batch = Batch(tp.topic, tp.partition, epoch, self._fetched_at, blocks)
         message = ConsumerMessage(
             tp.topic,
             tp.partition,
-            last.offset,
-            last.timestamp / 1000,
-            last.timestamp_type,
+            batch.next_offset - 1,
+            blocks[-1].timestamp / 1000,
+            int(not blocks[-1].has_own_times),
             [],
             None,
             batch,  # type: ignore[arg-type] # Faust hands a value on as it is; BatchSchema decodes this one
             None,
             0,
-            len(records),
+            sum(len(block) for block in blocks),
             tp,
             generation_id=self.app.consumer_generation_id,
         )
         if self.is_current(batch):
-            self._next[tp] = batch.next_offset
-            self._lanes.setdefault(tp, deque()).append(message)
+            self._readings[tp].next_offset = batch.next_offset
+            self._readings[tp].lane.append(message)
         # None switches off the gap and "DROPPED MESSAGE" logic of _drain_messages (consumer.py:1205), which counts
         # offsets one by one, takes the received offset itself for a gap and treats offset 0 as none.
         self._read_offset[tp] = None
@@ -423,9 +450,9 @@ class BatchConsumer(driver.Consumer):
 
     def _new_offset(self, tp: TP) -> int | None:
         """Return last + 1 of the newest batch with no unfinished one before it (consumer.py:1097 counts one by one)."""
-        lane, offset = self._lanes.get(tp), None
-        while lane and lane[0].acked:
-            offset = lane.popleft().offset + 1
+        reading, offset = self._readings.get(tp), None
+        while reading and reading.lane and reading.lane[0].acked:
+            offset = reading.lane.popleft().offset + 1
         self._acked[tp].clear()
         self._acked_index[tp].clear()
         return offset

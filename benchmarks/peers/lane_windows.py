@@ -26,6 +26,7 @@ from pulsestream.core.settings import Settings
 from schemas import registry
 from schemas.columns import Octets, column_decoder
 from streams.app import build
+from streams.blocks import frame
 from streams.checkpoint import StatePartition
 from streams.ending import end_process
 from streams.entries import Position, position_entry, sort
@@ -147,12 +148,10 @@ class Columns:
 
     def ticks(self, batch: Batch) -> Ticks:
         """Return what the windows need."""
-        values = [record.value for record in batch.records]
-        sizes = np.fromiter(map(len, values), np.int64, len(values))
-        stops = np.cumsum(sizes)
-        octets = Octets(values)
-        decoded = self._decoder.decode(octets, stops - sizes, stops)
-        if not decoded.certain.all():
+        frames = frame(batch.blocks)
+        octets = frames.octets
+        decoded = self._decoder.decode(octets, frames.start, frames.stop)
+        if not (decoded.certain & frames.certain).all():
             raise AssertionError("a tick of the benchmark cannot be read")
         columns = decoded.columns
         return Ticks(

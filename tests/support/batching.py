@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -83,6 +83,13 @@ def block_of(values: Sequence[bytes | None], **fields: Any) -> Block:
     """Return the block of a batch of these values."""
     written = [Written(offset, value=value) for offset, value in enumerate(values)]
     return RecordBatch(memoryview(batch_bytes(Batch(written, **fields)))).block()
+
+
+def block_from(records: Sequence[Written], codec: str = "none") -> Block:
+    """Return a block of records with offsets and times of their own, in milliseconds since 1970."""
+    first = records[0].offset
+    counted = [replace(record, offset=record.offset - first) for record in records]
+    return RecordBatch(memoryview(batch_bytes(Batch(counted, first, codec, time=0, appended_at=None)))).block()
 
 
 _BYTES = st.none() | st.binary(max_size=20) | st.integers(60, 9000).map(lambda size: b"x" * size)

@@ -14,6 +14,7 @@ from streams.entries import Position, sort
 from streams.intake import Source
 from streams.pipeline import Shard
 from streams.rulebook import RuleChange
+from tests.support.batching import Written, block_from
 from tests.support.oracle import Sourced
 
 EXCHANGE: Final = "coinbase"
@@ -21,22 +22,12 @@ PARTITION: Final = 0
 _MILLIS: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """A record as the consumer gives it; `timestamp` in milliseconds."""
-
-    offset: int
-    timestamp: int
-    value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...] = ()
-
-
 @dataclass
 class World:
     """Topics, checkpoints and what was sent. `now` is the feed's running time and the append time, microseconds."""
 
     now: int = 1_700_000_000_000_000
-    logs: dict[str, list[Raw]] = field(default_factory=dict)
+    logs: dict[str, list[Written]] = field(default_factory=dict)
     committed: dict[str, bytes] = field(default_factory=dict)
     sent: list[Output] = field(default_factory=list)
     unacknowledged: list[Output] = field(default_factory=list)
@@ -58,7 +49,7 @@ class World:
     def append_raw(self, tenant: str, value: bytes | None, *headers: tuple[str, bytes | None]) -> None:
         """Append one record."""
         log = self.logs.setdefault(tenant_topic(tenant, "ticks"), [])
-        log.append(Raw(len(log), self.now // _MILLIS, value, headers))
+        log.append(Written(len(log), self.now // _MILLIS, None, value, [*headers]))
 
     def subscribe(self, tenant: str, exchange: str, product: str, *, trades: bool = False) -> None:
         """A tenant subscribes to a product's ticks, and trades if wanted; the first time counts, or a change."""
@@ -80,7 +71,7 @@ class World:
         if not batch or tenant in self.shard.parked:
             return None
         source = Source(tenant, "ticks", topic, PARTITION, f"id-of-{topic}")
-        folding = self.shard.fold(source, batch)
+        folding = self.shard.fold(source, [block_from(batch)])
         self.sent += folding.outputs
         return folding
 
@@ -168,7 +159,7 @@ class World:
             Sourced(
                 codec(Tick).decode(raw.value),
                 AsOf(topic_id=f"id-of-{topic}", partition=PARTITION, offset=raw.offset),
-                raw.timestamp * _MILLIS,
+                raw.time * _MILLIS,
             )
             for raw in self.logs.get(topic, [])
         ]

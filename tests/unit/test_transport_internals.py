@@ -1,7 +1,8 @@
 """What the batch transport relies on inside faust-streaming and aiokafka: a change there has to be looked at.
 
 Each entry is a method that is overridden, or whose behaviour an override counts on, with a digest of its source.
-After an upgrade: read the difference, adapt `streams/transport.py`, and then write the new digest here.
+After an upgrade: read the difference, adapt `streams/transport.py` or `streams/fetching.py`, and then write the new
+digest here.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import aiokafka
 import pytest
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import Fetcher as AioFetcher
+from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.consumer.group_coordinator import BaseCoordinator, GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState, TopicPartitionState
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
@@ -25,7 +27,7 @@ from faust.transport import conductor, consumer
 from faust.transport.drivers import aiokafka as driver
 from mode.utils.queues import FlowControlQueue
 
-from streams import transport
+from streams import fetching, transport
 
 RELIED_ON: dict[Callable[..., Any], str] = {
     # replaced
@@ -48,6 +50,11 @@ RELIED_ON: dict[Callable[..., Any], str] = {
     driver.Consumer.verify_event_path: "a17e8f0610e1abcb",
     driver.Transport.__init__: "a06006f6ae8ed716",
     AbstractPartitionAssignor: "4089452a02208fc4",
+    driver.AIOKafkaConsumerThread.on_start: "38b4e8bd1e10723a",
+    FetchResult.getall: "3e717e30de5068d5",
+    PartitionRecords._consumer_record: "e668541600b047ab",
+    AioFetcher.fetched_records: "be4348896b9b66af",
+    AioFetcher._proc_fetch_request: "59bf948fff47eed5",
     # counted on
     consumer.Consumer.getmany: "4b168d84882a70d6",
     consumer.Consumer._wait_next_records: "6218e1969a636b3f",
@@ -70,8 +77,12 @@ RELIED_ON: dict[Callable[..., Any], str] = {
     GroupCoordinator._on_join_prepare: "4d9524afc0ee2c2f",
     GroupCoordinator._perform_assignment: "a5cf61fa97320199",
     GroupCoordinator.ensure_active_group: "33c84c1a93012e81",
-    AioFetcher.fetched_records: "be4348896b9b66af",
-    AioFetcher._proc_fetch_request: "59bf948fff47eed5",
+    FetchResult.check_assignment: "b5340df67e3f330f",
+    FetchResult._update_position: "83fb1473bf10027b",
+    PartitionRecords.__init__: "8ec1c2ae6ea1af87",
+    PartitionRecords._unpack_records: "b803e6d46480732c",
+    PartitionRecords._contains_abort_marker: "17e9ad2322ef4e0a",
+    aiokafka.AIOKafkaConsumer.start: "2f1ba70443327538",
     AioFetcher._get_actions_per_node: "1dab2cf937d165d0",
     SubscriptionState.subscribe_from_pattern: "f97a661f4ce69331",
     TopicPartitionState.seek: "c20b56d7ba7b2872",
@@ -97,6 +108,9 @@ DERIVED = [
     (transport.BatchConsumerThread, driver.AIOKafkaConsumerThread),
     (transport.BatchConsumer, driver.Consumer),
     (transport.BatchTransport, driver.Transport),
+    (fetching.PartitionBlocks, PartitionRecords),
+    (fetching.BlockResult, FetchResult),
+    (fetching.BlockFetcher, AioFetcher),
 ]
 
 
@@ -124,11 +138,12 @@ def test_every_method_that_is_overridden_is_pinned(ours: type, library: type) ->
 def test_no_other_class_of_the_libraries_is_derived_from() -> None:
     derived = {
         name
-        for name, found in vars(transport).items()
-        if inspect.isclass(found) and found.__module__ == transport.__name__ and found.__base__ is not object
+        for module in (transport, fetching)
+        for name, found in vars(module).items()
+        if inspect.isclass(found) and found.__module__ == module.__name__ and found.__base__ is not object
     }
 
-    assert derived == {ours.__name__ for ours, _ in DERIVED} | {"Owner"}
+    assert derived == {ours.__name__ for ours, _ in DERIVED} | {"Owner", "Sought"}
 
 
 def test_the_consumer_has_the_attributes_that_are_set_before_it_starts() -> None:
@@ -139,3 +154,12 @@ def test_the_consumer_has_the_attributes_that_are_set_before_it_starts() -> None
     started = inspect.getsource(aiokafka.AIOKafkaConsumer.start)
     for name in ("self._fetch_max_wait_ms", "self._partition_assignment_strategy", "self._isolation_level"):
         assert name in started
+
+
+def test_the_fetcher_makes_and_asks_for_the_classes_that_are_replaced_by_their_names() -> None:
+    asked = set(AioFetcher._proc_fetch_request.__code__.co_names) | set(AioFetcher.fetched_records.__code__.co_names)
+    replaced = {"MemoryRecords", "PartitionRecords", "FetchResult"}
+
+    assert replaced <= asked
+    for method in (fetching.BlockFetcher._proc_fetch_request, fetching.BlockFetcher.fetched_records):
+        assert {method.__globals__[name].__module__.split(".")[0] for name in replaced} == {"streams"}
