@@ -10,6 +10,7 @@ from benchmarks.choice import Choice, Figures
 
 _NAMES: Final = {
     "feed": "frames of an exchange to acknowledged Kafka records: decoding, encoding, fan-out, latency",
+    "streams_decode": "Kafka's record batches to records of the engine: by columns, by rows, of many sources",
     "streams": "ticks to windows and alerts: against Quix Streams, Faust, Bytewax and Kafka Streams",
     "forecast": "volatility and price for the next 1, 5, 15 minutes, against the naive baseline, on recorded days",
 }

@@ -112,12 +112,15 @@ class Block:
         """Whether any record may carry BACKFILL_HEADER: its name occurs among the bytes."""
         return BACKFILL_HEADER.encode() in self.payload
 
-    def records(self) -> Sequence[BlockRecord]:
-        """Return all records; those that cannot be read have an empty value."""
+    def records(self) -> Iterator[BlockRecord]:
+        """Read all records; those that cannot be read have an empty value."""
+        read = 0
         try:
-            return list(DefaultRecordBatch(self._header() + self.payload))
-        except Exception:  # noqa: BLE001 - whatever the library raises at one record, those beside it are read
-            return [self.record(place) for place in range(len(self))]
+            for record in DefaultRecordBatch(self._header() + self.payload):
+                yield record
+                read += 1
+        except Exception:  # noqa: BLE001 - whatever the library raises at one record, those after it are read
+            yield from (self.record(place) for place in range(read, len(self)))
 
     def record(self, place: int) -> BlockRecord:
         """Read one record; one that cannot be read has an empty value."""
@@ -204,7 +207,7 @@ class RecordBatch:
     def __next__(self) -> Block | BlockRecord:
         if self._items is None:
             block = self.block()
-            self._items = iter(block.records()) if self.is_control_batch else iter([block] if len(block) else [])
+            self._items = block.records() if self.is_control_batch else iter([block] if len(block) else [])
         return next(self._items)
 
     def validate_crc(self) -> bool:

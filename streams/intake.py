@@ -8,7 +8,6 @@ the ones beside it. The sink, which reads the same records through the same vali
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from operator import attrgetter
 from typing import Final, TypeAlias
 
@@ -17,19 +16,21 @@ import numpy as np
 from pulsestream.core.log import logger
 from pulsestream.core.topics import tenant_topic
 from schemas.codec import codec
-from schemas.columns import Ints
+from schemas.columns import Bools, Ints
 from schemas.errors import DecodeError
 from schemas.records import Tick, Trade
 from schemas.validate import check
 from streams.blocks import BACKFILL_HEADER, MICROS, Block, BlockRecord
 from streams.engine.cut import KeyBatch, cut
 from streams.engine.inputs import Row, Table, row_of
-from streams.tables import Found, Kind, find
+from streams.tables import Found, Kind, Name, find
 
 DATASETS: Final = ("ticks", "own-ticks")
 """What is folded."""
 CROSSOVER: Final = 60
 """Records that take as long by columns as one by one (measured: benchmarks/streams_decode.py)."""
+FEW: Final = 8
+"""Records of a key that take as long cut into panes as one by one (likewise)."""
 _KINDS: Final[dict[str, Kind]] = {"ticks": Tick, "own-ticks": Tick, "trades": Trade}
 _OWN: Final[dict[str, bool | None]] = {"ticks": False, "own-ticks": True, "trades": None}
 """Whether a dataset holds a tenant's own ticks; trades may be anybody's."""
@@ -48,15 +49,15 @@ class Source:
     topic_id: str
 
 
-Name: TypeAlias = tuple[str, str]
-"""An exchange and a product: a key within a source."""
+Records: TypeAlias = dict[Name, KeyBatch | list[Row]]
+"""Of each key, in offset order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """The records of a source by exchange and product, in offset order, and those left out by reason."""
+    """The records of a source by key, and those left out by reason."""
 
-    records: dict[Name, KeyBatch | list[Row]] = field(default_factory=dict)
+    records: Records = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
 
 
@@ -79,8 +80,15 @@ def take_in_many(batches: Sequence[Batch]) -> list[Intake]:
             _take_by_columns(kind, theirs, [intakes[number] for number in chosen])
         else:
             for number in chosen:
-                _take_by_rows(intakes[number], *batches[number])
+                intakes[number] = take_in_rows(*batches[number])
     return intakes
+
+
+def take_in_rows(source: Source, blocks: Sequence[Block]) -> Intake:
+    """Do the same for one source, record by record."""
+    intake = Intake()
+    intake.records.update(_rows(intake.skipped, source, (record for block in blocks for record in block.records())))
+    return intake
 
 
 def key_of(tenant: str, dataset: str, exchange: str, product: str) -> str:
@@ -101,11 +109,6 @@ def source_topic(key: str) -> str:
 
 
 # ---- one by one ----
-
-
-def _take_by_rows(intake: Intake, source: Source, blocks: Iterable[Block]) -> None:
-    records = (record for block in blocks for record in block.records())
-    intake.records.update(_rows(intake.skipped, source, records))
 
 
 def _rows(skipped: Counter[str], source: Source, records: Iterable[BlockRecord]) -> dict[Name, list[Row]]:
@@ -148,24 +151,31 @@ def _take_by_columns(kind: Kind, batches: Sequence[Batch], intakes: Sequence[Int
     numbers = np.array([number for number, _ in blocks], np.int64)
     found = find(kind, [block for _, block in blocks], numbers, [_OWN[source.dataset] for source, _ in batches])
     _judge(found, [block for _, block in blocks], numbers, batches, intakes)
-    apart = set(found.unnumbered.tolist())
-    whole: list[tuple[int, Name, int, int]] = []
-    keys = zip(
-        found.products.sources, found.products.names, found.bounds.tolist(), found.bounds[1:].tolist(), strict=False
-    )
-    for product, (number, name, first, last) in enumerate(keys):
-        if name is None or first == last:
-            continue
-        rows = intakes[number].records.get(name)
-        if isinstance(rows, list):
-            rows += found.rows(product)
-            rows.sort(key=_OFFSET)
-        elif product in apart:
-            intakes[number].records[name] = found.rows(product)
+    theirs = [intakes[number].records for number in found.products.sources]
+    singly = found.unnumbered | (np.diff(found.bounds) < FEW)
+    singly |= np.array([name in records for records, name in zip(theirs, found.products.names, strict=True)], np.bool_)
+    _add_rows(found, singly, theirs)
+    _add_batches(found, ~singly, theirs)
+
+
+def _add_rows(found: Found, chosen: Bools, theirs: Sequence[Records]) -> None:
+    """Add the chosen products' records as rows to those of their sources."""
+    keys, places, bounds = found.part(chosen)
+    rows = found.rows(places)
+    for (product, name), first, last in zip(keys, bounds, bounds[1:], strict=False):
+        others = theirs[product].get(name)
+        if not isinstance(others, list):
+            theirs[product][name] = rows[first:last]
         else:
-            whole.append((number, name, first, last))
-    for (number, name, _, _), batch in zip(whole, _cut(found, whole), strict=True):
-        intakes[number].records[name] = batch
+            theirs[product][name] = sorted([*others, *rows[first:last]], key=_OFFSET)
+
+
+def _add_batches(found: Found, chosen: Bools, theirs: Sequence[Records]) -> None:
+    """Add the chosen products' records, cut into panes."""
+    keys, places, bounds = found.part(chosen)
+    batches = cut(Table(found.columns(places), [name for _, name in keys], bounds))
+    for (product, name), batch in zip(keys, batches, strict=True):
+        theirs[product][name] = batch
 
 
 def _judge(
@@ -179,13 +189,3 @@ def _judge(
         uncertain.setdefault(numbers[block].item(), []).append(read)
     for number, records in uncertain.items():
         intakes[number].records.update(_rows(intakes[number].skipped, batches[number][0], records))
-
-
-def _cut(found: Found, keys: Sequence[tuple[int, Name, int, int]]) -> list[KeyBatch]:
-    """Return the batch of each key: its name and the places that its records take."""
-    if not keys:
-        return []
-    bounds = [0, *accumulate(last - first for _, _, first, last in keys)]
-    everything = bounds[-1] == len(found.order)
-    places = slice(None) if everything else np.concatenate([np.arange(first, last) for _, _, first, last in keys])
-    return cut(Table(found.columns(places), [name for _, name, _, _ in keys], bounds))

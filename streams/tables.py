@@ -14,13 +14,15 @@ import numpy as np
 
 from schemas import registry
 from schemas.codec import NAMES
-from schemas.columns import ColumnDecoder, Decoded, Floats, Ints, column_decoder
+from schemas.columns import Bools, ColumnDecoder, Decoded, Floats, Ints, column_decoder
 from schemas.records import Tick, Trade
 from schemas.sound import Products, are_buys, are_sound, by_product
 from streams.blocks import Block, Frames, frame
 from streams.engine.inputs import Columns, Row, digest
 
 Kind: TypeAlias = type[Tick | Trade]
+Name: TypeAlias = tuple[str, str]
+"""An exchange and a product: a key within a source."""
 _IDENTITY: Final[dict[Kind, str]] = {Tick: "sequence", Trade: "trade_id"}
 
 
@@ -46,10 +48,21 @@ class Found:
         return np.flatnonzero(~sound)
 
     @property
-    def unnumbered(self) -> Ints:
-        """The products of which a sound record has no number of its own."""
+    def unnumbered(self) -> Bools:
+        """Say of each product whether a sound record of it has no number of its own."""
         missing = np.flatnonzero(~self.decoded.columns[_IDENTITY[self.kind]].known[self.order])
-        return np.unique(np.searchsorted(self.bounds, missing, "right") - 1)
+        unnumbered = np.zeros(len(self.products.names), np.bool_)
+        unnumbered[np.searchsorted(self.bounds, missing, "right") - 1] = True
+        return unnumbered
+
+    def part(self, chosen: Bools) -> tuple[list[tuple[int, Name]], Ints | slice, list[int]]:
+        """Return the chosen products that hold records, each with its name, the records' places, and their bounds."""
+        sizes = np.diff(self.bounds)
+        wanted = chosen & (sizes > 0)
+        keys = [(product, self._name(product)) for product in np.flatnonzero(wanted).tolist()]
+        whole = len(keys) == len(sizes)
+        bounds = [0, *np.cumsum(sizes[wanted]).tolist()]
+        return keys, slice(None) if whole else np.flatnonzero(np.repeat(wanted, sizes)), bounds
 
     def columns(self, places: Ints | slice) -> Columns:
         """Return the records at these places."""
@@ -68,23 +81,21 @@ class Found:
             self._quote_time(chosen, time),
         )
 
-    def rows(self, product: int) -> list[Row]:
-        """Return the records of a product one by one; one without a number is known by its id's digest."""
-        places = slice(*self.bounds[product : product + 2].tolist())
-        chosen = self.order[places]
-        identity, event_id = self.decoded.columns[_IDENTITY[self.kind]], self.decoded.columns["event_id"]
-        spans = zip(
-            self.columns(places).rows(),
-            identity.known[chosen].tolist(),
-            event_id.values[chosen].tolist(),
-            event_id.ends[chosen].tolist(),
-            strict=True,
-        )
-        octets = self.frames.octets
-        return [
-            row if numbered else msgspec.structs.replace(row, identity=digest(octets.part(start, stop).decode()))
-            for row, numbered, start, stop in spans
-        ]
+    def rows(self, places: Ints | slice) -> list[Row]:
+        """Return the records at these places one by one; one without a number is known by its id's digest."""
+        chosen, rows = self.order[places], self.columns(places).rows()
+        event_id, octets = self.decoded.columns["event_id"], self.frames.octets
+        for place in np.flatnonzero(~self.decoded.columns[_IDENTITY[self.kind]].known[chosen]).tolist():
+            start, stop = event_id.values[chosen[place]].item(), event_id.ends[chosen[place]].item()
+            identity = digest(octets.part(start, stop).decode())
+            rows[place] = msgspec.structs.replace(rows[place], identity=identity)
+        return rows
+
+    def _name(self, product: int) -> Name:
+        name = self.products.names[product]
+        if name is None:
+            raise TypeError("no record of a product without names is sound")
+        return name
 
     def _quoted(self, name: str, chosen: Ints) -> Floats:
         column = self.decoded.columns.get(name)

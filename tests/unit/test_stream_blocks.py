@@ -97,7 +97,7 @@ def test_a_damaged_block_gives_a_record_for_each_and_columns_only_what_rows_give
         raw[data.draw(st.integers(HEADER_BYTES, len(raw) - 1))] = data.draw(st.integers(0, 255))
     made = block(bytes(raw))
 
-    rows = made.records()
+    rows = list(made.records())
 
     assert len(rows) == len(batch.records)
     for (_, place), (offset, appended_at, value) in by_columns([made]).items():

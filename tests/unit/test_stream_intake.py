@@ -1,7 +1,6 @@
 """Records by columns against records one by one: the same rows under the same keys, the same ones left out."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import pytest
@@ -13,7 +12,7 @@ from schemas.records import Tick, Trade
 from streams import intake
 from streams.engine.cut import KeyBatch
 from streams.engine.inputs import Row, row_of
-from streams.intake import Intake, Source, take_in, take_in_many
+from streams.intake import Intake, Source, take_in, take_in_many, take_in_rows
 from tests.support.batching import Written, block_from
 from tests.support.valued import TICK, TRADE, changes, damaged
 
@@ -28,15 +27,10 @@ def rows(taken: Intake) -> tuple[dict[tuple[str, str], list[Row]], dict[str, int
     return by_key, dict(taken.skipped)
 
 
-def by_rows(batches: Sequence[intake.Batch]) -> list[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intake, "CROSSOVER", 1 << 60)
-        return [rows(taken) for taken in take_in_many(batches)]
-
-
-def by_columns(batches: Sequence[intake.Batch]) -> list[Intake]:
+def by_columns(batches: Sequence[intake.Batch], few: int = 0) -> list[Intake]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intake, "CROSSOVER", 0)
+        patch.setattr(intake, "FEW", few)
         return take_in_many(batches)
 
 
@@ -73,9 +67,9 @@ def batches(draw: st.DrawFn) -> list[intake.Batch]:
     return made
 
 
-@given(batches())
-def test_columns_give_what_rows_give(made: list[intake.Batch]) -> None:
-    assert [rows(taken) for taken in by_columns(made)] == by_rows(made)
+@given(batches(), st.integers(0, 3))
+def test_columns_give_what_rows_give(made: list[intake.Batch], few: int) -> None:
+    assert [rows(taken) for taken in by_columns(made, few)] == [rows(take_in_rows(*batch)) for batch in made]
 
 
 @given(batches())
@@ -117,6 +111,16 @@ def test_few_records_are_read_one_by_one_and_many_by_columns() -> None:
         kinds.append(type(taken.records["coinbase", "BTC-USD"]))
 
     assert kinds == [list, KeyBatch]
+
+
+def test_a_key_with_few_records_comes_as_rows_among_many() -> None:
+    other = msgspec.structs.replace(TRADE, product="ETH-USD", event_id="coinbase:ETH-USD:1")
+    trades = [TRADE] * intake.CROSSOVER + [other] * (intake.FEW - 1)
+    written = [Written(place, value=codec(Trade).encode(trade)) for place, trade in enumerate(trades)]
+
+    taken = take_in(SOURCES[2], [block_from(written)])
+
+    assert [type(each) for _, each in sorted(taken.records.items())] == [KeyBatch, list]
 
 
 @given(st.integers(0, 2))
