@@ -1,4 +1,4 @@
--- The forecast that a statistic of prices carries at whole minutes, for the time of its window's length that follows.
+-- The forecast that a minute's first statistic of prices carries, for the time of its window's length that follows.
 ALTER TABLE stats
     ADD COLUMN forecast_volatility double precision,
     ADD COLUMN forecast_low double precision,

@@ -14,6 +14,7 @@ from typing import Final
 
 from pulsestream.core.clock import MICROS_PER_SECOND
 from schemas.records import Bar, Stat
+from streams.engine.forecast import HISTORY_SECONDS, HORIZONS, Outlook, forecast
 from streams.engine.inputs import UNKNOWN_TIME
 from streams.engine.lines import LONGEST, MINUTE_PANES, SECOND_PANES, Line
 from streams.engine.measures import LOOKBACK_MINUTES, LOOKBACK_SECONDS
@@ -226,10 +227,22 @@ class SeriesFold:
     def _emit(self, due: Iterable[Due]) -> None:
         for at, group in groupby(due, lambda pair: pair[0]):
             lines = [self._lines[index] for _, index in group]
+            forecasting = any(line.kind == "prices" and line.seconds in HORIZONS for line in lines)
+            outlooks = self._outlooks(at) if forecasting else {}
             for line in lines:
-                self._emit_line(line, at)
+                self._emit_line(line, at, outlooks.get(line.seconds))
 
-    def _emit_line(self, line: Line, at: int) -> None:
+    def _outlooks(self, at: int) -> Mapping[int, Outlook]:
+        """Return what was to be expected at the last whole minute, by seconds ahead; nothing if a pane closed since."""
+        minute = at // MINUTE_PANES * MINUTE_PANES
+        if self._seconds.find(minute - 1) < self._seconds.find(at - 1):
+            return {}
+        extent = self._all_minutes(minute)
+        start, end = extent.find(minute - HISTORY_SECONDS), extent.find(minute)
+        made = forecast(extent.rows.ints[SECOND, start:end], extent.rows.floats[CLOSE, start:end], minute)
+        return {outlook.seconds: outlook for outlook in made.outlooks} if made else {}
+
+    def _emit_line(self, line: Line, at: int, outlook: Outlook | None) -> None:
         extent = self._seconds if line.pane == SECOND_PANES else self._all_minutes(at)
         revision = self._emitted[at, line.label]
         if line.window is None:
@@ -237,8 +250,8 @@ class SeriesFold:
             self.bars += [] if bar is None else [bar]
             return
         view = View.of(self._subject, extent, line.window, at, self.first_time)
-        make = price_stat if line.kind == "prices" else quote_stat
-        self.stats.append(make(view, revision))
+        prices = line.kind == "prices"
+        self.stats.append(price_stat(view, revision, outlook) if prices else quote_stat(view, revision))
 
     # ---- what conditions ask ----
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from pulsestream.core.clock import MICROS_PER_SECOND
 from schemas.records import AsOf, Bar, Stat, bar_id
+from streams.engine.forecast import Outlook
 from streams.engine.inputs import Floats, Ints
 from streams.engine.lines import Line, Window
 from streams.engine.rows import (
@@ -94,8 +95,8 @@ class View:
         return f"{subject.exchange}:{subject.product}:{self.window.name}:{self.at}:{basis}"
 
 
-def price_stat(view: View, revision: int) -> Stat:
-    """Return the statistic of prices."""
+def price_stat(view: View, revision: int, outlook: Outlook | None = None) -> Stat:
+    """Return the statistic of prices, with what is expected of the time after it."""
     subject, extent = view.subject, view.extent
     floats = extent.rows.floats[:, view.start : view.end]
     sums = np.add.reduce(floats[:SUMS], axis=1).tolist()
@@ -137,6 +138,9 @@ def price_stat(view: View, revision: int) -> Stat:
         range_position=_range_position(close, high, low),
         as_of=subject.as_of(int(extent.rows.ints[AS_OF, view.end - 1])),
         revision=revision,
+        forecast_volatility=outlook.volatility if outlook else None,
+        forecast_low=outlook.low if outlook else None,
+        forecast_high=outlook.high if outlook else None,
     )
 
 

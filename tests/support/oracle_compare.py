@@ -14,7 +14,8 @@ from tests.support.oracle_bars import received_times
 from tests.support.oracle_records import Sourced
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_EXACT: Final = ("exchange", "product", "window", "at", "basis", "count", "open", "high", "low", "close")
+_FORECAST: Final = ("forecast_volatility", "forecast_low", "forecast_high")
+_EXACT: Final = ("exchange", "product", "window", "at", "basis", "count", "open", "high", "low", "close", *_FORECAST)
 _SUMS: Final = ("volume", "quote_volume", "buy_volume", "mean")
 _OF_RETURNS: Final = ("volatility", "stddev_log_return")
 _DERIVED: Final = (

@@ -16,7 +16,10 @@ from functools import cache
 from itertools import pairwise
 from typing import Final, Self
 
+import numpy as np
+
 from schemas.records import Stat
+from streams.engine.forecast import forecast
 from tests.support.oracle_records import (
     CLOCK_DELAY,
     MINUTE,
@@ -36,6 +39,7 @@ WINDOWS: Final = {
     "1h": 60 * MINUTE,
     "24h": 24 * 60 * MINUTE,
 }
+DAY: Final = 24 * 60 * MINUTE
 GRID: Final = {
     MINUTE: SECOND,
     5 * MINUTE: 5 * SECOND,
@@ -166,6 +170,7 @@ class PriceFeed:
             "change": None if change is None else float(change),
             "change_pct": None if change is None or reference is None else float(100 * change / Fraction(reference)),
             **volatilities(self.series, length, at),
+            **outlook(self.series, length, at),
         }
 
 
@@ -230,6 +235,19 @@ def volatilities(series: Series, length: int, at: int) -> Fields:
         "volatility": math.sqrt(squares * YEAR_SECONDS * SECOND / covered),
         "stddev_log_return": sample_stddev(returns),
     }
+
+
+def outlook(series: Series, length: int, at: int) -> Fields:
+    """Return the forecast fields: of a minute's first statistic, made of the closes of its minutes before."""
+    start = at // MINUTE * MINUTE
+    if length > 15 * MINUTE or series.between(start - SECOND, at - SECOND):
+        return {}
+    closes = {record.time // MINUTE * 60: record.price for record in series.between(start - DAY, start)}
+    made = forecast(np.array([*closes], np.int64), np.array([*closes.values()]), start // SECOND)
+    if made is None:
+        return {}
+    found = next(one for one in made.outlooks if one.seconds * SECOND == length)
+    return {"forecast_volatility": found.volatility, "forecast_low": found.low, "forecast_high": found.high}
 
 
 def grid_returns(series: Series, length: int, at: int, step: int) -> tuple[list[float], int]:
