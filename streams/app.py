@@ -3,7 +3,6 @@
 Faust brings the consumer group, its rebalances and the flow; it creates no topics, keeps no tables and serves no web.
 """
 
-import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ import faust
 
 from pulsestream.core.settings import Settings
 from pulsestream.core.topics import tenant_topic_pattern
+from streams.ends import tls
 from streams.intake import DATASETS
 from streams.ownership import Ownership
 from streams.transport import BatchTransport, batch_topic
@@ -59,7 +59,7 @@ def build(settings: Settings, ownership: Ownership, fail: Callable[[Exception], 
 
 
 def _credentials(settings: Settings) -> faust.SASLCredentials | None:
-    context = _tls(settings)
+    context = tls(settings)
     if settings.kafka_security.startswith("SASL"):
         return faust.SASLCredentials(
             mechanism="SCRAM-SHA-256",
@@ -68,9 +68,3 @@ def _credentials(settings: Settings) -> faust.SASLCredentials | None:
             ssl_context=context,
         )
     return None
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.kafka_security != "SASL_SSL":
-        return None
-    return ssl.create_default_context(cafile=str(settings.kafka_ca_file) if settings.kafka_ca_file else None)

@@ -136,7 +136,7 @@ class _Worker:
             _log.warning("the group was not left in time", seconds=STOP_TIMEOUT)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._ownership.outputs.close, DRAIN_TIMEOUT)
-        await loop.run_in_executor(None, self._control.close)
+        await self._control.close()
         _log.info("worker stopped")
 
     # ---- beside ----
