@@ -69,6 +69,17 @@ class BarSource:
         self._span = span
         _refuse_twice(self._files)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.path.stat().st_size for file in self._files)
+
+    def divided(self, parts: int) -> list["BarSource"]:
+        """Return sources of about so many equal parts, each product whole in one of them."""
+        products = [[file.path for file in files] for _, files in groupby(self._files, _product)]
+        chosen = [[path for paths in products[part::parts] for path in paths] for part in range(parts)]
+        return [BarSource(paths, self._span) for paths in chosen if paths]
+
     def traded(self) -> set[tuple[str, str]]:
         """Return every product: bars are made of trades."""
         return {(EXCHANGE, file.product) for file in self._files}

@@ -72,6 +72,14 @@ class Tally:
         for name, count in counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
 
+    def include(self, other: "Tally") -> None:
+        """Count what was read elsewhere."""
+        self.records += other.records
+        self.first = min((time for time in (self.first, other.first) if time is not None), default=None)
+        self.last = max(self.last, other.last)
+        self.bars |= other.bars
+        self.count(other.counts)
+
 
 class RuleEvaluation:
     """What rules make of records: the states of all sources, of which nothing but alerts is asked."""

@@ -92,6 +92,11 @@ class Skipped:
         if len(self.shown) < SHOWN:
             self.shown.append(f"{where}: {reason}")
 
+    def include(self, other: "Skipped") -> None:
+        """Count what was skipped elsewhere."""
+        self.count += other.count
+        self.shown = [*self.shown, *other.shown][:SHOWN]
+
 
 class Source(Protocol):
     """Something that records are read from; it can be read more than once."""

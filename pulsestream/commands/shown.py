@@ -11,23 +11,39 @@ SAY_EVERY: Final = 0.5
 _GAP: Final = "  "
 
 
+class Counter:
+    """How many records were read, as a line on a terminal that is wiped at the end; silent elsewhere."""
+
+    def __init__(self, out: TextIO, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._out = out
+        self._monotonic = monotonic
+        self._shows = out.isatty()
+        self._said = monotonic()
+
+    def say(self, records: int) -> None:
+        """Show a number, if the one before is old enough."""
+        if self._shows and self._monotonic() - self._said >= SAY_EVERY:
+            self._said = self._monotonic()
+            self._out.write(f"\r{records:,} records read")
+            self._out.flush()
+
+    def end(self) -> None:
+        """Wipe the line."""
+        if self._shows:
+            self._out.write("\r\x1b[K")
+            self._out.flush()
+
+
 def with_progress(
     slices: Iterator[Slice], out: TextIO, monotonic: Callable[[], float] = time.monotonic
 ) -> Iterator[Slice]:
-    """Yield slices, and on a terminal say how many records were read so far; the line is wiped at the end."""
-    if not out.isatty():
-        yield from slices
-        return
-    records, said = 0, monotonic()
+    """Yield slices, and show how many records they held."""
+    records, counter = 0, Counter(out, monotonic)
     for part in slices:
         records += sum(len(batch.records) for batch in part.batches)
-        if monotonic() - said >= SAY_EVERY:
-            said = monotonic()
-            out.write(f"\r{records:,} records read")
-            out.flush()
+        counter.say(records)
         yield part
-    out.write("\r\x1b[K")
-    out.flush()
+    counter.end()
 
 
 def warn_of(skipped: Skipped, out: TextIO) -> None:

@@ -17,6 +17,8 @@ from pulsestream.commands.row_source import RowSource
 
 DATABASE: Final = "db:"
 """Begins the name of a source that is a tenant's stored records."""
+LARGE: Final = 32 * 1024 * 1024
+"""Bytes of bars from which on it pays to read them in several processes."""
 KINDS: Final = (
     "a recording (.frames, .frames.zst, or a folder of them), bars such as btcusd-second-20161007-trade.csv, "
     "or db:TENANT"
@@ -47,9 +49,15 @@ class Sources:
         """What the last reading skipped."""
         whole = Skipped()
         for source in self._sources:
-            whole.count += source.skipped.count
-            whole.shown += source.skipped.shown
+            whole.include(source.skipped)
         return whole
+
+    def divided(self, parts: int) -> list["Sources"]:
+        """Return sources that can be read apart, of whole products; one, if there is little or if it is not bars."""
+        [first, *others] = self._sources
+        if others or not isinstance(first, BarSource) or first.size < LARGE:
+            return [self]
+        return [Sources([part]) for part in first.divided(parts)]
 
     def traded(self) -> set[tuple[str, str]]:
         """Return the (exchange, product) pairs of which there are trades."""

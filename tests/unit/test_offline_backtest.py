@@ -14,9 +14,11 @@ from typer.testing import CliRunner
 
 from producers.frames import format_frame
 from pulsestream.cli import app
-from pulsestream.commands.backtest import format_lasting
-from pulsestream.commands.evaluation import seen_prices
+from pulsestream.commands import sources
+from pulsestream.commands.backtest import backtest, format_lasting
+from pulsestream.commands.evaluation import Choice, seen_prices
 from pulsestream.commands.reading import Skipped, Span
+from pulsestream.commands.rules import load_rules
 from pulsestream.commands.shown import warn_of, with_progress
 from pulsestream.commands.sources import Sources
 from pulsestream.core.clock import format_rfc3339
@@ -34,6 +36,7 @@ BAR_NAME = "btcusd-second-20161007-trade.csv"
 
 STAT_NUMBERS = [name for name, kind in Stat.__annotations__.items() if kind == float | None and "forecast" not in name]
 
+CHANGE = {"type": "change", "window": "15m", "below_pct": -1}
 PRICE_RULES: list[dict[str, Any]] = [
     {"name": "above", "product": "*", "condition": {"type": "price", "above": 0.7915}},
     {"name": "up", "product": "SKL-USD", "condition": {"type": "price", "crosses": 0.7912, "direction": "up"}},
@@ -136,6 +139,27 @@ def test_transitions_over_bars_are_the_oracles_for_each_price_of_a_bar(
     assert {one["rule"] for one in transitions} == {"dip", "crossing"}
 
 
+def test_several_processes_find_what_one_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path
+) -> None:
+    for name in ("btcusd", "ethusd"):
+        for day in ("03", "04"):
+            file = f"{name}-minute-201709{day}-trade.csv"
+            (tmp_path / file).write_bytes((shared_data / "coinbase" / file).read_bytes() + b"broken\n")
+    rules = load_rules(rule_file(tmp_path, [*BAR_RULES, {"name": "drop", "product": "*", "condition": CHANGE}]))
+    choice = Choice(basis="trades")
+    names = sorted(str(path) for path in tmp_path.glob("*.csv"))
+    alone = backtest(rules, Sources.open(names, Span(), str), choice, io.StringIO(), processes=1)
+
+    monkeypatch.setattr(sources, "LARGE", 0)
+    shared = backtest(rules, Sources.open(names, Span(), str), choice, io.StringIO(), processes=2)
+
+    assert shared.transitions == alone.transitions
+    assert {one.product for one in alone.transitions} == {"BTC-USD", "ETH-USD"}
+    assert shared.tally == alone.tally
+    assert (shared.skipped.count, sorted(shared.skipped.shown)) == (4, sorted(alone.skipped.shown))
+
+
 def test_a_line_of_json_has_its_fields_in_order_and_null_for_what_is_not(tmp_path: Path) -> None:
     rule = {"name": "n", "product": "BTC-USD", "condition": {"type": "price", "above": 10}, "labels": {"desk": "spot"}}
 
@@ -178,8 +202,8 @@ def test_rules_over_prices_see_what_was_asked_for_of_a_bar(tmp_path: Path, bar_p
 
 
 def test_the_path_within_a_bar_goes_to_the_low_first_where_it_rose(tmp_path: Path) -> None:
-    sources = Sources.open([str(bar_file(tmp_path, "0,10,12,9,11,1", "1000,11,13,8,10,1"))], Span(), str)
-    [batch] = [batch for part in sources.slices(None) for batch in part.batches]
+    opened = Sources.open([str(bar_file(tmp_path, "0,10,12,9,11,1", "1000,11,13,8,10,1"))], Span(), str)
+    [batch] = [batch for part in opened.slices(None) for batch in part.batches]
     assert isinstance(batch.records, Columns)
 
     path = seen_prices(batch, "ohlc")
@@ -320,13 +344,13 @@ class Terminal(io.StringIO):
 
 
 def test_progress_is_shown_on_a_terminal_only_and_wiped_at_the_end(tmp_path: Path) -> None:
-    sources = Sources.open(
+    opened = Sources.open(
         [str(bar_file(tmp_path, *(f"{hour * 3_600_000},1,1,1,1,1" for hour in range(3))))], Span(), str
     )
     terminal, pipe, moments = Terminal(), io.StringIO(), iter(range(100))
 
-    seen = list(with_progress(sources.slices(3_600 * SECOND), terminal, lambda: next(moments)))
-    list(with_progress(sources.slices(None), pipe))
+    seen = list(with_progress(opened.slices(3_600 * SECOND), terminal, lambda: next(moments)))
+    list(with_progress(opened.slices(None), pipe))
 
     assert len(seen) == 3
     assert terminal.getvalue() == "\r1 records read\r2 records read\r3 records read\r\x1b[K"
