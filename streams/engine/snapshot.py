@@ -388,7 +388,7 @@ class _Panes:
     @property
     def last_settled(self) -> int | None:
         """The number of the block of the last settled pane: none can come before that any more."""
-        return self.number(int(self.span.ints[SECOND, -1])) if len(self.span) else self.first
+        return self.number(int(self.span.ints[SECOND, -1])) if len(self.span) else None
 
     def number(self, second: int) -> int:
         """Return the number of a second's block."""

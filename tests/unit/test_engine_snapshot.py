@@ -44,6 +44,13 @@ def test_checkpoints_add_up_to_the_state(data: st.DataObject) -> None:
     assert restore(held) == {KEY: run.state}
 
 
+def test_a_checkpoint_holds_a_late_record_from_before_the_first() -> None:
+    first = Run().fold(inputs([tick(20.0, 100.0)])).state
+    second = Run(state=first).fold(inputs([tick(11.0, 101.0)], first_offset=1)).state
+
+    assert restore(stored(KEY, first, second)) == {KEY: second}
+
+
 def test_a_restored_state_goes_on_as_the_one_that_was_stored() -> None:
     rules = [rule({"above": 110}, for_="20s", keep_firing_for="5s")]
     ticks = [tick(n * 0.8, 100 + n % 17, n, size=0.1, best_bid=99.0, best_ask=130.0) for n in range(800)]
