@@ -33,7 +33,7 @@ def test_a_worker_without_any_topic_is_ready_and_reads_the_first_one_that_comes(
     own_broker: EmbeddedKafka, tmp_path: Path, tenant: str
 ) -> None:
     with streams_on(own_broker, tmp_path, tenant) as streams:
-        streams.prepare("stats", "alerts")
+        streams.prepare("stats", "bars", "alerts")
         streams.start()
 
         streams.prepare("ticks")

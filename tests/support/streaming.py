@@ -33,7 +33,7 @@ from streams.engine.rules import ActiveRule, applies, parse_rule
 from tests.support.e2e import Service, eventually, read_topic, records_of
 from tests.support.oracle import Sourced, by_key, newest
 
-DATASETS: Final = ("stats", "bars", "alerts", "dlq", "ticks")
+DATASETS: Final = ("stats", "bars", "alerts", "dlq", "ticks", "trades")
 _MICROS: Final = 1_000_000
 
 
