@@ -20,11 +20,22 @@ from streams.engine.machine import STABLE, Phase, Signal, State
 from streams.engine.measures import Measure, instants, next_instant, value_at
 from streams.engine.rules import ActiveRule
 from streams.engine.sweep import Stretch
-from streams.engine.transitions import RULE_CHANGED, UNTOUCHED, Machine, Machines, Sight, Transitions, Watch
+from streams.engine.transitions import (
+    QUIET_MARKET,
+    RULE_CHANGED,
+    UNTOUCHED,
+    Machine,
+    Machines,
+    Sight,
+    Transitions,
+    Watch,
+)
 from streams.engine.view import Panes
 from streams.engine.words import in_words
 
 LAST_PRICES: Final = 5
+RECORD_CAME: Final = "a record came"
+"""The reason for which an alert on missing records ends."""
 CLOCK_SLACK: Final = 2 * MICROS_PER_SECOND
 """How far the event clock must be past a time for rules over windows to act at it: panes close then."""
 
@@ -62,7 +73,7 @@ def deadline(book: AlertBook, rules: Sequence[ActiveRule], panes: Panes, waterma
     for rule in rules:
         measure = rule.measure
         held = book.machines.get(rule.key)
-        if held is not None:
+        if held is not None and rule.silence is None:
             watch = Watch(rule, held)
             if watch.due is not None and not watch.silent:
                 times.append(watch.due if measure is None else watch.due + CLOCK_SLACK)
@@ -70,6 +81,20 @@ def deadline(book: AlertBook, rules: Sequence[ActiveRule], panes: Panes, waterma
             after = max(watermark // MICROS_PER_SECOND, book.decided, book.looked)
             coming[measure] = next_instant(measure, panes, after)
     times += [second * MICROS_PER_SECOND + CLOCK_SLACK for second in coming.values() if second is not None]
+    return min(times, default=None)
+
+
+def silence_deadline(book: AlertBook, rules: Sequence[ActiveRule], since: int) -> int | None:
+    """Return the time, micros, at which `AlertFold.silence` first has something to do if no record comes, or None."""
+    times: list[int] = []
+    for rule in rules:
+        if rule.silence is None or rule.ended_at is not None:
+            continue
+        watch = Watch(rule, book.machines.get(rule.key, UNTOUCHED))
+        if Signal.TRUE & ~STABLE[watch.held.standing.phase]:
+            times.append(since + rule.silence)
+        if watch.due is not None and not watch.silent:
+            times.append(watch.due)
     return min(times, default=None)
 
 
@@ -90,6 +115,7 @@ class AlertFold:
         self._batch: RowBatch | ColumnBatch = RowBatch(())
         self._read = 0
         self._quoted = False
+        self._reason = QUIET_MARKET
 
     @property
     def alerts(self) -> list[Alert]:
@@ -108,7 +134,9 @@ class AlertFold:
         self._remember()
         self._batch = batch = ColumnBatch(records) if isinstance(records, Columns) else RowBatch(records)
         for watch in self._unsettled(batch, rules):
-            if isinstance(batch, ColumnBatch):
+            if watch.rule.silence is not None:
+                self._hear(watch, batch)
+            elif isinstance(batch, ColumnBatch):
                 self._search(watch, batch)
             else:
                 self._walk(watch, batch)
@@ -157,7 +185,8 @@ class AlertFold:
             watch = self._transitions.watch(rule, order)
             value = value_at(measure, panes, at)
             if value is not None and (watch.due is None or watch.due > at * MICROS_PER_SECOND):
-                self._window(watch, value, signal(limit, value), at * MICROS_PER_SECOND)
+                moment = at * MICROS_PER_SECOND
+                self._transitions.value(watch, value, signal(limit, value), moment, self._see)
         self._transitions.settle()
 
     def clock(self, panes: Panes, until: int, rules: Sequence[ActiveRule]) -> None:
@@ -170,7 +199,7 @@ class AlertFold:
                 watch = self._transitions.watch(rule, order)
                 acted_at = self._over_window(watch, seeing if rule.ended_at is None else None, horizon, by_clock=True)
                 self._decided = max(self._decided, acted_at // MICROS_PER_SECOND)
-            elif rule.key in self._transitions.machines:
+            elif rule.key in self._transitions.machines and rule.silence is None:
                 watch = self._transitions.watch(rule, order)
                 acted_at = self._transitions.timers(watch, until, self._see, silent=False)
             else:
@@ -178,6 +207,20 @@ class AlertFold:
             self.acted_at = max(self.acted_at, acted_at)
         self._transitions.settle()
         self._looked = max(after, second)
+
+    def silence(self, since: int, until: int, rules: Sequence[ActiveRule], reason: str) -> None:
+        """Let rules on missing records know that none came from `since` to `until`, micros, and why.
+
+        `since`: the last record's time; where there is none, the time from which on one was expected.
+        """
+        self._reason, self._looked = reason, self._book.looked
+        for order, rule in enumerate(rules):
+            if rule.silence is not None and rule.ended_at is None:
+                watch = self._transitions.watch(rule, order)
+                self.acted_at = max(self.acted_at, self._silent(watch, since + rule.silence, until))
+                acted_at = self._transitions.timers(watch, until, self._see, silent=False)
+                self.acted_at = max(self.acted_at, acted_at)
+        self._transitions.settle()
 
     def retire(self, rule: ActiveRule, at: int) -> None:
         """Close what a version has open, and forget the version."""
@@ -208,14 +251,14 @@ class AlertFold:
                 self._quoted = True
             if held is None:
                 concerned = ended >= rule.effective_at and (rule.ended_at is None or begun < rule.ended_at)
-                if concerned and self._signals(rule, batch, UNTOUCHED) & _STARTING:
+                if concerned and (self._signals(rule, batch, UNTOUCHED) & _STARTING or self._gap(rule, batch)):
                     watches.append(transitions.watch(rule, order))
             elif self._signals(rule, batch, held) & ~STABLE[held.standing.phase]:
                 watches.append(transitions.watch(rule, order))
             else:
                 watch = transitions.watch(rule, order)
                 over = rule.ended_at is not None and ended >= rule.ended_at
-                if over or (watch.due is not None and watch.due <= last_time):
+                if over or self._gap(rule, batch) or (watch.due is not None and watch.due <= last_time):
                     watches.append(watch)
         return watches
 
@@ -223,6 +266,8 @@ class AlertFold:
     def _signals(rule: ActiveRule, batch: RowBatch | ColumnBatch, held: Machine) -> int:
         """Return a mask with at least the signals that the batch can give to a rule."""
         compared, source = rule.compared, rule.source
+        if source == "clock":
+            return Signal.CLEAR
         if compared is None or rule.measure is not None or source == "product":
             return 0
         low, high = batch.prices if source == "prices" else batch.spreads
@@ -298,20 +343,50 @@ class AlertFold:
                 if by_clock and watch.silent and said is not Signal.TRUE:
                     continue
                 acted_at = max(acted_at, transitions.timers(watch, at, self._see))
-                if self._window(watch, value, said, at):
+                if transitions.value(watch, value, said, at, self._see):
                     acted_at = at
         return max(acted_at, transitions.timers(watch, until, self._see, silent=not by_clock))
 
-    def _window(self, watch: Watch, value: float, said: Signal, at: int) -> bool:
-        """Let a window's value act; tell whether it changed the phase."""
-        phase = watch.held.standing.phase
-        if said & ~STABLE[phase]:
-            watch.take(replace(watch.held, value=value))
-            self._transitions.react(watch, said, at, self._see)
-            return True
-        if watch.held.value is not None and watch.held.value != value:
-            self._transitions.keep(watch, replace(watch.held, value=value))
-        return False
+    # ---- silence ----
+
+    def _gap(self, rule: ActiveRule, batch: RowBatch | ColumnBatch) -> bool:
+        """Tell whether a rule on missing records may find a gap before one of these."""
+        if rule.silence is None:
+            return False
+        first = batch.first_time
+        before = self._book.last_seen[-1].time if self._book.last_seen else first
+        return max(batch.longest_gap, first - before) >= rule.silence
+
+    def _hear(self, watch: Watch, batch: RowBatch | ColumnBatch) -> None:
+        """Let a rule on missing records hear these: each ends the silence before it."""
+        transitions, rule = self._transitions, watch.rule
+        seen = self._book.last_seen[-1] if self._book.last_seen else None
+        since = seen.time if seen and seen.appended_at >= rule.effective_at else None
+        for index, (time, appended_at) in enumerate(batch.moments()):
+            self._read = index
+            if rule.ended_at is not None and appended_at >= rule.ended_at:
+                transitions.place = (index, 0)
+                self._retire(rule, rule.ended_at, RULE_CHANGED, watch.order)
+                return
+            transitions.place = (index, 1)
+            if since is not None and rule.silence is not None:
+                self._silent(watch, since + rule.silence, time)
+            transitions.timers(watch, time, self._see)
+            self._read, transitions.place = index + 1, (index, 2)
+            if rule.effective_at <= appended_at:
+                since = time
+                if Signal.CLEAR & ~STABLE[watch.held.standing.phase]:
+                    transitions.react(watch, Signal.CLEAR, time, self._see)
+
+    def _silent(self, watch: Watch, at: int, until: int) -> int:
+        """Let a silence that is too long at `at` make a rule true, if that is by `until`; return when it did, or 0."""
+        if at > until:
+            return 0
+        acted_at = self._transitions.timers(watch, at, self._see)
+        if Signal.TRUE & ~STABLE[watch.held.standing.phase]:
+            self._transitions.react(watch, Signal.TRUE, at, self._see)
+            return at
+        return acted_at
 
     # ---- what alerts show ----
 
@@ -322,6 +397,10 @@ class AlertFold:
         value = self._value(watch, seen)
         window = rule.measure.window if rule.measure else None
         points = _points(seen)
+        if rule.silence is not None:
+            threshold = rule.silence / MICROS_PER_SECOND
+            reason = self._reason if state in {State.PENDING, State.FIRING} else RECORD_CAME
+            return Sight(None, threshold, reason, window, points)
         if value is None or rule.compared is None:
             return Sight(None, None, RULE_CHANGED, window, points)
         reason = in_words(rule.definition.condition, state, rule.holds, value)

@@ -3,9 +3,10 @@
 Rows are walked one by one; columns are searched for the next record that can change a rule. Both say the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -73,9 +74,23 @@ class RowBatch:
         return min(times), max(times)
 
     @property
+    def first_time(self) -> int:
+        """The event time of the first record."""
+        return self.rows[0].time
+
+    @property
     def last_time(self) -> int:
         """The event time of the last record."""
         return self.rows[-1].time
+
+    @cached_property
+    def longest_gap(self) -> int:
+        """The longest time from one record to the next, micros; 0 where there is one record only."""
+        return max((after.time - before.time for before, after in pairwise(self.rows)), default=0)
+
+    def moments(self) -> Iterable[tuple[int, int]]:
+        """Give the event time and append time of each record."""
+        return ((row.time, row.appended_at) for row in self.rows)
 
     def seen_prices(self, count: int, stop: int) -> list[Sighting]:
         """Return the last `count` prices before index `stop`, oldest first."""
@@ -124,9 +139,23 @@ class ColumnBatch:
         return int(times.min()), int(times.max())
 
     @property
+    def first_time(self) -> int:
+        """The event time of the first record."""
+        return int(self.columns.time[0])
+
+    @property
     def last_time(self) -> int:
         """The event time of the last record."""
         return int(self.columns.time[-1])
+
+    @cached_property
+    def longest_gap(self) -> int:
+        """The longest time from one record to the next, micros; 0 where there is one record only."""
+        return int(np.diff(self.columns.time).max()) if len(self) > 1 else 0
+
+    def moments(self) -> Iterable[tuple[int, int]]:
+        """Give the event time and append time of each record."""
+        return zip(self.columns.time.tolist(), self.columns.appended_at.tolist(), strict=True)
 
     def seen_prices(self, count: int, stop: int) -> list[Sighting]:
         """Return the last `count` prices before index `stop`, oldest first."""

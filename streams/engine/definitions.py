@@ -291,7 +291,7 @@ def source_of(condition: Condition) -> SourceOf:
     """Return what evaluates a condition.
 
     prices: the product's source of prices (trades where there are any, else ticks). quotes: its ticks. product: the
-    prices of the product on several exchanges together. clock: the absence of records.
+    prices of the product on several exchanges together. clock: the absence of records, on the source of prices.
     """
     if isinstance(condition, Spread):
         return "quotes"

@@ -180,6 +180,26 @@ def end(state: KeyState, rules: Sequence[ActiveRule], emitted: tuple[Line, ...] 
     return Folded(after, statistics.stats, statistics.bars, evaluation.alerts, {})
 
 
+def silence(state: KeyState, until: int, rules: Sequence[ActiveRule], *, reason: str, since: int = 0) -> Folded:
+    """Let rules on missing records know that it is `until` (micros) and no record came after the watermark, and why.
+
+    Where there never was a record, one was expected from `since` on. Unlike `advance`, this goes on while the exchange
+    is not heard: `reason` is `transitions.QUIET_MARKET` or `FEED_DOWN`. Returns the same state where nothing changed.
+    """
+    evaluation = _evaluation(state)
+    evaluation.silence(state.watermark or since, until, rules, reason)
+    book = evaluation.finish()
+    if book == state.book:
+        return Folded(state, [], [], [], {})
+    after = replace(state, clock_mark=max(state.clock_mark, evaluation.acted_at), book=book)
+    return Folded(after, [], [], evaluation.alerts, {})
+
+
+def silence_deadline(state: KeyState, rules: Sequence[ActiveRule], *, since: int = 0) -> int | None:
+    """Return the time, micros, at which `silence` would do something if no record comes; None: only a record can."""
+    return alerts.silence_deadline(state.book, rules, state.watermark or since)
+
+
 def retire(state: KeyState, rule: ActiveRule, at: int) -> Folded:
     """End a version of a rule at time `at` (pass its ended_at): what is open is closed, reason `rule_changed`."""
     if (rule.rule_id, rule.version) not in state.book.machines:

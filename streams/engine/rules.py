@@ -11,7 +11,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pulsestream.core.errors import UsageError
 from schemas.validate import check_names
-from streams.engine.definitions import TAGS, Condition, Crossing, Divergence, Limit, SourceOf, compared_with, source_of
+from streams.engine.definitions import (
+    TAGS,
+    Condition,
+    Crossing,
+    Divergence,
+    Limit,
+    NoData,
+    SourceOf,
+    compared_with,
+    source_of,
+)
 from streams.engine.durations import Duration
 from streams.engine.machine import Holds
 from streams.engine.measures import Measure, measure_of
@@ -104,6 +114,8 @@ class ActiveRule:
     compared: Limit | Crossing | None = field(init=False, repr=False, compare=False)
     measure: Measure | None = field(init=False, repr=False, compare=False)
     holds: Holds = field(init=False, repr=False, compare=False)
+    silence: int | None = field(init=False, repr=False, compare=False)
+    """How long no record may come, micros, where that is the condition."""
 
     def __post_init__(self) -> None:
         definition = self.definition
@@ -113,6 +125,7 @@ class ActiveRule:
             ("compared", compared_with(definition.condition)),
             ("measure", measure_of(definition.condition)),
             ("holds", Holds(definition.for_, definition.keep_firing_for, definition.cooldown)),
+            ("silence", definition.condition.after if isinstance(definition.condition, NoData) else None),
         ):
             object.__setattr__(self, name, value)
 
@@ -138,7 +151,9 @@ def applies(rule: ActiveRule, exchange: str, product: str) -> bool:
 
 def lives_on(rule: ActiveRule, dataset: str, *, prices: bool) -> bool:
     """Tell whether a rule is evaluated on a product's source of a dataset; `prices`: prices live on it."""
-    return prices if rule.source == "prices" else rule.source == "quotes" and dataset != "trades"
+    if rule.source == "quotes":
+        return dataset != "trades"
+    return prices and rule.source in {"prices", "clock"}
 
 
 def _names(named: str | list[str], name: str) -> bool:

@@ -9,13 +9,17 @@ from typing import Final
 
 from schemas.records import Alert, PricePoint
 from streams.engine import machine
-from streams.engine.machine import IDLE, Phase, Signal, Standing, State
+from streams.engine.machine import IDLE, STABLE, Phase, Signal, Standing, State
 from streams.engine.rules import ActiveRule, RuleKey
 
 RULE_CHANGED: Final = "rule_changed"
 """The reason of alerts that a new version, a pause or a deletion closes."""
 BASIS_CHANGED: Final = "basis_changed"
 """The reason of alerts that end because a product's prices live on another source from now on."""
+QUIET_MARKET: Final = "quiet_market"
+"""Why no record comes: the exchange is heard and tells of none."""
+FEED_DOWN: Final = "feed_down"
+"""Why no record comes: the exchange is not heard."""
 
 _BITS: Final = {state: 1 << bit for bit, state in enumerate(State)}
 _SHOWING: Final = frozenset({Phase.PENDING, Phase.CLEARING, Phase.WAITING})
@@ -116,6 +120,16 @@ class Transitions:
             self._report(watch, state, at, see)
         if watch.held.value is not None and standing.phase not in _SHOWING:
             self.keep(watch, replace(watch.held, value=None))
+
+    def value(self, watch: Watch, value: float, said: Signal, at: int, see: See) -> bool:
+        """Let what was measured act, and keep it for timers to show; tell whether it changed the phase."""
+        if said & ~STABLE[watch.held.standing.phase]:
+            watch.take(replace(watch.held, value=value))
+            self.react(watch, said, at, see)
+            return True
+        if watch.held.value is not None and watch.held.value != value:
+            self.keep(watch, replace(watch.held, value=value))
+        return False
 
     def timers(self, watch: Watch, until: int, see: See, *, silent: bool = True) -> int:
         """Let a rule's timers act that end at or before `until`; return the time of the last that reports, or 0.
