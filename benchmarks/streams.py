@@ -7,16 +7,17 @@
   what that is above a bare record of the same clients; `alert_1000_tenants_p99_ms`: beside 1,000 tenants' topics
 - `tenants_200_cost_ratio`: CPU a record for 200 tenants against one; `..._live_...`: at 2,000 ticks a second
 - `two_workers_cpu_ratio`: CPU a record of two workers that share the partitions, against one
+- `recovery_100k_s`: seconds until 100,000 keys of state on the broker can be folded
 - `record_cost_us`, `key_second_cost_us`: what a record and an active second of a product take of a core
 """
 
 from typing import Final
 
-from benchmarks import streams_alerts, streams_capacity, streams_windows
+from benchmarks import streams_alerts, streams_capacity, streams_recovery, streams_windows
 from benchmarks.broker import running_broker
 from benchmarks.choice import Choice, Figures
 
-PARTS: Final = (*streams_windows.ENTRANTS, *streams_alerts.PARTS, *streams_capacity.PARTS)
+PARTS: Final = (*streams_windows.ENTRANTS, *streams_alerts.PARTS, *streams_capacity.PARTS, *streams_recovery.PARTS)
 
 
 def run(quick: bool, choice: Choice) -> Figures:  # noqa: FBT001 - what the command line says
@@ -27,6 +28,6 @@ def run(quick: bool, choice: Choice) -> Figures:  # noqa: FBT001 - what the comm
     parts = [part for part in PARTS if not choice.only or part in choice.only]
     figures: Figures = {}
     with running_broker() as broker:
-        for group in (streams_windows, streams_alerts, streams_capacity):
+        for group in (streams_windows, streams_alerts, streams_capacity, streams_recovery):
             figures |= group.run(broker, parts, choice.repetitions, quick=quick)
     return figures

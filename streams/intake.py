@@ -25,7 +25,7 @@ from streams.engine.cut import KeyBatch, cut
 from streams.engine.inputs import Row, Table, row_of
 from streams.tables import Found, Kind, Name, find
 
-DATASETS: Final = ("ticks", "own-ticks")
+DATASETS: Final = ("ticks", "own-ticks", "trades")
 """What is folded."""
 CROSSOVER: Final = 60
 """Records that take as long by columns as one by one (measured: benchmarks/streams_decode.py)."""

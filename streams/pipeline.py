@@ -98,13 +98,10 @@ class Shard:
         return replace(result, folded=folded)
 
     def _fold_key(self, source: Source, key: str, inputs: Records, skipped: Counter[str]) -> Iterable[Folded]:
-        tenant, _, exchange, product = parts_of(key)
+        tenant = source.tenant
         for part, change in self._bases.split(product_of(key), inputs):
-            prices = prices_live_on(source.dataset, change)
-            state = self.states.get(key) or engine.new_state(
-                exchange, product, source.dataset, topic_id=source.topic_id, partition=source.partition, prices=prices
-            )
-            if state.prices is not prices:
+            state = self.states.get(key) or self._new_state(source, key, change)
+            if state.prices is not prices_live_on(source.dataset, change):
                 step = self._switch(key, state, change)
                 state = step.state
                 yield step
@@ -114,6 +111,15 @@ class Shard:
                     if reason != "folded" and count:
                         skipped[reason] += count
                 yield step
+
+    def _new_state(self, source: Source, key: str, change: BasisChange) -> KeyState:
+        """Return the state of a key before its first record; prices that lived elsewhere before still have to move."""
+        _, exchange, product = product_of(key)
+        moved = change in self._bases.of(change.product)[1:]
+        prices = not moved and prices_live_on(source.dataset, change)
+        return engine.new_state(
+            exchange, product, source.dataset, topic_id=source.topic_id, partition=source.partition, prices=prices
+        )
 
     def _switch(self, key: str, state: KeyState, change: BasisChange) -> Folded:
         """Let prices live on a source from a change on, or no longer."""

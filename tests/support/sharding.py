@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pulsestream.core.topics import tenant_topic
 from schemas.codec import codec
-from schemas.records import Alert, AsOf, Stat, Tick
+from schemas.records import Alert, AsOf, Stat, Tick, Trade
 from streams.basis import BasisChange
 from streams.emission import Output
 from streams.engine.rules import ActiveRule
@@ -46,9 +46,17 @@ class World:
             self.subscribe(tenant, tick.exchange, tick.product)
             self.append_raw(tenant, codec(Tick).encode(tick))
 
-    def append_raw(self, tenant: str, value: bytes | None, *headers: tuple[str, bytes | None]) -> None:
+    def append_trades(self, tenant: str, trades: Iterable[Trade]) -> None:
+        """Producers append trades, which the tenant gets."""
+        for trade in trades:
+            self.subscribe(tenant, trade.exchange, trade.product, trades=True)
+            self.append_raw(tenant, codec(Trade).encode(trade), dataset="trades")
+
+    def append_raw(
+        self, tenant: str, value: bytes | None, *headers: tuple[str, bytes | None], dataset: str = "ticks"
+    ) -> None:
         """Append one record."""
-        log = self.logs.setdefault(tenant_topic(tenant, "ticks"), [])
+        log = self.logs.setdefault(tenant_topic(tenant, dataset), [])
         log.append(Written(len(log), self.now // _MILLIS, None, value, [*headers]))
 
     def subscribe(self, tenant: str, exchange: str, product: str, *, trades: bool = False) -> None:
@@ -63,14 +71,14 @@ class World:
         self.bases.append(change)
         self.shard.learn_bases([change])
 
-    def fold(self, tenant: str, count: int = 1_000_000) -> Any:
+    def fold(self, tenant: str, count: int = 1_000_000, dataset: str = "ticks") -> Any:
         """Fold the next records of a tenant and send what comes out; acknowledged at once."""
-        topic = tenant_topic(tenant, "ticks")
+        topic = tenant_topic(tenant, dataset)
         start = self.position(topic)
         batch = self.logs.get(topic, [])[start : start + count]
         if not batch or tenant in self.shard.parked:
             return None
-        source = Source(tenant, "ticks", topic, PARTITION, f"id-of-{topic}")
+        source = Source(tenant, dataset, topic, PARTITION, f"id-of-{topic}")
         folding = self.shard.fold(source, [block_from(batch)])
         self.sent += folding.outputs
         return folding
@@ -78,7 +86,7 @@ class World:
     def tick(self, micros: int, *, connected: bool = True) -> None:
         """Let time pass; the clock acts on what is read to its end."""
         self.now += micros
-        self.shard.end_rules(lambda tenant: self.at_end(tenant_topic(tenant, "ticks")))
+        self.shard.end_rules(self.read_whole)
         self.shard.change_bases(self.at_end)
         self.sent += self.shard.tick(lambda _: connected, self.at_end)
 
@@ -143,6 +151,10 @@ class World:
     def at_end(self, topic: str) -> bool:
         """Return whether a topic is folded to its end."""
         return self.position(topic) == len(self.logs.get(topic, []))
+
+    def read_whole(self, tenant: str) -> bool:
+        """Return whether all of a tenant's topics are folded to their ends."""
+        return all(self.at_end(tenant_topic(tenant, dataset)) for dataset in ("ticks", "trades"))
 
     def alerts(self, tenant: str) -> list[Alert]:
         """Return a tenant's alerts as sent, repeats included."""

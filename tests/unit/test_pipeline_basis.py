@@ -3,13 +3,14 @@
 import random
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pulsestream.core.topics import tenant_topic
 from schemas.codec import codec
 from schemas.control import Change
-from schemas.records import Stat, Subscription
+from schemas.records import Stat, Subscription, Trade
 from streams.basis import Bases, BasisChange, basis_change, prices_live_on
 from streams.engine.rules import ActiveRule
 from streams.entries import basis_entry, sort
@@ -17,6 +18,7 @@ from streams.rulebook import KEPT
 from tests.support.sharding import EXCHANGE, World
 from tests.support.streaming import make_tick
 from tests.support.ticking import definition
+from tests.support.trading import make_trade
 
 SECOND = 1_000_000
 PRODUCT = ("acme", EXCHANGE, "BTC-USD")
@@ -111,6 +113,47 @@ def test_a_change_that_no_record_showed_before_a_crash_still_acts_after_it() -> 
     assert not world.shard.states[KEY].prices
 
 
+def stats_of(world: World) -> list[Stat]:
+    return [codec(Stat).decode(output.value) for output in world.sent if output.dataset == "stats"]
+
+
+def test_trades_have_the_prices_and_ticks_the_quotes_where_a_tenant_gets_both() -> None:
+    world = World()
+    for second in range(5):
+        at = world.now
+        world.append_trades("acme", [make_trade("BTC-USD", second + 1, at, EXCHANGE, at)])
+        world.append("acme", [make_tick(EXCHANGE, "BTC-USD", second + 1, 100.0, at=at)])
+        world.now += SECOND
+    for dataset in ("ticks", "trades"):
+        world.fold("acme", dataset=dataset)
+
+    assert set(world.shard.states) == {KEY, KEY.replace("ticks", "trades")}
+    assert {(stat.basis, stat.as_of.topic_id) for stat in stats_of(world)} == {
+        ("trades", "id-of-ps.acme.trades.v1"),
+        ("quotes", "id-of-ps.acme.ticks.v1"),
+    }
+
+
+def test_a_rule_over_prices_goes_on_where_the_trades_are_with_numbers_above_those_of_the_ticks() -> None:
+    world = World()
+    world.put_rule(ActiveRule("acme", "rule", 1, definition({"above": 102}), 0), "rule", 1)
+    told(world, [103.0])
+    world.change_basis(*PRODUCT, trades=True)
+    told(world, [103.0])
+    world.append_trades("acme", [replace_price(make_trade("BTC-USD", 1, world.now, EXCHANGE, world.now), 104.0)])
+    for dataset in ("ticks", "trades"):
+        world.fold("acme", dataset=dataset)
+
+    alerts = world.alerts("acme")
+    assert [(alert.state, alert.reason) for alert in alerts][1] == ("resolved", "basis_changed")
+    assert [alert.state for alert in alerts] == ["firing", "resolved", "firing"]
+    assert alerts[2].seq > alerts[1].seq
+
+
+def replace_price(trade: Trade, price: float) -> Trade:
+    return msgspec.structs.replace(trade, price=price)
+
+
 steps = st.lists(st.sampled_from(["tick", "tick", "both", "ticks", "fold", "checkpoint", "crash"]), max_size=30)
 
 
@@ -140,5 +183,4 @@ def test_wherever_it_crashes_the_statistics_are_those_of_an_uninterrupted_run(ev
 
 
 def final(world: World) -> dict[str, Any]:
-    sent = [codec(Stat).decode(output.value) for output in world.sent if output.dataset == "stats"]
-    return {stat.event_id: stat for stat in sent}
+    return {stat.event_id: stat for stat in stats_of(world)}

@@ -60,12 +60,13 @@ def test_a_product_follows_the_connection_of_its_shard_and_one_that_nobody_repor
     assert feeds.connected(feeds.connection("binance", "BTC-USD"))
 
 
-def test_trades_and_bars_are_not_read_yet() -> None:
+def test_ticks_and_trades_are_read_and_nothing_else() -> None:
     read = re.compile(tenant_topic_pattern(*DATASETS))
 
     assert {name for name in topics.DATASETS if read.fullmatch(topics.tenant_topic("acme", name))} == {
         "ticks",
         "own-ticks",
+        "trades",
     }
 
 
