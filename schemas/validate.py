@@ -23,6 +23,8 @@ MAX_AHEAD: Final = 10 * MICROS_PER_SECOND
 """How far exchange_time may lie after received_time: further would freeze the product's event clock."""
 MAX_EVENT_DATA: Final = 256 * 1024
 """Bytes of an event's JSON text."""
+EVERY_EXCHANGE: Final = "*"
+"""The exchange of an alert whose rule compares several."""
 OWN_PREFIX: Final = "x-"
 """Exchanges of a tenant's own ticks begin with it, those of the platform never do."""
 TICK_PRICES: Final = ("best_bid", "best_ask", "open_24h", "high_24h", "low_24h")
@@ -74,7 +76,8 @@ def check(record: Record, dataset: str) -> Fault | None:
     if isinstance(record, Event):
         return _check_event(record)
     if isinstance(record, Stat | Alert):
-        return _check_time("at", record.at) or check_names(record.exchange, record.product)
+        spans = isinstance(record, Alert) and record.exchange == EVERY_EXCHANGE
+        return _check_time("at", record.at) or check_names("x" if spans else record.exchange, record.product)
     return None
 
 

@@ -3,7 +3,7 @@
 What a transition shows beside its state (value, reason, prices) is asked for only when there is one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -45,6 +45,27 @@ class Machine:
 
 
 Machines = Mapping[RuleKey, Machine]
+StoredMachine = tuple[str, int, int, int, int, int, int, int, int, float | None]
+"""A machine as what msgspec encodes: rule id, version, phase, since, and the fields after the standing."""
+
+
+def stored_machines(machines: Machines) -> list[StoredMachine]:
+    """Return machines as what msgspec encodes."""
+    return [
+        (
+            *(rule_id, version, held.standing.phase.value, held.standing.since),
+            *(held.side, held.seq, held.reported_at, held.reported, held.again, held.value),
+        )
+        for (rule_id, version), held in sorted(machines.items())
+    ]
+
+
+def restored_machines(parts: Sequence[StoredMachine]) -> dict[RuleKey, Machine]:
+    """Return the machines that `stored_machines` gave the parts of."""
+    return {
+        (rule_id, version): Machine(Standing(Phase(phase), since), side, seq, reported_at, reported, again, value)
+        for rule_id, version, phase, since, side, seq, reported_at, reported, again, value in parts
+    }
 
 
 @dataclass(frozen=True, slots=True)
