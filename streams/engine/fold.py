@@ -167,17 +167,22 @@ def advance(state: KeyState, clock: int, rules: Sequence[ActiveRule]) -> Folded:
 
 
 def end(state: KeyState, rules: Sequence[ActiveRule], emitted: tuple[Line, ...] | None = None) -> Folded:
-    """End the source: panes that are open close at their ends. No timer acts beyond the last record."""
+    """End the source: panes and periods that are open close at their ends. No timer acts beyond the last record.
+
+    Windows that would be empty by then are not emitted.
+    """
     if not state.watermark:
         return Folded(state, [], [], [], {})
-    second = state.watermark // MICROS_PER_SECOND + 1
-    minute = -(-second // MINUTE_PANES) * MINUTE_PANES
-    statistics = SeriesFold(state.series, _subject(state), state.lines if emitted is None else emitted)
-    statistics.close(minute)
+    newest = state.watermark // MICROS_PER_SECOND
+    second, minute = newest + 1, (newest // MINUTE_PANES + 1) * MINUTE_PANES
+    given = state.lines if emitted is None else emitted
+    statistics = SeriesFold(state.series, _subject(state), given)
+    statistics.close(max([minute, *(line.closes(newest) for line in given)]))
     evaluation = _evaluation(state)
     evaluation.end(statistics, second, minute, rules)
     after = replace(state, series=statistics.finish(state.watermark, state.watermark), book=evaluation.finish())
-    return Folded(after, statistics.stats, statistics.bars, evaluation.alerts, {})
+    stats = [stat for stat in statistics.stats if stat.count]
+    return Folded(after, stats, statistics.bars, evaluation.alerts, {})
 
 
 def silence(state: KeyState, until: int, rules: Sequence[ActiveRule], *, reason: str, since: int = 0) -> Folded:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,15 @@ PRICE_RULES: list[dict[str, Any]] = [
     {"name": "up", "product": "SKL-USD", "condition": {"type": "price", "crosses": 0.7912, "direction": "up"}},
     {"name": "held", "product": "*", "condition": {"type": "price", "below": 0.793}, "for": "3s", "cooldown": "5s"},
 ]
+WINDOW_RULES: list[dict[str, Any]] = [
+    {"name": "drop", "product": "*", "condition": {"type": "change", "window": "15m", "below_pct": -1, "clear_pct": 0},
+     "for": "3m", "keep_firing_for": "5m"},
+    {"name": "day", "product": "*", "condition": {"type": "change", "window": "24h", "below_pct": -3}},
+    {"name": "wild", "product": "*", "condition": {"type": "volatility", "window": "1h", "above": 1.5},
+     "cooldown": "30m"},
+    {"name": "surge", "product": "*",
+     "condition": {"type": "volume", "window": "5m", "baseline": "1h", "above_ratio": 4, "clear_ratio": 2}},
+]  # fmt: skip
 BAR_RULES: list[dict[str, Any]] = [
     {"name": "dip", "product": "BTC-USD", "condition": {"type": "price", "below": 4300, "clear": 4350}, "for": "60s",
      "keep_firing_for": "5m"},
@@ -101,7 +111,7 @@ def expected_transitions(
                     (rule["name"], product, alert.state, format_rfc3339(alert.at), alert.value)
                     for alert in oracle.transitions(rule, own, basis=basis)
                 ]
-    return sorted(found, key=str)
+    return sorted(found, key=lambda one: str(one[:4]))
 
 
 def told(transitions: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -137,6 +147,23 @@ def test_transitions_over_bars_are_the_oracles_for_each_price_of_a_bar(
     records = [*bar_records(paths[0], "BTC-USD", column), *bar_records(paths[1], "ETH-USD", column)]
     assert told(transitions) == expected_transitions(BAR_RULES, records)
     assert {one["rule"] for one in transitions} == {"dip", "crossing"}
+
+
+def test_transitions_over_windows_of_bars_are_the_oracles(shared_data: Path, tmp_path: Path) -> None:
+    path = shared_data / "coinbase" / "btcusd-minute-20170904-trade.csv"
+
+    between = ("--from", "2017-09-04T13:36:00Z", "--to", "2017-09-04T18:00:00Z")  # its first bar opens as it closes
+    begin, end = (oracle.micros(time) for time in between[1::2])
+
+    transitions = lines("backtest", rule_file(tmp_path, WINDOW_RULES), path, *between)
+
+    records = [record for record in bar_records(path, "BTC-USD") if begin <= record.time < end]
+    expected = expected_transitions(WINDOW_RULES, records)
+    last = format_rfc3339(records[-1].time)
+    found = [one for one in transitions if one["at"] <= last]
+    assert [one[:4] for one in told(found)] == [one[:4] for one in expected]
+    assert [one[4] for one in told(found)] == pytest.approx([one[4] for one in expected], rel=1e-9)
+    assert {one["rule"] for one in transitions} == {rule["name"] for rule in WINDOW_RULES}
 
 
 def test_several_processes_find_what_one_finds(
@@ -312,6 +339,42 @@ def test_statistics_of_a_recording_are_the_oracles(shared_data: Path, basis: str
             number = getattr(stat, name)
             wanted = None if number is None else pytest.approx(number, rel=1e-12, abs=1e-12)
             assert found[key][name] == wanted, (key, name)
+
+
+def test_statistics_of_bars_know_each_bars_own_open_high_and_low(shared_data: Path) -> None:
+    path = shared_data / "coinbase" / "btcusd-second-20161007-trade.csv"
+
+    shown = lines("stats", path, "--windows", "5m", "--to", "2016-10-07T03:00:00Z")
+
+    with path.open() as file:
+        bars = [(DAY + int(ms) * 1_000, *map(float, numbers)) for ms, *numbers in csv.reader(file)]
+    ends = [start + SECOND for start, *_ in bars if start < DAY + 3 * 3_600 * SECOND]
+    assert [one["at"] for one in shown] == [format_rfc3339(end) for end in ends]
+    for end, one in zip(ends, shown, strict=True):
+        _, opened, high, low, close, volume = zip(
+            *(bar for bar in bars if end - 5 * MINUTE <= bar[0] < end), strict=True
+        )
+        assert (one["count"], one["open"], one["high"]) == (len(opened), opened[0], max(high))
+        assert (one["low"], one["close"], one["basis"]) == (min(low), close[-1], "trades")
+        assert one["volume"] == pytest.approx(sum(volume), rel=1e-12)
+        assert one["mean"] == pytest.approx(sum(close) / len(close), rel=1e-12)
+        assert one["quote_volume"] == pytest.approx(sum(map(mul, close, volume)), rel=1e-12)
+
+
+def test_bars_of_a_recording_are_the_oracles(shared_data: Path) -> None:
+    path = shared_data / "coinbase" / "2021-04-17.frames"
+
+    shown = lines("stats", path, "--bars", "1s,1m,1d")
+
+    fields = ("open", "high", "low", "close", "trades", "complete", "origin")
+    expected = {
+        (product, bar.period, format_rfc3339(bar.start)): tuple(getattr(bar, name) for name in fields)
+        for (_, product), own in oracle.by_key(oracle.sourced(oracle.frame_trades(path))).items()
+        for bar in oracle.final_bars(own, ("1s", "1m", "1d"), basis="trades").values()
+    }
+    found = {(one["product"], one["period"], one["start"]): tuple(one[name] for name in fields) for one in shown}
+    assert found == expected
+    assert len(found) == len(shown) > 20
 
 
 def test_each_emission_is_told_once_as_its_final_revision(tmp_path: Path) -> None:
