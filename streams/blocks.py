@@ -131,6 +131,8 @@ class Block:
 
     def since(self, offset: int) -> Self:
         """Return the records at this offset and after it."""
+        if offset <= self.base_offset:
+            return self
         first = bisect.bisect_left(range(len(self)), offset, key=self._offset)
         return self._from(first) if first else self
 

@@ -448,6 +448,16 @@ class BatchConsumer(driver.Consumer):
         self._read_offset[tp] = None
         return message
 
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002 - Faust's signature
+        """Commit for lag tools (consumer.py:1037 draws a table of the offsets, for a log that is not kept).
+
+        With 600 partitions that table alone took an eighth of the worker's time.
+        """
+        committed = bool(await self._commit(offsets))
+        if committed:
+            self._committed_offset.update(offsets)
+        return committed
+
     def _new_offset(self, tp: TP) -> int | None:
         """Return last + 1 of the newest batch with no unfinished one before it (consumer.py:1097 counts one by one)."""
         reading, offset = self._readings.get(tp), None
