@@ -16,6 +16,8 @@ from tests.support.poison import poisoned
 from tests.support.rounds import Rounds
 from tests.support.streaming import Streams, market, streams_on
 
+SKIPPED = "pulsestream_stream_skipped_total"
+
 
 @pytest.fixture
 def streams(broker: EmbeddedKafka, tmp_path: Path, tenant: str) -> Iterator[Streams]:
@@ -31,13 +33,14 @@ def test_bad_records_are_counted_one_by_one_and_stop_neither_their_tenant_nor_an
 ) -> None:
     count, healthy = rounds(3_000, 20_000), f"{streams.tenant}h"
     streams.prepare(tenant=healthy)
+    ticks = market(32, 2_000, exchange=streams.exchange)
     records = list(poisoned(market(31, count, exchange=streams.exchange), share, seed=31))
     bad = sum(not sound for _, sound in records)
     worker = streams.start()
 
-    streams.send(market(32, 1_000, exchange=streams.exchange), tenant=healthy)
+    streams.send(ticks[:1_000], tenant=healthy)
     streams.send_bytes(tenant_topic(streams.tenant, "ticks"), [record for record, _ in records])
-    streams.send(market(33, 1_000, exchange=streams.exchange), tenant=healthy)
+    streams.send(ticks[1_000:], tenant=healthy)
 
     good = {value for (_, value, _), sound in records if sound}
     eventually(lambda: assert_statistics(streams.stats(), sound_ticks(streams, good)), timeout=60)
@@ -63,15 +66,16 @@ def assert_statistics(actual: list[Stat], records: list[Sourced]) -> None:
 
 def refused(worker: Service) -> float:
     """Return how many records were skipped for what they are, not for when they came."""
-    return skipped(worker) - sum(
-        worker.metric("pulsestream_stream_skipped_total", reason=reason) for reason in ("duplicate", "late")
-    )
+    return skipped(worker) - sum(of_reason(worker, reason) for reason in ("duplicate", "late"))
 
 
 def skipped(worker: Service) -> float:
-    return worker.metric("pulsestream_stream_skipped_total") - worker.metric(
-        "pulsestream_stream_skipped_total", reason="old_for_alerts"
-    )
+    """Return how many records were not folded; those that alerts alone ignored were."""
+    return worker.metric(SKIPPED) - of_reason(worker, "late_for_alerts")
+
+
+def of_reason(worker: Service, reason: str) -> float:
+    return worker.metric(SKIPPED, reason=reason)
 
 
 def folded(worker: Service) -> float:
