@@ -88,8 +88,7 @@ def _evaluated(rules: Sequence[RuleDefinition], sources: Sources, choice: Choice
     evaluation = RuleEvaluation(rules, choice)
     transitions: list[Alert] = []
     for part in with_progress(sources.slices(None), progress):
-        for batch in part.batches:
-            transitions += evaluation.take(batch)
+        transitions += evaluation.take(part.batches)
     transitions += evaluation.finish()
     return Result(transitions, evaluation.tally, sources.skipped)
 

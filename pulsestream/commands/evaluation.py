@@ -14,8 +14,9 @@ import numpy as np
 
 from pulsestream.commands.reading import Batch, Candles, Key
 from schemas.records import Alert, Bar, Stat
-from streams.engine import fold
+from streams.engine import divergence, fold
 from streams.engine.cut import KeyBatch, cut
+from streams.engine.divergence import DivergenceState, Priced
 from streams.engine.fold import Folded, KeyState
 from streams.engine.inputs import Columns, Row, Table
 from streams.engine.lines import Line
@@ -90,9 +91,14 @@ class RuleEvaluation:
         self._rules = [ActiveRule(TENANT, str(number), 1, one, 0) for number, one in enumerate(definitions)]
         self._states: dict[Key, KeyState] = {}
         self._pasts: dict[Key, Past] = {}
+        self._divergences: dict[str, DivergenceState] = {}
 
-    def take(self, batch: Batch) -> list[Alert]:
-        """Evaluate a batch; return the transitions in the engine's order."""
+    def take(self, batches: Sequence[Batch]) -> list[Alert]:
+        """Evaluate what was read at once; return the transitions, for each source in the engine's order."""
+        alerts = [alert for batch in batches for alert in self._take(batch)]
+        return alerts + self._compared([batch for batch in batches if batch.key.dataset != "trades"])
+
+    def _take(self, batch: Batch) -> list[Alert]:
         self.tally.add(batch)
         key, rules = batch.key, self._applying(batch.key)
         if not rules:
@@ -105,6 +111,25 @@ class RuleEvaluation:
         self._states[key] = folded.state
         self.tally.count(folded.counts)
         return folded.alerts
+
+    def _compared(self, batches: Sequence[Batch]) -> list[Alert]:
+        """Let rules that compare exchanges read ticks, in the order in which the broker or the recorder got them."""
+        alerts: list[Alert] = []
+        for product in sorted({batch.key.product for batch in batches}):
+            rules = [rule for rule in self._rules if rule.source == "product" and applies(rule, "", product)]
+            if not rules:
+                continue
+            prices = sorted(
+                (row.appended_at, row.offset, Priced(batch.key.exchange, row.time, row.price, row.appended_at))
+                for batch in batches
+                if batch.key.product == product
+                for row in (batch.records.rows() if isinstance(batch.records, Columns) else batch.records)
+            )
+            state = self._divergences.get(product, DivergenceState(product))
+            diverged = divergence.fold(state, [priced for _, _, priced in prices], rules)
+            self._divergences[product] = diverged.state
+            alerts += diverged.alerts
+        return alerts
 
     def finish(self) -> list[Alert]:
         """End the source."""

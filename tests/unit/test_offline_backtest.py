@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Sequence
 from operator import mul
@@ -42,6 +43,8 @@ PRICE_RULES: list[dict[str, Any]] = [
     {"name": "above", "product": "*", "condition": {"type": "price", "above": 0.7915}},
     {"name": "up", "product": "SKL-USD", "condition": {"type": "price", "crosses": 0.7912, "direction": "up"}},
     {"name": "held", "product": "*", "condition": {"type": "price", "below": 0.793}, "for": "3s", "cooldown": "5s"},
+    {"name": "wide", "product": "*", "condition": {"type": "spread", "above_bps": 20, "clear_bps": 15}},
+    {"name": "silent", "product": ["SKL-USD", "NMR-EUR"], "condition": {"type": "no_data", "after": "2s"}},
 ]
 WINDOW_RULES: list[dict[str, Any]] = [
     {"name": "drop", "product": "*", "condition": {"type": "change", "window": "15m", "below_pct": -1, "clear_pct": 0},
@@ -108,10 +111,15 @@ def expected_transitions(
         for (exchange, product), own in oracle.by_key(records).items():
             if oracle.applies(rule, exchange, product):
                 found += [
-                    (rule["name"], product, alert.state, format_rfc3339(alert.at), alert.value)
+                    (rule["name"], product, alert.state, format_rfc3339(alert.at), known(alert.value))
                     for alert in oracle.transitions(rule, own, basis=basis)
                 ]
     return sorted(found, key=lambda one: str(one[:4]))
+
+
+def known(value: float | None) -> float | None:
+    """Return a value; none where the oracle names none."""
+    return None if value is None or math.isnan(value) else value
 
 
 def told(transitions: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -131,7 +139,7 @@ def test_transitions_over_a_recording_are_the_oracles(shared_data: Path, tmp_pat
 
     records = oracle.sourced([*oracle.frame_ticks(path), *oracle.frame_trades(path)])
     assert told(transitions) == expected_transitions(PRICE_RULES, records, basis)
-    assert {one["rule"] for one in transitions} == {"above", "up", "held"}
+    assert {one["rule"] for one in transitions} == {rule["name"] for rule in PRICE_RULES}
     assert [one["at"] for one in transitions] == sorted(one["at"] for one in transitions)
 
 
@@ -147,6 +155,28 @@ def test_transitions_over_bars_are_the_oracles_for_each_price_of_a_bar(
     records = [*bar_records(paths[0], "BTC-USD", column), *bar_records(paths[1], "ETH-USD", column)]
     assert told(transitions) == expected_transitions(BAR_RULES, records)
     assert {one["rule"] for one in transitions} == {"dip", "crossing"}
+
+
+def test_exchanges_are_compared_in_the_order_of_receipt(tmp_path: Path) -> None:
+    prices = {"coinbase": ["600", "600", "606"], "kraken": ["600", "609", "606"]}
+    for venue, own in prices.items():
+        moments = [DAY + (2 * index + (venue == "kraken")) * SECOND for index in range(len(own))]
+        speech = SPEECHES[venue]()
+        frames = [
+            (at, frame)
+            for number, (at, price) in enumerate(zip(moments, own, strict=True), 1)
+            for frame in speech.ticker("BTC-USDT", number, price, at)
+        ]
+        (tmp_path / f"{venue}.frames").write_text("".join(format_frame(at, frame) for at, frame in frames))
+    rule = {"name": "apart", "product": "BTC-USDT"}
+    rule |= {"condition": {"type": "divergence", "exchanges": ["coinbase", "kraken"], "above_bps": 100}}
+
+    transitions = lines("backtest", rule_file(tmp_path, [rule]), *sorted(tmp_path.glob("*.frames")))
+
+    assert [(one["state"], one["at"], one["exchange"]) for one in transitions] == [
+        ("firing", "2016-10-07T00:00:03.000000Z", "*"),
+        ("resolved", "2016-10-07T00:00:04.000000Z", "*"),
+    ]
 
 
 def test_transitions_over_windows_of_bars_are_the_oracles(shared_data: Path, tmp_path: Path) -> None:
