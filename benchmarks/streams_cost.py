@@ -48,17 +48,26 @@ class Load:
         """The tenants."""
         return [f"load-{number:04}" for number in range(self.tenants)]
 
+    def subscriptions(self) -> list[tuple[str, str]]:
+        """Return who gets which product."""
+        each = PRODUCTS // self.tenants
+        return [(self.names[turn // each], _product(turn)) for turn in range(PRODUCTS)]
+
     def ticks(self, begin: int = BEGIN) -> Iterator[tuple[str, bytes, bytes]]:
         """Yield topic, key and value of each tick; the first happened at `begin` (micros)."""
         encode, each = codec(Tick).encode, PRODUCTS // self.tenants
         sources = [tenant_topic(name, "ticks") for name in self.names]
-        products = [f"C{number:03}-USD" for number in range(PRODUCTS)]
+        products = [_product(turn) for turn in range(PRODUCTS)]
         keys = [product.encode() for product in products]
         step = SECOND / self.rate / PRODUCTS
         for number in range(self.records):
             turn = number % PRODUCTS
             tick = _tick(products[turn], number, begin + int(number * step))
             yield sources[turn // each], keys[turn], encode(tick)
+
+
+def _product(turn: int) -> str:
+    return f"C{turn:03}-USD"
 
 
 def _tick(product: str, number: int, at: int) -> Tick:
@@ -90,6 +99,7 @@ def backlog(broker: EmbeddedKafka, load: Load, *, partitions: int = PARTITIONS, 
     """Write a load, then let workers work it off."""
     with Stand.on(broker, partitions) as stand:
         stand.tenants(load.names)
+        stand.subscribe(load.subscriptions())
         written = stand.write(load.ticks())
         with stand.workers(workers) as running:
             return stand.cost(running, written)
@@ -99,6 +109,7 @@ def steady(broker: EmbeddedKafka, load: Load) -> Cost:
     """Let a worker take a load as it happens."""
     with Stand.on(broker, PARTITIONS) as stand:
         stand.tenants(load.names)
+        stand.subscribe(load.subscriptions())
         with stand.workers(1) as running:
             return stand.cost_of(running, lambda: stand.write(_paced(load)))
 

@@ -28,7 +28,7 @@ from schemas.codec import codec
 from schemas.records import Rule, Subscription
 
 EXCHANGE: Final = "coinbase"
-START: Final = 90.0
+START: Final = 180.0
 """Seconds until a worker is ready, at most."""
 STALL: Final = 60.0
 """Seconds without a record folded after which a run is given up."""

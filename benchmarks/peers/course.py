@@ -97,7 +97,7 @@ class Course:
             self._clear(job)
         faults = windows.faults(self._oracle, entrant.step, end.until)
         if faults:
-            raise SpoiltError(f"its windows are not the oracle's: {'; '.join(faults)}")
+            raise SpoiltError(f"its windows are not the oracle's: {faults[0]}")
         return Turn(
             ticks_before(end.until) - ticks_before(begin.until),
             end.at - begin.at,
