@@ -117,6 +117,13 @@ def expected_transitions(
     return sorted(found, key=lambda one: str(one[:4]))
 
 
+def assert_told(transitions: Sequence[dict[str, Any]], expected: Sequence[tuple[Any, ...]]) -> None:
+    """Compare transitions with the oracle's, which rounds a value once."""
+    found = told(transitions)
+    assert [one[:4] for one in found] == [one[:4] for one in expected]
+    assert [one[4] for one in found] == [one[4] and pytest.approx(one[4], rel=1e-9) for one in expected]
+
+
 def known(value: float | None) -> float | None:
     """Return a value; none where the oracle names none."""
     return None if value is None or math.isnan(value) else value
@@ -138,7 +145,7 @@ def test_transitions_over_a_recording_are_the_oracles(shared_data: Path, tmp_pat
     transitions = lines("backtest", rule_file(tmp_path, PRICE_RULES), path, "--basis", basis)
 
     records = oracle.sourced([*oracle.frame_ticks(path), *oracle.frame_trades(path)])
-    assert told(transitions) == expected_transitions(PRICE_RULES, records, basis)
+    assert_told(transitions, expected_transitions(PRICE_RULES, records, basis))
     assert {one["rule"] for one in transitions} == {rule["name"] for rule in PRICE_RULES}
     assert [one["at"] for one in transitions] == sorted(one["at"] for one in transitions)
 
@@ -153,7 +160,7 @@ def test_transitions_over_bars_are_the_oracles_for_each_price_of_a_bar(
     transitions = lines("backtest", rule_file(tmp_path, BAR_RULES), *paths, "--bar-price", bar_price)
 
     records = [*bar_records(paths[0], "BTC-USD", column), *bar_records(paths[1], "ETH-USD", column)]
-    assert told(transitions) == expected_transitions(BAR_RULES, records)
+    assert_told(transitions, expected_transitions(BAR_RULES, records))
     assert {one["rule"] for one in transitions} == {"dip", "crossing"}
 
 
@@ -188,11 +195,8 @@ def test_transitions_over_windows_of_bars_are_the_oracles(shared_data: Path, tmp
     transitions = lines("backtest", rule_file(tmp_path, WINDOW_RULES), path, *between)
 
     records = [record for record in bar_records(path, "BTC-USD") if begin <= record.time < end]
-    expected = expected_transitions(WINDOW_RULES, records)
     last = format_rfc3339(records[-1].time)
-    found = [one for one in transitions if one["at"] <= last]
-    assert [one[:4] for one in told(found)] == [one[:4] for one in expected]
-    assert [one[4] for one in told(found)] == pytest.approx([one[4] for one in expected], rel=1e-9)
+    assert_told([one for one in transitions if one["at"] <= last], expected_transitions(WINDOW_RULES, records))
     assert {one["rule"] for one in transitions} == {rule["name"] for rule in WINDOW_RULES}
 
 
