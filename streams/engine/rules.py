@@ -135,8 +135,13 @@ def parse_rule(definition: str | bytes) -> RuleDefinition:
     try:
         return RuleDefinition.model_validate_json(definition)
     except ValidationError as error:
-        faults = [f"{_where(fault['loc'])}{fault['msg'].removeprefix(_PREFIX)}" for fault in error.errors()]
+        faults = [f"{'.'.join(map(str, place))}: {said}" if place else said for place, said in faults_of(error)]
         raise RuleError(f"the rule cannot be taken: {'; '.join(faults)}") from error
+
+
+def faults_of(error: ValidationError) -> list[tuple[tuple[int | str, ...], str]]:
+    """Return where a definition is wrong (names of fields and indices) and what is wrong there."""
+    return [(_fields(fault["loc"]), fault["msg"].removeprefix(_PREFIX)) for fault in error.errors()]
 
 
 def applies(rule: ActiveRule, exchange: str, product: str) -> bool:
@@ -160,6 +165,6 @@ def _names(named: str | list[str], name: str) -> bool:
     return name == named if isinstance(named, str) else name in named
 
 
-def _where(location: tuple[int | str, ...]) -> str:
-    named = [str(part) for index, part in enumerate(location) if index != 1 or part not in TAGS]
-    return f"{'.'.join(named)}: " if named else ""
+def _fields(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return a location without the names of alternatives that pydantic puts into it."""
+    return tuple(part for index, part in enumerate(location) if index != 1 or part not in TAGS)
