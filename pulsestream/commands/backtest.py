@@ -188,9 +188,10 @@ def _summary(rules: Sequence[RuleDefinition], result: Result) -> str:
     for one in result.transitions:
         by_rule[one.rule_id].append(one)
     rows = []
-    for rule, transitions in zip(rules, by_rule.values(), strict=True):
+    for rule, (rule_id, transitions) in zip(rules, by_rule.items(), strict=True):
         firings = firings_of(transitions, result.tally.last)
         ending = f"{firings.still} firing" if firings.still else "-"
+        ending = ending if rule_id in result.tally.rules else "saw no record" if rule.enabled else "disabled"
         times = (format_lasting(firings.lasting), format_lasting(firings.longest))
         rows.append((rule.name, str(firings.fired), str(firings.fired), *times, ending))
     return table(headings, rows, _RIGHT)

@@ -51,13 +51,17 @@ class Choice:
 
 @dataclass(slots=True)
 class Tally:
-    """What was read: records, the event times of the first and the last (micros), and what the engine left out."""
+    """What was read: records, the event times of the first and the last (micros), and what the engine left out.
+
+    `rules`: the ids of those rules that saw some of it.
+    """
 
     records: int = 0
     first: int | None = None
     last: int = 0
     bars: bool = False
     counts: dict[str, int] = field(default_factory=dict)
+    rules: set[str] = field(default_factory=set)
 
     def add(self, batch: Batch) -> None:
         """Count a batch."""
@@ -79,6 +83,7 @@ class Tally:
         self.first = min((time for time in (self.first, other.first) if time is not None), default=None)
         self.last = max(self.last, other.last)
         self.bars |= other.bars
+        self.rules |= other.rules
         self.count(other.counts)
 
 
@@ -103,6 +108,7 @@ class RuleEvaluation:
         key, rules = batch.key, self._applying(batch.key)
         if not rules:
             return []
+        self.tally.rules.update(rule.rule_id for rule in rules)
         if batch.candles is not None and isinstance(batch.records, Columns):
             past = self._pasts.setdefault(key, Past(key.exchange, key.product))
             return past.take(_bars(batch.records, batch.candles), seen_prices(batch, self._choice.bar_price), rules)
@@ -119,6 +125,7 @@ class RuleEvaluation:
             rules = [rule for rule in self._rules if rule.source == "product" and applies(rule, "", product)]
             if not rules:
                 continue
+            self.tally.rules.update(rule.rule_id for rule in rules)
             prices = sorted(
                 (row.appended_at, row.offset, Priced(batch.key.exchange, row.time, row.price, row.appended_at))
                 for batch in batches

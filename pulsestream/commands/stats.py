@@ -6,6 +6,7 @@ each product. Windows without records (count 0) are left out.
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final, TextIO, TypeAlias
 
 import msgspec
@@ -72,7 +73,11 @@ def emissions(
 def run(sources: Sources, choice: Choice, lines: frozenset[str], *, as_json: bool, out: TextIO, err: TextIO) -> None:
     """Print each emission as a line of JSON, or of a table. What was skipped goes to `err`."""
     told = emissions(sources, choice, lines, err)
-    out.writelines(map(_json, told) if as_json else _table(told))
+    first = next(told, None)
+    if first is None:
+        err.write("nothing to tell: no record in this time that prices are taken from (see --from, --to and --basis)\n")
+    else:
+        out.writelines(map(_json if as_json else _Table(), chain((first,), told)))
     warn_of(sources.skipped, err)
 
 
@@ -113,15 +118,18 @@ def _json(one: Emission) -> str:
     return orjson.dumps({name: said[name] for name in (*first, *rest)}).decode() + "\n"
 
 
-def _table(told: Iterable[Emission]) -> Iterator[str]:
-    """Give a line for each, and headings where a statistic follows a bar or the reverse."""
-    kind: type[Emission] | None = None
-    for one in told:
-        if type(one) is not kind:
-            kind = type(one)
-            names = ("time", "product", "basis", "window") if kind is Stat else ("start", "product", "origin", "period")
-            yield _HEAD.format(*names) + "".join(map(_CELL.format, SHOWN[kind])) + "\n"
-        yield _row(one)
+class _Table:
+    """Gives a line for each emission, below headings where a statistic follows a bar or the reverse."""
+
+    def __init__(self) -> None:
+        self._kind: type[Emission] | None = None
+
+    def __call__(self, one: Emission) -> str:
+        if type(one) is self._kind:
+            return _row(one)
+        self._kind = kind = type(one)
+        names = ("time", "product", "basis", "window") if kind is Stat else ("start", "product", "origin", "period")
+        return _HEAD.format(*names) + "".join(map(_CELL.format, SHOWN[kind])) + "\n" + _row(one)
 
 
 def _row(one: Emission) -> str:

@@ -278,6 +278,8 @@ def test_the_table_tells_each_transition_and_what_each_rule_comes_to(tmp_path: P
     rules = rule_file(tmp_path, [
         {"name": "rises", "product": "*", "condition": {"type": "price", "above": 10}},
         {"name": "never", "product": "*", "condition": {"type": "price", "above": 99}},
+        {"name": "other", "product": "ETH-USD", "condition": {"type": "price", "above": 1}},
+        {"name": "off", "product": "*", "condition": {"type": "price", "above": 1}, "enabled": False},
     ])  # fmt: skip
     rows = ["0,11,11,11,11,1", "30000,9,9,9,9,1", "broken", "60000,11,11,11,11,1", "150000,12,12,12,12,1"]
 
@@ -293,6 +295,8 @@ def test_the_table_tells_each_transition_and_what_each_rule_comes_to(tmp_path: P
         ["rule", "fired", "would notify", "firing for", "longest", "at the end"],
         ["rises", "2", "2", "2m 0s", "1m 30s", "1 firing"],
         ["never", "0", "0", "0s", "0s", "-"],
+        ["other", "0", "0", "0s", "0s", "saw no record"],
+        ["off", "0", "0", "0s", "0s", "disabled"],
     ]
     assert read.splitlines() == [
         "4 records read, 2016-10-07T00:00:00.999999Z to 2016-10-07T00:02:30.999999Z",
@@ -430,6 +434,13 @@ def test_the_table_of_statistics_has_a_line_for_each(tmp_path: Path) -> None:
 
     assert heading.split()[:6] == ["time", "product", "basis", "window", "count", "open"]
     assert [row.split()[4:6] for row in rows] == [["1", "11"], ["2", "11"]]
+
+
+def test_where_there_is_nothing_to_tell_a_sentence_says_why(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["stats", str(bar_file(tmp_path, "0,1,1,1,1,1")), "--basis", "ticks", "--json"])
+
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr.startswith("nothing to tell: ")
 
 
 # ---- progress ----
