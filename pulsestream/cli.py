@@ -339,13 +339,31 @@ def stats(
 
 @rules_app.command("check")
 def rules_check(file: Annotated[Path, typer.Argument(help="YAML file of rules")]) -> None:
-    """Say whether every rule of a file is valid, and else what is wrong where; exit code 2.
+    """Say whether a file is valid.
+
+    Else each fault is told with its line, and the exit code is 2.
 
     Example: pulsestream rules check rules.yaml
     """
     from pulsestream.commands.rules import check
 
     typer.echo(check(file))
+
+
+@rules_app.command("test")
+def rules_test(file: Annotated[Path, typer.Argument(help="YAML file of rules, with tests")]) -> None:
+    """Run the tests of a file of rules.
+
+    A test lists ticks, or names a source as `pulsestream backtest` takes it, and every transition that has to follow.
+    Exit code 1 if one of them does not hold, with the difference.
+
+    Example: pulsestream rules test rules.yaml
+    """
+    from pulsestream.commands.rules import run_tests
+
+    log.configure("offline", "warning", "console")
+    if not run_tests(file, _database_url, typer.echo):
+        raise typer.Exit(1)
 
 
 @app.command()

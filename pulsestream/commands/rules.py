@@ -1,39 +1,80 @@
-"""Rule files on the command line: read, checked."""
+"""Rule files on the command line: read, checked, and their tests run."""
 
-import json
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import yaml
-
+from pulsestream.commands.backtest import backtest
+from pulsestream.commands.evaluation import Choice
+from pulsestream.commands.reading import Span
+from pulsestream.commands.sources import DATABASE, Sources
 from pulsestream.core.errors import UsageError
-from streams.engine.rules import RuleDefinition, RuleError, parse_rule
+from schemas.records import Alert
+from schemas.validate import MAX_TIME
+from streams.engine.expectations import compare, counted, transitions_of
+from streams.engine.rulefile import RuleFile, RuleTest, parse_rule_file
+from streams.engine.rules import RuleDefinition
+
+
+def read_rule_file(path: Path) -> RuleFile:
+    """Return the rules and tests of a file; raises UsageError, which names file, line, rule and field."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(f"{path}: cannot be read: {reason}; name a YAML file that begins with `rules:`") from error
+    return parse_rule_file(text, str(path))
 
 
 def load_rules(path: Path) -> list[RuleDefinition]:
-    """Return the rules of a YAML or JSON file; raises UsageError, which names the file and the rule."""
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: cannot be read as YAML: {error}") from error
-    listed = content.get("rules") if isinstance(content, dict) else content
-    if not isinstance(listed, list):
-        raise UsageError(f"{path}: holds no list of rules: begin it with `rules:` and `  - name: …`")
-    return [_rule(path, number, one) for number, one in enumerate(listed, 1)]
+    """Return the rules of a file; raises UsageError as `read_rule_file` does, and where there are none."""
+    rules = read_rule_file(path).rules
+    if not rules:
+        raise UsageError(f"{path}: its list of rules is empty: there is nothing to try")
+    return rules
 
 
 def check(path: Path) -> str:
     """Return what to say of a file that is valid; raises UsageError for one that is not."""
-    rules = load_rules(path)
-    return f"{path}: {_named(rules)} valid"
+    file = read_rule_file(path)
+    tests = f" and {_counted(len(file.tests), 'test')}" if file.tests else ""
+    return f"{path}: {_counted(len(file.rules), 'rule')}{tests}, all valid"
 
 
-def _rule(path: Path, number: int, definition: object) -> RuleDefinition:
-    try:
-        return parse_rule(json.dumps(definition, default=str))
-    except RuleError as error:
-        raise UsageError(f"{path}: rule {number}: {error}") from error
+def run_tests(path: Path, database_url: Callable[[], str], say: Callable[[str], None]) -> bool:
+    """Run the tests of a file, each told as it ends; return whether all hold. Raises UsageError where there are none.
+
+    A test over a source is a backtest of it, with the prices that the live system would take; a path is relative to
+    the file.
+    """
+    file = read_rule_file(path)
+    if not file.tests:
+        raise UsageError(f"{path}: holds no tests: list some under `tests:`, as docs/backtest.md shows")
+    results = {}
+    for name, test in _named(file):
+        results[name] = difference = compare(test, _transitions(path, file, test, database_url))
+        say(f"FAIL  {difference.removeprefix('test ')}" if difference else f"ok    {name}")
+    say(counted(results))
+    return not any(results.values())
 
 
-def _named(rules: Sequence[RuleDefinition]) -> str:
-    return f"{len(rules)} rule{'' if len(rules) == 1 else 's'}"
+def _named(file: RuleFile) -> Iterator[tuple[str, RuleTest]]:
+    """Give the tests with names that differ."""
+    names: dict[str, int] = {}
+    for test in file.tests:
+        names[test.name] = number = names.get(test.name, 0) + 1
+        yield (f"{test.name} ({number})" if number > 1 else test.name), test
+
+
+def _transitions(path: Path, file: RuleFile, test: RuleTest, database_url: Callable[[], str]) -> list[Alert]:
+    rules = file.tried(test)
+    if test.source is None:
+        return transitions_of(test, rules)
+    source = test.source if test.source.startswith(DATABASE) else str(path.parent / test.source)
+    span = Span(test.begin or 0, MAX_TIME if test.end is None else test.end)
+    sources = Sources.open([source], span, database_url)
+    return backtest(rules, sources, Choice(traded=frozenset(sources.traded())), io.StringIO()).transitions
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
