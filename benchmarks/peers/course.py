@@ -77,7 +77,7 @@ class Course:
         for name, value in _subscriptions():
             producer.produce(SUBSCRIPTIONS, value, name)
         producer.flush(_FLUSH)  # our worker takes prices from ticks only where it knows that there are no trades
-        for key, value in ticks.encoded(0, count):
+        for key, value in ticks.encoded(count):
             while not _produced(producer, key, value):
                 producer.poll(0.1)
         if producer.flush(_FLUSH):

@@ -5,8 +5,12 @@ order. Every optional field but the quote's time is there. Sizes are multiples o
 whatever order it is made, and equal windows are equal to the last bit.
 """
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import cycle
+from multiprocessing import get_context
 from typing import Final
 
 from benchmarks.peers.job import SECOND
@@ -20,6 +24,9 @@ PER_SECOND: Final = 150
 BEGIN: Final = 1_767_225_600 * SECOND
 """Event time of the first one, micros: the start of a day."""
 
+CHUNK: Final = 50_000
+"""Ticks that are encoded in one go: a whole number of rounds of the products."""
+_ENCODERS: Final = 2
 SLICE: Final = 10
 """Seconds of the oracle's slices."""
 
@@ -86,12 +93,22 @@ def tick(number: int) -> Tick:
     )
 
 
-def encoded(first: int, count: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield key and framed value of `count` ticks from number `first` on."""
-    encode = codec(Tick).encode
+def encoded(count: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield key and framed value of the first `count` ticks; beside each other, since they are millions."""
     keys = [product.encode() for product in PRODUCTS]
-    for number in range(first, first + count):
-        yield keys[number % len(keys)], encode(tick(number))
+    waiting: deque[Future[list[bytes]]] = deque()
+    with ProcessPoolExecutor(_ENCODERS, get_context("spawn")) as pool:
+        for start in range(0, count, CHUNK):
+            waiting.append(pool.submit(_values, start, min(start + CHUNK, count)))
+            if len(waiting) > 2 * _ENCODERS:
+                yield from zip(cycle(keys), waiting.popleft().result(), strict=False)
+        for values in waiting:
+            yield from zip(cycle(keys), values.result(), strict=False)
+
+
+def _values(start: int, stop: int) -> list[bytes]:
+    encode = codec(Tick).encode
+    return [encode(tick(number)) for number in range(start, stop)]
 
 
 def ticks_before(time: int) -> int:
