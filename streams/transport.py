@@ -16,7 +16,7 @@ from enum import Enum, auto
 from typing import Any, Final, Protocol
 
 import faust
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from faust.transport import conductor
 from faust.transport.drivers import aiokafka as driver
@@ -216,7 +216,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     async def _commit_for_tools(self, offsets: Mapping[TP, int]) -> bool:
         consumer = self._ensure_consumer()
         assigned = consumer.assignment()
-        held = {tp: offset for tp, offset in offsets.items() if tp in assigned}
+        held = {TopicPartition(*tp): offset for tp, offset in offsets.items() if tp in assigned}
         if not held:
             return False
         try:
