@@ -6,12 +6,13 @@ version byte and MessagePack.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, TypeVar
 
 import msgspec
 
 from streams.basis import BasisChange, Product
-from streams.engine.rules import ActiveRule, parse_rule
+from streams.engine.rules import ActiveRule, RuleDefinition, parse_rule
 from streams.errors import StateError
 
 FORMAT: Final = 1
@@ -21,6 +22,8 @@ _SOURCE: Final = "_source/"
 _RULE: Final = "_rule/"
 _ALERT: Final = "_alert/"
 _BASIS: Final = "_basis/"
+_DEFINITIONS: Final = 50_000
+"""Definitions of rules that are parsed once for all partitions of a worker."""
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
@@ -120,10 +123,15 @@ def _active(stored: _StoredRule) -> ActiveRule:
         stored.tenant,
         stored.rule_id,
         stored.version,
-        parse_rule(stored.definition),
+        _parsed(stored.definition),
         stored.effective_at,
         stored.ended_at,
     )
+
+
+@lru_cache(maxsize=_DEFINITIONS)
+def _parsed(definition: str) -> RuleDefinition:
+    return parse_rule(definition)
 
 
 _T = TypeVar("_T", bound=msgspec.Struct)

@@ -253,7 +253,7 @@ class Ownership:
 
     async def _take_over(self, partition: int) -> tuple[int, StatePartition, Restored]:
         store = StatePartition(self._settings, partition)
-        return partition, store, sort(await self._in_pool(store.take_over))
+        return partition, store, await self._in_pool(lambda: sort(store.take_over()))
 
     def _begin(
         self,

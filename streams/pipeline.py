@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from pulsestream.core.log import logger
+from pulsestream.core.topics import tenant_topic
 from streams.basis import Bases, BasisChange, Product, Records, prices_live_on, product_of, sources_of
 from streams.blocks import Block
 from streams.changes import Changes, Cut, TenantChanges, TenantCut
@@ -213,9 +214,10 @@ class Shard:
             if seen.due == snapshot.DUE_UNKNOWN:
                 self._unsettled[key] = None
             elif seen.due != snapshot.NOTHING_DUE:
-                self._heard(key, max(seen.watermark, seen.clock_mark))
-                self._clocks.wait_for(self._queue(key), key, seen.due)
-            if seen.prices is not prices_live_on(seen.dataset, self._bases.newest(product_of(key))):
+                queue = self._queue(key)
+                self._clocks.heard(key, max(seen.watermark, seen.clock_mark), self._running(queue[1]))
+                self._clocks.wait_for(queue, key, seen.due)
+            if self._bases and seen.prices is not prices_live_on(seen.dataset, self._bases.newest(product_of(key))):
                 self._rebased[key] = None
         self._unsettle(rules)
 
@@ -242,7 +244,8 @@ class Shard:
         self._unsettled |= dict.fromkeys(self.states.about(timed))
 
     def _queue(self, key: str) -> tuple[str, str]:
-        return source_topic(key), self._connection(key)
+        tenant, dataset, exchange, product = parts_of(key)
+        return tenant_topic(tenant, dataset), self._connection_of(exchange, product)
 
     def _connection(self, key: str) -> str:
         _, _, exchange, product = parts_of(key)
