@@ -75,6 +75,7 @@ class Ownership:
         self._loop = asyncio.get_running_loop()
         self._consumer: BatchConsumer | None = None
         self._known_up_to: KnownUpTo | None = None
+        self._ask: Callable[[], None] = lambda: None
         self._assignments = 0
         self._restoring: asyncio.Task[Mapping[TP, int] | None] | None = None
         self._sources: dict[TP, Source] = {}
@@ -82,10 +83,11 @@ class Ownership:
         self._vigil = Vigil(micros())
         self._short: dict[TP, tuple[int, float]] = {}
 
-    def connect(self, consumer: BatchConsumer, known_up_to: KnownUpTo) -> None:
+    def connect(self, consumer: BatchConsumer, known_up_to: KnownUpTo, ask: Callable[[], None]) -> None:
         """Name the consumer, and who knows rules and subscriptions; before the first assignment."""
         self._consumer = consumer
         self._known_up_to = known_up_to
+        self._ask = ask
 
     # ---- what the transport calls ----
 
@@ -100,6 +102,10 @@ class Ownership:
         """
         self._restoring = self._loop.create_task(self._restore(assigned, self._assignments, self._restoring))
         return await asyncio.shield(self._restoring)
+
+    def arrived(self) -> None:
+        """Begin to ask for rules and subscriptions: by the time the batches are here the answer may be."""
+        self._ask()
 
     def lost(self, tp: TP, first: int, next_offset: int) -> None:
         """Count records that were deleted before they were read."""

@@ -105,6 +105,9 @@ class Owner(Protocol):
         None when they were revoked meanwhile: another assignment follows.
         """
 
+    def arrived(self) -> None:
+        """Take note that a fetch has brought records; their batches follow."""
+
     def lost(self, tp: TP, first: int, next_offset: int) -> None:
         """Take note of records, from `first` to before `next_offset`, that were deleted before they were read."""
 
@@ -375,6 +378,7 @@ class BatchConsumer(driver.Consumer):
         self._fetched_at = time.monotonic()
         if not fetched or self._must_restore:
             return {}
+        self.transport.owner.arrived()
         if generation != self.app.consumer_generation_id:
             await self._thread.seek_all({tp: reading.next_offset for tp, reading in self._readings.items()})
             return {}

@@ -77,7 +77,7 @@ class _Worker:
         self._consumer = cast(BatchConsumer, self._app.consumer)
         listeners = Listeners(self._ownership.learn, self._ownership.hear, self._on_subscriptions, end_process)
         self._control = Control(settings, listeners)
-        self._ownership.connect(self._consumer, self._control.known_up_to)
+        self._ownership.connect(self._consumer, self._control.known_up_to, self._control.ask)
         self._rules_loaded = False
         self._refused: dict[str, int] = {}
         self._topics: int | None = None
