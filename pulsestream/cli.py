@@ -113,11 +113,23 @@ def producer() -> None:
 
 
 @app.command()
-def stream() -> None:
-    """Compute rolling statistics and alerts."""
-    from streams.worker import run
+def stream(
+    shard: Annotated[int, typer.Option(min=0, help="serve the tenants of this shard (PULSESTREAM_STREAM_SHARDS)")] = 0,
+    *,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="compute state again from the topics first, then go on working")
+    ] = False,
+) -> None:
+    """Compute rolling statistics, bars and alerts.
 
-    run(_start("stream"))
+    Workers with the same settings share the partitions. With --rebuild the state is emptied and computed again from
+    what the topics hold; outputs leave again under the same ids. All other workers of the shard have to be stopped.
+
+    Examples: pulsestream stream; PULSESTREAM_STREAM_SHARDS=2 pulsestream stream --shard 1; pulsestream stream --rebuild
+    """
+    from streams.worker import Duty, run
+
+    run(_start("stream"), Duty(shard, rebuild))
 
 
 @app.command()

@@ -22,8 +22,13 @@ MAX_POLL_RECORDS: Final = 2000
 METADATA_MAX_AGE_MS: Final = 60_000
 
 
-def build(settings: Settings, ownership: Ownership, fail: Callable[[Exception], None]) -> faust.App:
-    """Return the application, its agent in place; starting it joins the group `settings.stream_app`."""
+def build(
+    settings: Settings, ownership: Ownership, reads: Callable[[str], bool], fail: Callable[[Exception], None]
+) -> faust.App:
+    """Return the application, its agent in place; starting it joins the group `settings.stream_app`.
+
+    `reads` says which of the tenants' topics are read; it is asked on another thread.
+    """
     folder = settings.home.absolute() / "streams"
     folder.mkdir(parents=True, exist_ok=True)
     app = faust.App(
@@ -43,7 +48,7 @@ def build(settings: Settings, ownership: Ownership, fail: Callable[[Exception], 
         store="memory://",
         datadir=str(folder),
     )
-    app.transport = BatchTransport(app, ownership, settings.partitions)
+    app.transport = BatchTransport(app, ownership, settings.partitions, reads)
     channel = batch_topic(app, tenant_topic_pattern(*DATASETS))
 
     async def fold(stream: Any) -> None:  # Faust's stream type is generic over what it does not know

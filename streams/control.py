@@ -1,6 +1,6 @@
-"""Follows the control topics that the streams need: rules, feeds and subscriptions, in a thread of its own.
+"""Follows the control topics that the streams need: rules, feeds, subscriptions, tenants, in a thread of its own.
 
-`load` returns when all three were read to their ends; then changes reach the event loop as they come, within a
+`load` returns when all four were read to their ends; then changes reach the event loop as they come, within a
 fraction of a second, and rules and subscriptions at once when asked (`known_up_to`). A broker error ends the worker.
 """
 
@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 
 from pulsestream.core.errors import PulseStreamError
 from pulsestream.core.settings import Settings
-from pulsestream.core.topics import FEEDS, RULES, SUBSCRIPTIONS
+from pulsestream.core.topics import FEEDS, RULES, SUBSCRIPTIONS, TENANTS
 from schemas.control import C, Change, ControlTable
-from schemas.records import Feed, Rule, Subscription
+from schemas.records import Feed, Rule, Subscription, Tenant
 from streams.ends import Ends
 
 LOOK_PAUSE: Final = 0.1
@@ -34,6 +34,7 @@ class Listeners:
     rules: Callable[[list[Change[Rule]]], None]
     feeds: Callable[[Mapping[str, Feed]], None]
     subscriptions: Callable[[list[Change[Subscription]]], None]
+    tenants: Callable[[list[Change[Tenant]]], None]
     failed: Callable[[Exception], None]
 
 
@@ -45,6 +46,7 @@ class Control:
         self._rules = ControlTable(settings, RULES, Rule, name)
         self._feeds = ControlTable(settings, FEEDS, Feed, name)
         self._subscriptions = ControlTable(settings, SUBSCRIPTIONS, Subscription, name)
+        self._tenants = ControlTable(settings, TENANTS, Tenant, name)
         self._ends = Ends(settings, f"{name}-ends", (RULES, SUBSCRIPTIONS))
         self._listeners = listeners
         self._loop = asyncio.get_running_loop()
@@ -61,7 +63,8 @@ class Control:
     async def load(self) -> None:
         """Read the tables to their ends, tell the listeners, and follow them; raises BrokerError."""
         await self._ends.start()
-        rules, subscriptions = await self._loop.run_in_executor(None, self._load)
+        rules, subscriptions, tenants = await self._loop.run_in_executor(None, self._load)
+        self._listeners.tenants(tenants)
         self._listeners.rules(rules)
         self._listeners.subscriptions(subscriptions)
         self._listeners.feeds(dict(self._feeds.records))
@@ -94,13 +97,13 @@ class Control:
     def _close(self) -> None:
         if self._thread.is_alive():
             self._thread.join()
-        for client in (self._rules, self._feeds, self._subscriptions):
+        for client in (self._rules, self._feeds, self._subscriptions, self._tenants):
             client.close()
 
-    def _load(self) -> tuple[list[Change[Rule]], list[Change[Subscription]]]:
+    def _load(self) -> tuple[list[Change[Rule]], list[Change[Subscription]], list[Change[Tenant]]]:
         rules = self._rules.load()
         self._feeds.load()
-        return rules, self._subscriptions.load()
+        return rules, self._subscriptions.load(), self._tenants.load()
 
     # ---- questions ----
 
@@ -148,6 +151,7 @@ class Control:
     def _look(self) -> None:
         self._tell(self._listeners.rules, self._rules.refresh())
         self._tell(self._listeners.subscriptions, self._subscriptions.refresh())
+        self._tell(self._listeners.tenants, self._tenants.refresh())
         reached = _Offsets(self._rules.position(), self._subscriptions.position())
         if reached != self._reached:
             self._loop.call_soon_threadsafe(self._reach, reached)

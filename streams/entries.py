@@ -96,6 +96,11 @@ def basis_entry(product: Product, changes: Sequence[BasisChange]) -> tuple[str, 
     return f"{_BASIS}{'/'.join(product)}", _encode(_StoredBasis([(change.at, change.trades) for change in changes]))
 
 
+def is_learned(name: str) -> bool:
+    """Tell whether an entry says what was learned from control topics, which computing state again needs too."""
+    return name.startswith((_RULE, _BASIS))
+
+
 def sort(entries: Mapping[str, bytes]) -> Restored:
     """Take a state partition's entries apart; raises StateError for a format of a newer version."""
     restored = Restored()

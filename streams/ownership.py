@@ -32,6 +32,7 @@ from streams.lane import Ack, Lane
 from streams.outputs import Outputs
 from streams.parking import Parking
 from streams.pipeline import Shard
+from streams.rebuild import emptied
 from streams.rulebook import RuleBook
 from streams.transport import Batch, BatchConsumer, Bounds
 from streams.vigil import Vigil
@@ -59,7 +60,9 @@ def micros() -> int:
 class Ownership:
     """All lanes of this worker. Everything on the event loop."""
 
-    def __init__(self, settings: Settings, pool: Executor, fail: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, settings: Settings, pool: Executor, fail: Callable[[Exception], None], *, rebuild: bool = False
+    ) -> None:
         self.interval = settings.checkpoint_interval
         self.pool = pool
         self.fail = fail
@@ -81,6 +84,10 @@ class Ownership:
         self._sources: dict[TP, Source] = {}
         self._starts: dict[TP, int] = {}
         self._vigil = Vigil(micros())
+        #: Whether state is computed again, the partitions whose state was emptied for that, and what the topics held.
+        self._rebuild = rebuild
+        self._emptied: set[int] = set()
+        self._bounds: Mapping[TP, Bounds] = {}
         self._short: dict[TP, tuple[int, float]] = {}
 
     def connect(self, consumer: BatchConsumer, known_up_to: KnownUpTo, ask: Callable[[], None]) -> None:
@@ -189,6 +196,17 @@ class Ownership:
             return False
         return now - first > SETTLE
 
+    def remaining(self) -> int:
+        """Return how many records, of those the topics held when they were taken over, are not folded yet."""
+        return sum(self._remaining(tp) for tp in self._sources)
+
+    def _remaining(self, tp: TP) -> int:
+        lane = self.lanes.get(tp.partition)
+        position = lane.shard.positions.get(tp.topic) if lane else None
+        if self.at_end(tp.topic, tp.partition, position, 0.0):
+            return 0
+        return max(self._bounds[tp].end - (position.next_offset if position else self._starts[tp]), 0)
+
     def topics_of(self, tenant: str) -> Collection[str]:
         """Return the source topics of a tenant that are read."""
         return {source.topic for source in self._sources.values() if source.tenant == tenant}
@@ -259,7 +277,10 @@ class Ownership:
 
     async def _take_over(self, partition: int) -> tuple[int, StatePartition, Restored]:
         store = StatePartition(self._settings, partition)
-        return partition, store, await self._in_pool(lambda: sort(store.take_over()))
+        empties = self._rebuild and partition not in self._emptied
+        restored = await self._in_pool(_emptied if empties else _restored, store)
+        self._emptied.add(partition)
+        return partition, store, restored
 
     def _begin(
         self,
@@ -269,6 +290,7 @@ class Ownership:
         taken: Iterable[tuple[int, StatePartition, Restored]],
     ) -> Mapping[TP, int]:
         self._sources = sources
+        self._bounds = assigned
         self.lanes = {}
         for partition, store, restored in taken:
             shard = Shard(restored, self.feeds.connection, lambda connection: self.feeds.running(connection, micros()))
@@ -319,6 +341,17 @@ class Ownership:
         if self._known_up_to is None:
             raise StreamError("partitions were assigned before the control topics were read")
         await self._known_up_to(moment)
+
+
+def _restored(store: StatePartition) -> Restored:
+    return sort(store.take_over())
+
+
+def _emptied(store: StatePartition) -> Restored:
+    """Take a partition over and remove what was computed; what was learned stays."""
+    kept, removed = emptied(store.take_over())
+    store.commit(removed)
+    return sort(kept)
 
 
 def _sources(assigned: Iterable[TP], topics: Mapping[str, TopicInfo]) -> dict[TP, Source]:

@@ -10,7 +10,7 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final, Protocol
@@ -153,6 +153,18 @@ class BatchConductor(conductor.Conductor):
         super()._update_tp_index(assigned)
 
 
+@dataclass(frozen=True, slots=True)
+class Sifted:
+    """A pattern that leaves out what is not to be read; aiokafka only asks it for `match` (group_coordinator.py:52)."""
+
+    pattern: re.Pattern[str]
+    reads: Callable[[str], bool]
+
+    def match(self, topic: str) -> bool:
+        """Tell whether a topic is subscribed."""
+        return self.pattern.match(topic) is not None and self.reads(topic)
+
+
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that speaks to the broker; the methods below that begin with `_` run on its own event loop."""
 
@@ -182,7 +194,13 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         patterns = [f"(?:{c.pattern.pattern})" for c in self.app.topics if c.pattern]
         patterns += [re.escape(topic) for topic in topics]
         whole = re.compile(rf"(?:{'|'.join(patterns)})\Z")
-        await self.call_thread(self._ensure_consumer().subscribe, pattern=whole, listener=self._rebalance_listener)
+        await self.call_thread(self._subscribe, whole)
+
+    async def _subscribe(self, pattern: re.Pattern[str]) -> None:
+        """Subscribe; which of the topics that match are read is asked anew whenever metadata arrives."""
+        consumer = self._ensure_consumer()
+        consumer.subscribe(pattern=pattern, listener=self._rebalance_listener)
+        consumer._subscription._subscribed_pattern = Sifted(pattern, self.transport.reads)  # noqa: SLF001 - see Sifted
 
     async def commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit for lag tools (drivers/aiokafka.py:790 crashes the app when a commit meets a rebalance)."""
@@ -481,7 +499,8 @@ class BatchTransport(driver.Transport):
     Consumer = BatchConsumer
     Conductor = BatchConductor
 
-    def __init__(self, app: faust.App, owner: Owner, partitions: int) -> None:
+    def __init__(self, app: faust.App, owner: Owner, partitions: int, reads: Callable[[str], bool]) -> None:
         super().__init__(app.conf.broker_consumer, app)
         self.owner = owner
+        self.reads = reads
         self.assignor = CoPartitionAssignor(partitions)

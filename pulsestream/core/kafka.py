@@ -172,6 +172,16 @@ class Admin:
                 raise BrokerError(f"cannot give topic {name} {partitions} partitions: {reason(error)}") from error
         return True
 
+    def group_members(self, group: str) -> int:
+        """Return how many members a consumer group has; 0 for one that nobody knows."""
+        future = self.client.describe_consumer_groups([group], request_timeout=ADMIN_TIMEOUT)[group]
+        try:
+            return len(future.result().members)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return 0
+            raise BrokerError(f"cannot describe group {group}: {reason(error)}") from error
+
     def delete(self, names: Collection[str]) -> None:
         """Delete these topics; one that does not exist is passed over."""
         if not names:

@@ -8,7 +8,7 @@ from typing import Final
 
 from pulsestream.core.kafka import TopicSpec
 from pulsestream.core.settings import Settings
-from pulsestream.core.topics import CONTROL_TOPICS, FEED_SHARDS, FEEDS, state_topic, tenant_topic
+from pulsestream.core.topics import CONTROL_TOPICS, FEED_SHARDS, FEEDS, shard_app, state_topic, tenant_topic
 
 MAX_MESSAGE_BYTES: Final = 1_048_576
 """Of a record on a data topic."""
@@ -34,12 +34,13 @@ def tenant_topic_spec(settings: Settings, tenant: str, dataset: str) -> TopicSpe
 
 
 def platform_topic_specs(settings: Settings) -> list[TopicSpec]:
-    """Return the control topics (one partition each), the feed shards, and the streams' state topic."""
+    """Return the control topics (one partition each), the feed shards, and a state topic for each shard of streams."""
     compacted = _common(settings) | {"cleanup.policy": "compact"}
     control = [TopicSpec(name, 1, compacted | _often_cleaned(name)) for name in CONTROL_TOPICS]
     state = compacted | {"min.cleanable.dirty.ratio": "0.2", "segment.bytes": str(64 * 1024 * 1024)}
     shards = TopicSpec(FEED_SHARDS, settings.feed_shards, _common(settings) | {"cleanup.policy": "delete"})
-    return [*control, shards, TopicSpec(state_topic(settings.stream_app), settings.partitions, state)]
+    apps = [shard_app(settings.stream_app, shard) for shard in range(settings.stream_shards)]
+    return [*control, shards, *(TopicSpec(state_topic(app), settings.partitions, state) for app in apps)]
 
 
 def _often_cleaned(topic: str) -> dict[str, str]:

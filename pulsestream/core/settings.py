@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     publish_block: float = Field(10.0, ge=0, description="seconds that a full buffer holds up the socket before loss")
 
     stream_app: str = Field("pulsestream", pattern=r"^[a-z0-9-]+$", description="id of the streams application")
+    stream_shards: int = Field(1, ge=1, le=64, description="groups of stream workers that tenants are split over")
     checkpoint_interval: float = Field(0.4, gt=0, le=10, description="seconds between two checkpoints")
 
     sink_group: str = Field("ps-sink", description="consumer group of the sink")

@@ -80,3 +80,8 @@ def tenant_topic_pattern(*datasets: str) -> str:
 def state_topic(app_id: str) -> str:
     """Return the compacted topic that holds the checkpoints of the streams application `app_id`."""
     return f"ps._state.{app_id}.v1"
+
+
+def shard_app(app_id: str, shard: int) -> str:
+    """Return the application id of a shard of the streams; shard 0 has the plain one."""
+    return f"{app_id}-s{shard}" if shard else app_id

@@ -31,7 +31,8 @@ class Told:
 
     def listeners(self) -> Listeners:
         """Return listeners that note what they are told."""
-        return Listeners(_keys_into(self.rules), lambda _: None, _keys_into(self.subscriptions), self.failures.append)
+        rules, subscriptions = _keys_into(self.rules), _keys_into(self.subscriptions)
+        return Listeners(rules, lambda _: None, subscriptions, lambda _: None, self.failures.append)
 
 
 def _keys_into(names: list[str]) -> Callable[[list[Change[Any]]], None]:

@@ -22,11 +22,11 @@ from confluent_kafka import KafkaError, Message, Producer
 from pulsestream.core.kafka import Admin, producer_config
 from pulsestream.core.layout import platform_topic_specs, tenant_topic_spec
 from pulsestream.core.settings import Settings, environment
-from pulsestream.core.topics import FEEDS, RULES, SUBSCRIPTIONS, state_topic, tenant_topic
+from pulsestream.core.topics import FEEDS, RULES, SUBSCRIPTIONS, TENANTS, state_topic, tenant_topic
 from pulsestream.local.kafka import EmbeddedKafka
 from pulsestream.local.process import free_port
 from schemas.codec import codec
-from schemas.records import Alert, Feed, Rule, Stat, Subscription, Tick
+from schemas.records import Alert, Feed, Rule, Stat, Subscription, Tenant, Tick
 from streams.engine import fold as engine
 from streams.engine.inputs import row_of
 from streams.engine.rules import ActiveRule, applies, parse_rule
@@ -109,11 +109,11 @@ class Streams:
         """Start a worker that kills itself at a moment (`dying_worker`) of one of its checkpoints."""
         return self._launch(["tests.support.dying_worker", moment, str(checkpoint)])
 
-    def launch(self, **overrides: object) -> Service:
-        """Start a worker; it is not ready yet."""
-        return self._launch(["pulsestream.cli"], **overrides)
+    def launch(self, *options: str, **overrides: object) -> Service:
+        """Start a worker with options of the command line; it is not ready yet."""
+        return self._launch(["pulsestream.cli"], options, **overrides)
 
-    def _launch(self, program: Sequence[str], **overrides: object) -> Service:
+    def _launch(self, program: Sequence[str], options: Sequence[str] = (), **overrides: object) -> Service:
         port = free_port()
         given: dict[str, object] = {
             "home": self.folder,
@@ -126,7 +126,7 @@ class Streams:
             **overrides,
         }
         number = len(self.workers)
-        command = [sys.executable, "-m", *program, "stream"]
+        command = [sys.executable, "-m", *program, "stream", *options]
         worker = Service(f"worker {number}", command, environment(given), self.folder / f"worker-{number}.log", port)
         worker.start()
         self.workers.append(worker)
@@ -160,6 +160,14 @@ class Streams:
             }
         )
         self.send_bytes(RULES, [(rule_id, codec(Rule).encode(rule), {})])
+
+    def put_tenant(self, tenant: str, shard: int) -> None:
+        """Publish a tenant's record with its shard."""
+        version = time.time_ns()
+        record = Tenant(
+            tenant=tenant, name=tenant, tier="free", status="active", shard=shard, created_at=0, version=version
+        )
+        self.send_bytes(TENANTS, [(tenant, codec(Tenant).encode(record), {})])
 
     def put_feed(self, exchange: str, state: str) -> None:
         """Publish the state of every connection to an exchange."""
