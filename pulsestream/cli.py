@@ -4,6 +4,7 @@ Rooms are imported when their command runs, so that `--help` is quick and a brok
 """
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -455,7 +456,15 @@ def _database_url() -> str:
     from pulsestream.local.attach import attach
 
     settings = load_settings()
-    return (settings.database_url or attach(settings).database_url).get_secret_value()
+    with suppress(UsageError):  # no stack runs here
+        settings = settings if settings.database_url.get_secret_value() else attach(settings)
+    url = settings.database_url.get_secret_value()
+    if not url:
+        raise UsageError(
+            f"db:TENANT is read from a database, and none is named: set PULSESTREAM_DATABASE_URL, or start the "
+            f"stack that lives in {settings.home.absolute()} with `make up`"
+        )
+    return url
 
 
 def _fail(error: PulseStreamError, code: int) -> NoReturn:

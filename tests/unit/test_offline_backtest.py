@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from operator import mul
@@ -344,6 +345,17 @@ def test_what_cannot_be_is_refused_in_a_sentence(tmp_path: Path, arguments: list
 
     with pytest.raises(UsageError, match=re.escape(reason)):
         CliRunner().invoke(app, [argument.format(**names) for argument in arguments], catch_exceptions=False)
+
+
+def test_stored_rows_without_a_database_are_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("PULSESTREAM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PULSESTREAM_HOME", str(tmp_path))
+
+    with pytest.raises(UsageError, match="none is named: set PULSESTREAM_DATABASE_URL"):
+        CliRunner().invoke(app, ["stats", "db:demo"], catch_exceptions=False)
 
 
 def test_lengths_of_time_are_told_in_hours_minutes_and_seconds() -> None:
