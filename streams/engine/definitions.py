@@ -156,12 +156,15 @@ class Volume(BaseModel):
 
 
 class ZScore(BaseModel):
-    """The last second's log return lies far from the median of the window's, measured in scaled median deviations."""
+    """The last second's log return, with a window of 1h the last minute's, lies far from the median of the window's.
+
+    How far is measured in scaled median deviations (`anomaly.score`).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: Literal["zscore"]
-    window: Literal["1m", "5m", "15m"]
+    window: Literal["1m", "5m", "15m", "1h"]
     above: Positive
     clear: NotNegative | None = None
 

@@ -11,6 +11,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 
 from pulsestream.core.clock import MICROS_PER_SECOND
+from streams.engine.anomaly import score
 from streams.engine.definitions import (
     SECONDS_UP_TO,
     WINDOW_SECONDS,
@@ -29,8 +30,6 @@ LOOKBACK_MINUTES: Final = 90_000
 """How far back, in seconds, panes of 1 m are asked for: a window of 1 h after a baseline of 24 h."""
 MIN_RETURNS: Final = 10
 """Below it there is neither a volatility nor a z-score."""
-MAD_SCALE: Final = 1.4826
-"""Makes the median absolute deviation of a normal distribution its standard deviation (Rousseeuw and Croux, 1993)."""
 
 YEAR_SECONDS: Final = 365 * 86_400
 GRIDS: Final = {60: 1, 300: 5, 900: 5, 3_600: 60, 86_400: 300}
@@ -77,7 +76,8 @@ def value_at(measure: Measure, panes: Panes, at: int) -> float | None:
     covered = min(measure.seconds * MICROS_PER_SECOND, at * MICROS_PER_SECOND - panes.first_time)
     if measure.kind == "volatility":
         return _volatility(_grid_closes(rows, measure.seconds, at), reference, covered, GRIDS[measure.seconds])
-    return _zscore(rows, reference, at, -(-covered // MICROS_PER_SECOND))
+    step = _MINUTE if measure.by_minute else 1
+    return _zscore(rows, reference, at, -(-covered // (step * MICROS_PER_SECOND)), step)
 
 
 def instants(measure: Measure, panes: Panes, after: int, until: int) -> list[int]:
@@ -138,31 +138,17 @@ def _volume_ratio(panes: Panes, at: int, seconds: int, baseline: int) -> float |
     return ratio if math.isfinite(ratio) else None
 
 
-def _zscore(rows: PaneRows, reference: float, at: int, count: int) -> float | None:
-    """Return |r - median| / (1.4826 MAD) of the log returns of a clock grid of 1 s, r being that of the last second.
+def _zscore(rows: PaneRows, reference: float, at: int, count: int, step: int) -> float | None:
+    """Return the score (`anomaly.score`) of the last of the log returns of a clock grid of `step` seconds.
 
-    A second without records has return 0, as in the statistics. None under MIN_RETURNS returns. Where the MAD is 0
-    (more than half of the returns are equal, mostly because most seconds have no record) a return that is the median
-    has score 0, and any other none.
+    A step without records has return 0, as in the statistics. None under MIN_RETURNS returns.
     """
     if count < MIN_RETURNS:
         return None
     returns = np.zeros(count)
     moves = _log_returns(np.concatenate(((reference,), rows.close)))
     returns[: len(moves)] = moves
-    median = _median(returns)
-    newest = float(moves[-1]) if len(rows) and int(rows.second[-1]) == at - 1 else 0.0
-    distance, deviation = abs(newest - median), MAD_SCALE * _median(np.abs(returns - median))
-    if distance == 0:
-        return 0.0
-    score = distance / deviation if deviation > 0 else math.inf
-    return score if math.isfinite(score) else None
-
-
-def _median(values: Floats) -> float:
-    ordered = np.sort(values)
-    count = len(ordered)
-    return float(ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+    return score(returns, float(moves[-1]) if len(rows) and int(rows.second[-1]) == at - step else 0.0)
 
 
 def _grid_closes(rows: PaneRows, seconds: int, at: int) -> Floats:

@@ -36,7 +36,8 @@ def measured(condition: Condition, value: float) -> str:
     if isinstance(condition, Volume):
         return f"volume over {condition.window} {amount(condition, value)} its mean over {condition.baseline}"
     if isinstance(condition, ZScore):
-        return f"z-score {amount(condition, value)} of the last second over {condition.window}"
+        last = "minute" if condition.window == "1h" else "second"
+        return f"z-score {amount(condition, value)} of the last {last} over {condition.window}"
     if isinstance(condition, Spread | Divergence):
         return f"{condition.type} {amount(condition, value)}"
     return f"price {amount(condition, value)}"

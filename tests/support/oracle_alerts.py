@@ -41,6 +41,8 @@ from tests.support.oracle_records import (
 from tests.support.oracle_stats import GRID, LEAST_RETURNS, grid_returns, pane_of, spread_bps, volatilities
 
 LAST_PRICES: Final = 5
+LEAST_MOVES: Final = 5
+"""Returns other than 0 that a z-score needs."""
 UNNAMED: Final = math.nan
 """A value that the oracle leaves to the product."""
 _UNITS: Final = {"us": 1, "ms": 1_000, "s": SECOND, "m": MINUTE, "h": 60 * MINUTE, "d": 24 * 60 * MINUTE}
@@ -189,13 +191,16 @@ def _volume(series: Series, start: int, end: int) -> Fraction:
 
 
 def _zscore(series: Series, condition: Mapping[str, Any], at: int) -> float | None:
-    returns, _ = grid_returns(series, duration(condition["window"]), at, SECOND)
+    length = duration(condition["window"])
+    returns, _ = grid_returns(series, length, at, pane_of(length))
     if len(returns) < LEAST_RETURNS:
         return None
     middle = median(returns)
-    spread = median(abs(one - middle) for one in returns)
     distance = abs(returns[-1] - middle)
-    return distance / (1.4826 * spread) if spread else None if distance else 0.0
+    moves = [abs(one) for one in returns if one]
+    if not distance or len(moves) < LEAST_MOVES:
+        return None if distance else 0.0
+    return distance / (1.4826 * max(median(abs(one - middle) for one in returns), median(moves)))
 
 
 _VALUES: Final[Mapping[str, Callable[[Series, Mapping[str, Any], int], float | None]]] = {

@@ -33,6 +33,7 @@ CONDITIONS: tuple[dict[str, Any], ...] = (
     {"type": "volume", "window": "1m", "baseline": "1h", "above_ratio": 1.5},
     {"type": "zscore", "window": "1m", "above": 2},
     {"type": "zscore", "window": "5m", "above": 3, "clear": 1},
+    {"type": "zscore", "window": "1h", "above": 2, "clear": 1},
 )
 
 
