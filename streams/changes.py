@@ -6,11 +6,11 @@ States are immutable, so taking back is putting the former objects back; nothing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from streams import kinds
 from streams.basis import BasisChange, Product
-from streams.engine import snapshot
-from streams.engine.fold import KeyState
 from streams.engine.rules import ActiveRule, RuleKey
 from streams.entries import PendingAlert, Position, alert_entry, basis_entry, position_entry, rule_entry
+from streams.kinds import State
 
 
 @dataclass(slots=True)
@@ -20,7 +20,7 @@ class TenantChanges:
     `alerts` are the numbers of pending alerts that came, `ended` the rules whose ends were worked off.
     """
 
-    states: dict[str, KeyState | None] = field(default_factory=dict)
+    states: dict[str, State | None] = field(default_factory=dict)
     positions: dict[str, Position | None] = field(default_factory=dict)
     alerts: list[int] = field(default_factory=list)
     ended: list[ActiveRule] = field(default_factory=list)
@@ -47,11 +47,11 @@ class Changes:
 class TenantCut:
     """One tenant's part of a checkpoint: from what each state came to what it is, positions, pending alerts.
 
-    With each state stands when its clock next has something to do, as `snapshot.entries` takes it.
+    With each state stands when its clock next has something to do, as `kinds.entries` takes it.
     """
 
     former: TenantChanges
-    states: Mapping[str, tuple[KeyState, int]]
+    states: Mapping[str, tuple[State, int]]
     positions: Mapping[str, Position]
     alerts: Mapping[int, PendingAlert]
 
@@ -72,7 +72,7 @@ class Cut:
         written |= dict(basis_entry(product, changes) for product, changes in self.bases.items())
         for cut in self.tenants.values():
             for key, (state, due) in cut.states.items():
-                written |= snapshot.entries(key, cut.former.states[key], state, due)
+                written |= kinds.entries(key, cut.former.states[key], state, due)
             written |= dict(position_entry(topic, position) for topic, position in cut.positions.items())
             written |= dict(alert_entry(number, alert) for number, alert in cut.alerts.items())
             written |= dict(rule_entry(rule, kept=False) for rule in cut.former.ended)

@@ -13,9 +13,9 @@ from pulsestream.core.headers import Headers, cloud_event
 from pulsestream.core.topics import tenant_topic
 from schemas.codec import codec
 from schemas.records import Alert, Bar, Stat
-from streams.engine.fold import Folded
 from streams.entries import PendingAlert
 from streams.intake import parts_of
+from streams.kinds import Step
 
 _STAT: Final = codec(Stat)
 _ALERT: Final = codec(Alert)
@@ -59,7 +59,7 @@ class _Envelope(NamedTuple):
         ]
 
 
-def emitted(key: str, step: Folded) -> list[Output]:
+def emitted(key: str, step: Step) -> list[Output]:
     """Return the statistics and bars of a step of a key as records."""
     outputs: list[Output] = []
     if step.bars:

@@ -13,22 +13,27 @@ from typing import Final, TypeVar
 
 from pulsestream.core.log import logger
 from pulsestream.core.topics import tenant_topic
+from schemas.validate import EVERY_EXCHANGE
+from streams import kinds
 from streams.basis import Bases, BasisChange, Product, Records, prices_live_on, product_of, sources_of
 from streams.blocks import Block
 from streams.changes import Changes, Cut, TenantChanges, TenantCut
 from streams.emission import Output, alert_output, emitted, pending_output
+from streams.engine import divergence, snapshot
 from streams.engine import fold as engine
-from streams.engine import snapshot
 from streams.engine.cut import KeyBatch
+from streams.engine.divergence import DivergenceState
 from streams.engine.fold import Folded, KeyState
-from streams.engine.rules import ActiveRule, lives_on
+from streams.engine.rules import ActiveRule
 from streams.entries import PendingAlert, Position, Restored, alert_entry
 from streams.eventclock import EventClocks
 from streams.intake import Source, key_of, parts_of, source_topic, take_in
+from streams.kinds import State, Step, prices_of, step_of
 from streams.outbox import Outbox
 from streams.rulebook import RuleChange
 from streams.ruleset import Concern, RuleSet, concerns
 from streams.states import States
+from streams.tables import Name
 
 SETTLED_AT_ONCE: Final = 500
 """Keys whose next deadline is worked out anew in one tick, after a change of rules or a take-over."""
@@ -89,19 +94,20 @@ class Shard:
         folded = 0
         for (exchange, product), records in intake.records.items():
             key = key_of(source.tenant, source.dataset, exchange, product)
-            before = self.states.get(key)
-            watermark = before.watermark if before else 0
+            watermark = self._watermark(key)
             for step in self._fold_key(source, key, records, result.skipped):
                 folded += step.counts.get("folded", 0)
-                result.outputs.extend(self._outputs(key, step, decided=False))
+                result.outputs.extend(self._outputs(key, step_of(step), decided=False))
             self._after_fold(key, watermark)
+        if source.dataset == "ticks":
+            result.outputs.extend(self._compare(source.tenant, intake.records))
         self._move(source, blocks[-1].next_offset)
         return replace(result, folded=folded)
 
     def _fold_key(self, source: Source, key: str, inputs: Records, skipped: Counter[str]) -> Iterable[Folded]:
         tenant = source.tenant
         for part, change in self._bases.split(product_of(key), inputs):
-            state = self.states.get(key) or self._new_state(source, key, change)
+            state = self._source_state(key) or self._new_state(source, key, change)
             if state.prices is not prices_live_on(source.dataset, change):
                 step = self._switch(key, state, change)
                 state = step.state
@@ -129,6 +135,32 @@ class Shard:
         self._replace(parts_of(key)[0], key, step.state)
         self._rules_of.pop(key, None)
         return step
+
+    def _compare(self, tenant: str, records: Mapping[Name, Records]) -> list[Output]:
+        """Let rules that compare exchanges see the prices of their products."""
+        compared = {name: theirs for name, theirs in records.items() if self._rules.compare(tenant, name[1])}
+        outputs: list[Output] = []
+        for product, prices in prices_of(compared).items():
+            key = key_of(tenant, "ticks", EVERY_EXCHANGE, product)
+            held = self.states.get(key)
+            state = held if isinstance(held, DivergenceState) else DivergenceState(product)
+            try:
+                step = divergence.fold(state, prices, self._rules_for(key, state))
+            except Exception:  # noqa: BLE001 - whatever prices lead the engine into must not stop the keys beside them
+                _log.error("prices cannot be compared", key=key, exc_info=True)
+                continue
+            self._replace(tenant, key, step.state)
+            outputs += self._outputs(key, step_of(step), decided=False)
+            self._after_fold(key, state.watermark)
+        return outputs
+
+    def _source_state(self, key: str) -> KeyState | None:
+        state = self.states.get(key)
+        return state if isinstance(state, KeyState) else None
+
+    def _watermark(self, key: str) -> int:
+        state = self.states.get(key)
+        return state.watermark if state else 0
 
     def _after_fold(self, key: str, watermark: int) -> None:
         state = self.states.get(key)
@@ -162,9 +194,9 @@ class Shard:
             if parts_of(key)[0] in self.parked or not at_end(source_topic(key)):
                 continue
             del self._rebased[key]
-            change, state = self._bases.newest(product_of(key)), self.states.get(key)
+            change, state = self._bases.newest(product_of(key)), self._source_state(key)
             if state is not None and state.prices is not prices_live_on(state.dataset, change):
-                self._outputs(key, self._switch(key, state, change), decided=True)
+                self._outputs(key, step_of(self._switch(key, state, change)), decided=True)
                 self._wait(key)
 
     def end_rules(self, read_whole: ReadWhole) -> None:
@@ -192,7 +224,7 @@ class Shard:
     def _advance(self, key: str, clock: int) -> list[Output]:
         try:
             state = self.states[key]
-            step = engine.advance(state, clock, self._rules_for(key, state))
+            step = kinds.advance(state, clock, self._rules_for(key, state))
         except Exception:  # noqa: BLE001 - one key's state must not stop the others; its next record lets it go on
             _log.error("the clock cannot act", key=key, clock=clock, exc_info=True)
             return []
@@ -201,9 +233,9 @@ class Shard:
         return outputs
 
     def _retire(self, key: str, rule: ActiveRule) -> None:
-        self._decide(key, engine.retire(self.states[key], rule, rule.ended_at or rule.effective_at))
+        self._decide(key, kinds.retire(self.states[key], rule, rule.ended_at or rule.effective_at))
 
-    def _decide(self, key: str, step: Folded) -> list[Output]:
+    def _decide(self, key: str, step: Step) -> list[Output]:
         if step.state is not self.states[key]:
             self._replace(parts_of(key)[0], key, step.state)
         return self._outputs(key, step, decided=True)
@@ -211,9 +243,10 @@ class Shard:
     def _wind_up(self, rules: Iterable[ActiveRule]) -> None:
         """Set the clocks of restored keys, by what their entries say; rules over windows may ask for more."""
         for key, seen in self.states.glances():
-            if seen.due == snapshot.DUE_UNKNOWN:
+            if seen is None or seen.due == snapshot.DUE_UNKNOWN:
                 self._unsettled[key] = None
-            elif seen.due != snapshot.NOTHING_DUE:
+                continue
+            if seen.due != snapshot.NOTHING_DUE:
                 queue = self._queue(key)
                 self._clocks.heard(key, max(seen.watermark, seen.clock_mark), self._running(queue[1]))
                 self._clocks.wait_for(queue, key, seen.due)
@@ -230,7 +263,7 @@ class Shard:
         if not self._clocks.runs(key):
             self._heard(key, max(state.watermark, state.clock_mark))
         self._unsettled.pop(key, None)
-        self._clocks.wait_for(self._queue(key), key, engine.next_deadline(state, self._rules_for(key, state)))
+        self._clocks.wait_for(self._queue(key), key, kinds.next_deadline(state, self._rules_for(key, state)))
 
     def _settle(self) -> None:
         for key in list(islice(self._unsettled, SETTLED_AT_ONCE)):
@@ -272,19 +305,18 @@ class Shard:
                 self._rebase(change.product)
 
     def _rebase(self, product: Product) -> None:
-        self._rebased |= dict.fromkeys(key for key in sources_of(product) if key in self.states)
+        if product[1] != EVERY_EXCHANGE:
+            self._rebased |= dict.fromkeys(key for key in sources_of(product) if key in self.states)
 
     def _ask_again(self, about: Iterable[Concern]) -> None:
         for key in self.states.about(about):
             self._rules_of.pop(key, None)
 
-    def _rules_for(self, key: str, state: KeyState) -> tuple[ActiveRule, ...]:
+    def _rules_for(self, key: str, state: State) -> tuple[ActiveRule, ...]:
         rules = self._rules_of.get(key)
         if rules is None:
-            tenant, dataset, exchange, product = parts_of(key)
-            applying = self._rules.of(tenant, exchange, product)
-            rules = tuple(rule for rule in applying if lives_on(rule, dataset, prices=state.prices))
-            self._rules_of[key] = rules
+            tenant, _, exchange, product = parts_of(key)
+            rules = self._rules_of[key] = kinds.evaluated(self._rules.of(tenant, exchange, product), state)
         return rules
 
     # ---- outputs ----
@@ -303,7 +335,7 @@ class Shard:
         if self.outbox.acknowledged(number):
             self._changes.entries.update([alert_entry(number, None)])
 
-    def _outputs(self, key: str, step: Folded, *, decided: bool) -> list[Output]:
+    def _outputs(self, key: str, step: Step, *, decided: bool) -> list[Output]:
         direct: list[Output] = []
         for alert in step.alerts:
             output = alert_output(key, alert)
@@ -385,7 +417,7 @@ class Shard:
         self.positions.pop(topic, None)
         self._changes.entries.update(dict.fromkeys(names))
 
-    def _replace(self, tenant: str, key: str, state: KeyState) -> None:
+    def _replace(self, tenant: str, key: str, state: State) -> None:
         self._changes.of(tenant).states.setdefault(key, self.states.get(key))
         self.states[key] = state
 

@@ -4,7 +4,7 @@ Learning is cheap however many rules and keys there are: it names the products c
 again which rules apply to them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -24,6 +24,9 @@ class RuleSet:
         self._versions: dict[str, dict[int, ActiveRule]] = {}
         self._about: dict[Concern, dict[RuleKey, ActiveRule]] = {}
         self._ended: dict[str, dict[RuleKey, ActiveRule]] = {}
+        #: Of those: rules that compare exchanges, and rules on missing records.
+        self._comparing: dict[Concern, dict[RuleKey, ActiveRule]] = {}
+        self._waiting: dict[Concern, dict[RuleKey, ActiveRule]] = {}
         for rule in rules:
             self.put(rule)
 
@@ -46,6 +49,10 @@ class RuleSet:
         self._versions.setdefault(rule.rule_id, {})[rule.version] = rule
         for concern in concerns(rule):
             self._about.setdefault(concern, {})[rule.key] = rule
+            if rule.source == "product":
+                self._comparing.setdefault(concern, {})[rule.key] = rule
+            if rule.silence is not None:
+                self._waiting.setdefault(concern, {})[rule.key] = rule
         if rule.ended_at is not None:
             self._ended.setdefault(rule.tenant, {})[rule.key] = rule
 
@@ -54,12 +61,21 @@ class RuleSet:
         _drop(self._versions, rule.rule_id, rule.version)
         _drop(self._ended, rule.tenant, rule.key)
         for concern in concerns(rule):
-            _drop(self._about, concern, rule.key)
+            for table in (self._about, self._comparing, self._waiting):
+                _drop(table, concern, rule.key)
 
     def of(self, tenant: str, exchange: str, product: str) -> Iterator[ActiveRule]:
         """Give the versions about a product of an exchange, by rule and version."""
         named = self._about.get((tenant, product), {}) | self._about.get((tenant, EVERY_PRODUCT), {})
         return (rule for _, rule in sorted(named.items()) if applies(rule, exchange, product))
+
+    def compare(self, tenant: str, product: str) -> bool:
+        """Tell whether some versions about a product compare exchanges."""
+        return _either(self._comparing, tenant, product)
+
+    def wait(self, tenant: str, product: str) -> bool:
+        """Tell whether some versions about a product are on missing records."""
+        return _either(self._waiting, tenant, product)
 
     @property
     def ended(self) -> dict[str, list[ActiveRule]]:
@@ -71,6 +87,10 @@ def concerns(rule: ActiveRule) -> list[Concern]:
     """Return what a rule is about."""
     products = rule.definition.product
     return [(rule.tenant, product) for product in ([products] if isinstance(products, str) else set(products))]
+
+
+def _either(table: Mapping[Concern, object], tenant: str, product: str) -> bool:
+    return (tenant, product) in table or (tenant, EVERY_PRODUCT) in table
 
 
 def _drop(table: dict[_Outer, dict[_Inner, ActiveRule]], outer: _Outer, inner: _Inner) -> None:

@@ -5,15 +5,16 @@ So taking a partition over costs no decoding, and a key in which nothing happens
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from streams import kinds
 from streams.engine import snapshot
-from streams.engine.fold import KeyState
 from streams.engine.rules import EVERY_PRODUCT, RuleKey
 from streams.engine.snapshot import Glance, Parts
 from streams.intake import parts_of
+from streams.kinds import State
 from streams.ruleset import Concern
 
 
-class States(Mapping[str, KeyState]):
+class States(Mapping[str, State]):
     """A table of states by key that knows which keys a tenant's product has.
 
     Asking for a state raises SnapshotError where its entries cannot be read.
@@ -21,7 +22,7 @@ class States(Mapping[str, KeyState]):
 
     def __init__(self, entries: Mapping[str, bytes]) -> None:
         self._packed: dict[str, Parts] = snapshot.group(entries)
-        self._loaded: dict[str, KeyState] = {}
+        self._loaded: dict[str, State] = {}
         self._keys: dict[str, dict[str, set[str]]] = {}
         for key in self._packed:
             self._index(key)
@@ -35,22 +36,25 @@ class States(Mapping[str, KeyState]):
     def __len__(self) -> int:
         return len(self._loaded) + len(self._packed)
 
-    def __getitem__(self, key: str) -> KeyState:
+    def __getitem__(self, key: str) -> State:
         state = self._loaded.get(key)
         if state is None:
-            state = self._loaded[key] = snapshot.load(key, self._packed[key])
+            state = self._loaded[key] = kinds.load(key, self._packed[key])
             del self._packed[key]
         return state
 
-    def __setitem__(self, key: str, state: KeyState) -> None:
+    def __setitem__(self, key: str, state: State) -> None:
         if self._packed.pop(key, None) is None and key not in self._loaded:
             self._index(key)
         self._loaded[key] = state
 
-    def glances(self) -> Iterator[tuple[str, Glance]]:
-        """Give what the entries of keys that were not asked for say; raises SnapshotError for what cannot be read."""
+    def glances(self) -> Iterator[tuple[str, Glance | None]]:
+        """Give what the entries of keys that were not asked for say, of products on all exchanges nothing.
+
+        Raises SnapshotError for what cannot be read.
+        """
         for key, parts in self._packed.items():
-            yield key, snapshot.glance(key, parts)
+            yield key, None if kinds.is_compared(key) else snapshot.glance(key, parts)
 
     def drop(self, key: str) -> None:
         """Forget a key."""
@@ -63,7 +67,7 @@ class States(Mapping[str, KeyState]):
         if not keys:
             products.pop(product, None)
 
-    def put_back(self, former: Mapping[str, KeyState | None]) -> None:
+    def put_back(self, former: Mapping[str, State | None]) -> None:
         """Take states back to what they were; None: there was none."""
         for key, state in former.items():
             if state is None:
@@ -86,9 +90,9 @@ class States(Mapping[str, KeyState]):
     def holds_machine(self, key: str, rule: RuleKey) -> bool:
         """Tell whether a version of a rule has left anything in a key's state."""
         state = self._loaded.get(key)
-        if state is not None:
-            return rule in state.book.machines
-        return f"rule:{rule[0]}:{rule[1]}" in self._packed.get(key, ())
+        if state is None and key in self._packed and not kinds.is_compared(key):
+            return f"rule:{rule[0]}:{rule[1]}" in self._packed[key]
+        return kinds.holds(self[key], rule)
 
     def _index(self, key: str) -> None:
         tenant, _, _, product = parts_of(key)

@@ -224,7 +224,7 @@ def switch(state: KeyState, at: int, rules: Sequence[ActiveRule], *, prices: boo
         return Folded(state, [], [], [], {})
     evaluation = _evaluation(state)
     if not prices:
-        evaluation.close_all([rule for rule in rules if rule.source == "prices"], at, BASIS_CHANGED)
+        evaluation.close_all([rule for rule in rules if rule.source in {"prices", "clock"}], at, BASIS_CHANGED)
     after = replace(
         state,
         prices=prices,
