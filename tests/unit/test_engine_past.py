@@ -133,6 +133,17 @@ def test_a_stretch_gives_the_transitions_of_the_fold(bars: Bars, cuts: list[int]
     assert told(of_the_past(bars, rules, cuts)) == told(of_the_fold(bars, rules))
 
 
+def test_what_leaves_a_window_in_a_silence_of_days_is_seen_by_the_next_stretch() -> None:
+    seconds = [*range(START, START + 300), START + 2 * 86_400]
+    bars = bars_of(seconds, [100.0] * 200 + [101.0] * 101, [1.0] * 301)
+    rules = [rule(0, {"type": "change", "window": "5m", "above_pct": 0.5}, {})]
+
+    transitions = told(of_the_past(bars, rules, [300]))
+
+    assert transitions == told(of_the_fold(bars, rules))
+    assert [state for _, _, _, state, *_ in transitions] == ["firing", "resolved"]
+
+
 @given(markets(), st.sampled_from([rule for rule in EVERY_RULE if rule.measure is not None]))
 def test_a_sweep_looks_at_every_instant_and_bounds_each_value(bars: Bars, rule: ActiveRule) -> None:
     past = Past("coinbase", "BTC-USD")
