@@ -363,6 +363,20 @@ def rules_check(file: Annotated[Path, typer.Argument(help="YAML file of rules")]
     typer.echo(check(file))
 
 
+@rules_app.command("explain")
+def rules_explain(
+    file: Annotated[Path, typer.Argument(help="YAML file of rules")],
+    rule: Annotated[str | None, typer.Option(help="only the rule of this name")] = None,
+) -> None:
+    """Say in words what rules do, each with an example of when it would fire.
+
+    Example: pulsestream rules explain rules.yaml --rule btc-below-15000
+    """
+    from pulsestream.commands.rules import explained
+
+    typer.echo(explained(file, rule))
+
+
 @rules_app.command("test")
 def rules_test(file: Annotated[Path, typer.Argument(help="YAML file of rules, with tests")]) -> None:
     """Run the tests of a file of rules.

@@ -12,6 +12,7 @@ from pulsestream.core.errors import UsageError
 from schemas.records import Alert
 from schemas.validate import MAX_TIME
 from streams.engine.expectations import compare, counted, transitions_of
+from streams.engine.explain import explain
 from streams.engine.rulefile import RuleFile, RuleTest, parse_rule_file
 from streams.engine.rules import RuleDefinition
 
@@ -39,6 +40,15 @@ def check(path: Path) -> str:
     file = read_rule_file(path)
     tests = f" and {_counted(len(file.tests), 'test')}" if file.tests else ""
     return f"{path}: {_counted(len(file.rules), 'rule')}{tests}, all valid"
+
+
+def explained(path: Path, name: str | None) -> str:
+    """Return each rule of a file in words, or only that of a name; raises UsageError for a name that is not there."""
+    rules = load_rules(path)
+    chosen = [rule for rule in rules if name in {None, rule.name}]
+    if not chosen:
+        raise UsageError(f"{path}: no rule is named {name!r}; there is {', '.join(rule.name for rule in rules)}")
+    return "\n\n".join(explain(rule) for rule in chosen)
 
 
 def run_tests(path: Path, database_url: Callable[[], str], say: Callable[[str], None]) -> bool:

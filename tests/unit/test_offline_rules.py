@@ -1,13 +1,16 @@
 """`pulsestream rules`: files checked, and their tests run."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from pulsestream.cli import app
+from pulsestream.commands.rules import load_rules
 from pulsestream.core.errors import UsageError
+from streams.engine.explain import explain
 
 RULES = """
 rules:
@@ -38,11 +41,11 @@ FAILING = """
 """
 
 
-def rules(command: str, folder: Path, *texts: str) -> Result:
+def rules(command: str, folder: Path, *texts: str, options: Sequence[str] = ()) -> Result:
     (folder / "btcusd-second-20161007-trade.csv").write_text("0,10,10,10,10,1\n1000,11,11,11,11,1\n")
     path = folder / "rules.yaml"
     path.write_text("".join(texts))
-    return CliRunner().invoke(app, ["rules", command, str(path)], catch_exceptions=False)
+    return CliRunner().invoke(app, ["rules", command, str(path), *options], catch_exceptions=False)
 
 
 def test_a_valid_file_is_counted(tmp_path: Path) -> None:
@@ -69,6 +72,22 @@ def test_a_test_that_does_not_hold_is_told_with_the_difference_and_exit_code_1(t
     assert failed.startswith("FAIL  'never': 1 of 1 transitions differ")
     assert difference.split()[:3] == ["+", "0s", "pending"]
     assert total == "2 of 3 tests hold; not: never"
+
+
+def test_rules_are_explained_all_or_one_by_name(tmp_path: Path) -> None:
+    other = """
+  - name: high
+    product: BTC-USD
+    condition: {type: price, above: 20000}
+"""
+
+    both = rules("explain", tmp_path, RULES, other).stdout
+    one = rules("explain", tmp_path, RULES, other, options=["--rule", "high"]).stdout
+
+    assert both == f"{explain(load_rules(tmp_path / 'rules.yaml')[0])}\n\n{one}"
+    assert one == f"{explain(load_rules(tmp_path / 'rules.yaml')[1])}\n"
+    with pytest.raises(UsageError, match="no rule is named 'height'; there is low, high"):
+        rules("explain", tmp_path, RULES, other, options=["--rule", "height"])
 
 
 def test_two_tests_of_one_name_are_told_apart(tmp_path: Path) -> None:
