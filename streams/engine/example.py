@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from streams.engine.definitions import (
+    SECONDS_UP_TO,
     WINDOW_SECONDS,
     Change,
     Divergence,
@@ -218,15 +219,16 @@ def _zscore(rule: RuleDefinition) -> _Market:
     """Let small moves go on, and one be large."""
     condition, limit = _of(rule, ZScore), _limit_of(rule)
     window = WINDOW_SECONDS[condition.window] * SECOND
-    small = 1e-5
+    small, step = 1e-5, 60 * SECOND if window > SECONDS_UP_TO * SECOND else SECOND
     jump = _shown(PRICE * (1 + small * (limit.threshold * 10 + 10)))
     path = [PRICE, _shown(PRICE * (1 + small)), _shown(PRICE * (1 + 3 * small)), _shown(PRICE * (1 + small))]
-    end = window + PAUSE + rule.keep_firing_for + rule.for_
+    end = window + 2 * step + PAUSE + rule.keep_firing_for + rule.for_
+    every = format_duration(step)
     ticks = [
-        TestTick(at=_d(0), every="1s", to=_d(window - SECOND), price=path),
-        TestTick(at=_d(window), every="1s", to=_d(end), price=jump),
+        TestTick(at=_d(0), every=every, to=_d(window - step), price=path),
+        TestTick(at=_d(window), every=every, to=_d(end), price=jump),
     ]
-    return _Market(ticks, [(0, f"every second a price near {PRICE:.15g}"), (window, f"from here on {jump:.15g}")], end)
+    return _Market(ticks, [(0, f"every {every} a price near {PRICE:.15g}"), (window, f"from here on {jump:.15g}")], end)
 
 
 _MARKETS: Final[dict[type, Callable[[RuleDefinition], _Market | None]]] = {

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from pulsestream.core.clock import MICROS_PER_SECOND
 from streams.engine.definitions import (
-    SECONDS_UP_TO,
     WINDOW_SECONDS,
     Change,
     Condition,
@@ -51,7 +50,7 @@ def _watched(definition: RuleDefinition) -> str:
         Change: "the change of the price",
         Volatility: "the annualised realised volatility",
         Volume: "the volume",
-        ZScore: "the log return of each second",
+        ZScore: f"the log return of each {_step(condition)}",
         Spread: "the spread between bid and ask",
         NoData: "the time without a record",
     }.get(type(condition), "the price")
@@ -97,10 +96,16 @@ def _value(definition: RuleDefinition) -> str:
         Change: f"the change since the last price before the last {window}, in per cent,",
         Volatility: f"the volatility of the last {window} (1 is 100 % a year)",
         Volume: f"the volume of the last {window}, as a multiple of its mean over the {_baseline(condition)} before,",
-        ZScore: f"the last second's distance from the median of the last {window}, in scaled median deviations,",
+        ZScore: f"the last {_step(condition)}'s distance from the median of the last {window}, in scaled deviations,",
         Spread: "the spread, in hundredths of a per cent of the middle,",
         Divergence: "the distance of the highest from the lowest, in hundredths of a per cent of their middle,",
     }.get(type(condition), "the price")
+
+
+def _step(condition: Condition) -> str:
+    """Return how often a condition over a window is looked at."""
+    measure = measure_of(condition)
+    return "minute" if measure is not None and measure.by_minute else "second"
 
 
 def _baseline(condition: Condition) -> str:
@@ -114,18 +119,16 @@ def _looked_at(definition: RuleDefinition) -> Iterator[str]:
     elif isinstance(condition, Spread):
         yield "It is looked at with each tick that has bid and ask."
     elif measure is not None:
-        step = "second" if max(measure.seconds, measure.baseline) <= SECONDS_UP_TO else "minute"
+        step = _step(condition)
         yield f"It is looked at after each {step} with records, and when one leaves the window; a quiet market counts."
     if isinstance(condition, Volume):
         total = (WINDOW_SECONDS[condition.window] + WINDOW_SECONDS[condition.baseline]) * MICROS_PER_SECOND
         yield f"Before {format_duration(total)} have been observed there is no value, and nothing happens."
     if isinstance(condition, Volatility | ZScore):
         yield "Under 10 returns there is no value, and nothing happens."
-    if isinstance(condition, ZScore) and definition.for_ >= MICROS_PER_SECOND:
-        yield (
-            f"A z-score is that of one second: with `for: {format_duration(definition.for_)}` it fires only where each "
-            "second is as unusual."
-        )
+    if isinstance(condition, ZScore) and definition.for_ > 0:
+        step = _step(condition)
+        yield f"A z-score is that of one {step}: it fires only where each {step} of `for` is as unusual."
 
 
 def _states(definition: RuleDefinition) -> Iterator[str]:

@@ -2,8 +2,9 @@ import itertools
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from streams.engine.machine import IDLE, STABLE, TABLE, Holds, Phase, Signal, Standing, State, close, due, react
 
@@ -166,3 +167,51 @@ def test_the_table_says_what_the_prose_says(holds: Holds, steps: list[tuple[int,
         reported += [(state.value, now) for state in states]
 
     assert reported == plain.reported
+
+
+class MachineAgainstProse(RuleBasedStateMachine):
+    """Records, timers and closings in any order: the table and the prose stay in step."""
+
+    @initialize(pending=st.integers(0, 4), clearing=st.integers(0, 4), cooling=st.integers(0, 4))
+    def begin(self, pending: int, clearing: int, cooling: int) -> None:
+        self.holds = Holds(pending, clearing, cooling)
+        self.plain, self.standing, self.now = Plain(self.holds), IDLE, 100
+        self.reported: list[tuple[str, int]] = []
+
+    def _react(self, signal: Signal, at: int) -> None:
+        self.standing, states = react(self.standing, signal, at, self.holds)
+        self.reported += [(state.value, at) for state in states]
+
+    @rule(step=st.integers(0, 6))
+    def wait(self, step: int) -> None:
+        for _ in range(step):
+            self.now += 1
+            self.plain.instant(self.now)
+            while (end := due(self.standing, self.holds)) is not None and end <= self.now:
+                self._react(Signal.TIMER, end)
+
+    @rule(signal=st.sampled_from([Signal.TRUE, Signal.BETWEEN, Signal.CLEAR]))
+    def record(self, signal: Signal) -> None:
+        self.plain.record(self.now, signal)
+        self._react(signal, self.now)
+
+    @rule()
+    def close(self) -> None:
+        state = close(self.standing)
+        opened = self.plain.state in {"pending", "firing"}
+        assert (state is not None) is opened
+        assert state == {"pending": "inactive", "firing": "resolved"}.get(self.plain.state)
+        self.plain, self.standing, self.reported = Plain(self.holds), IDLE, []
+
+    @invariant()
+    def reports_agree(self) -> None:
+        assert self.reported == self.plain.reported
+
+    @invariant()
+    def no_phase_outlives_its_time(self) -> None:
+        end = due(self.standing, self.holds)
+        assert end is None or end > self.now
+
+
+MachineAgainstProse.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestMachineAgainstProse = MachineAgainstProse.TestCase
