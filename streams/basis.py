@@ -19,7 +19,7 @@ from streams.intake import key_of, parts_of
 from streams.rulebook import KEPT
 
 UNKNOWN_GETS_TRADES: Final = True
-_OWN: Final = "own-ticks"
+OWN: Final = "own-ticks"
 _TICKS: Final = "ticks"
 _TRADES: Final = "trades"
 
@@ -51,7 +51,7 @@ def sources_of(product: Product) -> list[str]:
 
 def prices_live_on(dataset: str, change: BasisChange) -> bool:
     """Tell whether prices live on a product's source of a dataset from a change on."""
-    return dataset == _OWN or change.trades is (dataset == _TRADES)
+    return dataset == OWN or change.trades is (dataset == _TRADES)
 
 
 @dataclass(slots=True)
@@ -126,6 +126,21 @@ def _appended(records: Records) -> tuple[int, int]:
         appended_at = records.columns.appended_at
         return int(appended_at[0]), int(appended_at[-1])
     return records[0].appended_at, records[-1].appended_at
+
+
+def subscribed_since(change: Change[Subscription]) -> tuple[Product, int | None] | None:
+    """Return which product a record of the subscriptions topic is about, and since when (micros) it is subscribed.
+
+    None instead of a time: it is no more. None at all: the record's key names no product.
+    """
+    if change.record is not None:
+        said = change.record
+        return (said.tenant, said.exchange, said.product), said.since
+    try:
+        tenant, exchange, product = change.key.split(":", 2)
+    except ValueError:
+        return None
+    return (tenant, exchange, product), None
 
 
 def basis_change(change: Change[Subscription]) -> BasisChange | None:

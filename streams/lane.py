@@ -7,14 +7,15 @@ what a pause of this process puts in doubt is settled by a checkpoint before the
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from pulsestream.core.clock import wall_clock
 from pulsestream.core.log import logger
 from pulsestream.core.metrics import STREAM_CHECKPOINT_SECONDS, STREAM_RECORDS, STREAM_SKIPPED
-from streams.basis import BasisChange
+from streams.basis import BasisChange, Product
 from streams.blocks import Block
 from streams.changes import Cut
 from streams.checkpoint import StatePartition
@@ -122,6 +123,7 @@ class Lane:
                 return
             self.shard.end_rules(self._read_whole)
             self.shard.change_bases(self._at_end)
+            self.shard.miss(wall_clock(), connected, self._at_end)
             outputs = self.shard.tick(connected, self._at_end)
             by_tenant: dict[str, list[Output]] = {}
             for output in outputs:
@@ -133,6 +135,10 @@ class Lane:
         """Take rule changes in, before any record appended after them is folded."""
         self._learned_at = time.time()
         self.shard.learn(changes)
+
+    def expect(self, subscribed: Mapping[Product, int | None]) -> None:
+        """Take in since when products are subscribed: records are expected of them."""
+        self.shard.expect(subscribed)
 
     def learn_bases(self, changes: Collection[BasisChange]) -> None:
         """Take changes of subscriptions in, before any record appended after them is folded."""

@@ -22,7 +22,7 @@ from pulsestream.core.sharding import key_partition
 from pulsestream.core.topics import parse_tenant_topic, tenant_topic
 from schemas.control import Change
 from schemas.records import Feed, Rule, Subscription
-from streams.basis import Bases, BasisChange, basis_change
+from streams.basis import Bases, BasisChange, Product, basis_change, subscribed_since
 from streams.checkpoint import StatePartition
 from streams.entries import Position, Restored, sort
 from streams.errors import StreamError
@@ -70,6 +70,7 @@ class Ownership:
         self.feeds = FeedStates(settings.feed_shards)
         self.rules = RuleBook()
         self._bases = Bases()
+        self._subscribed: dict[Product, int] = {}
         self.parking = Parking()
         self.lanes: dict[int, Lane] = {}
         self.restored = False
@@ -149,15 +150,26 @@ class Ownership:
 
     def learn_bases(self, changes: Iterable[Change[Subscription]]) -> None:
         """Take changes of subscriptions in: where the prices of a product come from."""
+        changes = list(changes)
         taken = [said for change in changes if (said := basis_change(change)) and self._bases.learn(said)]
-        for partition, lane in self.lanes.items():
-            lane.learn_bases(self._bases_of(partition, taken))
+        subscribed = dict(known for change in changes if (known := subscribed_since(change)))
+        for product, since in subscribed.items():
+            if since is None:
+                self._subscribed.pop(product, None)
+            else:
+                self._subscribed[product] = since
+        for lane in self.lanes.values():
+            self._teach(lane, taken, subscribed)
 
-    def _bases_of(self, partition: int, changes: Iterable[BasisChange]) -> list[BasisChange]:
-        """Return those about products of one partition: every producer puts them there by the same hash."""
-        return [
-            change for change in changes if key_partition(change.product[2], self._settings.partitions) == partition
-        ]
+    def _teach(self, lane: Lane, bases: Iterable[BasisChange], subscribed: Mapping[Product, int | None]) -> None:
+        """Tell a lane of the products of its partition, on which every producer puts them by the same hash."""
+        partitions = self._settings.partitions
+
+        def is_ours(product: Product) -> bool:
+            return key_partition(product[2], partitions) == lane.partition
+
+        lane.learn_bases([change for change in bases if is_ours(change.product)])
+        lane.expect({product: since for product, since in subscribed.items() if is_ours(product)})
 
     def hear(self, feeds: Mapping[str, Feed]) -> None:
         """Take what the feeds topic says of the connections to exchanges."""
@@ -293,14 +305,16 @@ class Ownership:
         self._bounds = assigned
         self.lanes = {}
         for partition, store, restored in taken:
+            own = [source for source in sources.values() if source.partition == partition]
             shard = Shard(restored, self.feeds.connection, lambda connection: self.feeds.running(connection, micros()))
-            _forget_remade(shard, restored, [source for source in sources.values() if source.partition == partition])
+            shard.read_from(own)
+            _forget_remade(shard, restored, own)
             self.lanes[partition] = Lane(partition, shard, store, self)
         self._starts = {tp: self._start(tp, assigned[tp]) for tp in sources}
         self._park_again(existing)
         for lane in self.lanes.values():
             lane.learn(self.rules.changes)
-            lane.learn_bases(self._bases_of(lane.partition, self._bases.all))
+            self._teach(lane, self._bases.all, self._subscribed)
             lane.start()
         STREAM_PARTITIONS.set(len(self.lanes))
         self.restored = True

@@ -15,7 +15,8 @@ from pulsestream.core.log import logger
 from pulsestream.core.topics import tenant_topic
 from schemas.validate import EVERY_EXCHANGE
 from streams import kinds
-from streams.basis import Bases, BasisChange, Product, Records, prices_live_on, product_of, sources_of
+from streams.awaiting import Awaiting, Queue
+from streams.basis import OWN, Bases, BasisChange, Product, Records, prices_live_on, product_of, sources_of
 from streams.blocks import Block
 from streams.changes import Changes, Cut, TenantChanges, TenantCut
 from streams.emission import Output, alert_output, emitted, pending_output
@@ -24,7 +25,8 @@ from streams.engine import fold as engine
 from streams.engine.cut import KeyBatch
 from streams.engine.divergence import DivergenceState
 from streams.engine.fold import Folded, KeyState
-from streams.engine.rules import ActiveRule
+from streams.engine.rules import EVERY_PRODUCT, ActiveRule
+from streams.engine.transitions import FEED_DOWN, QUIET_MARKET
 from streams.entries import PendingAlert, Position, Restored, alert_entry
 from streams.eventclock import EventClocks
 from streams.intake import Source, key_of, parts_of, source_topic, take_in
@@ -77,8 +79,10 @@ class Shard:
         self._bases = Bases.restored(restored.bases)
         #: Keys whose prices live elsewhere now, or here, from the next record or the end of the source on.
         self._rebased: dict[str, None] = {}
+        self._sources: dict[str, Source] = {}
         self._changes = Changes()
         self._clocks = EventClocks()
+        self._awaiting = Awaiting()
         #: Keys whose next deadline has to be worked out anew.
         self._unsettled: dict[str, None] = {}
         self._connection_of = connection_of
@@ -188,6 +192,52 @@ class Shard:
                     outputs += self._advance(key, clock)
         return outputs
 
+    def miss(self, now: int, connected: Callable[[str], bool], at_end: AtEnd) -> None:
+        """Let rules on missing records act at wall time `now` (micros), where a source is read to its end.
+
+        Whether the connection is up is only the reason that they give.
+        """
+
+        def may_act(queue: Queue) -> bool:
+            return queue[0].split(".")[1] not in self.parked and at_end(queue[0])
+
+        for (_, connection), key, clock in self._awaiting.missed(now, may_act, ADVANCED_AT_ONCE):
+            self._miss(key, clock, QUIET_MARKET if connected(connection) else FEED_DOWN)
+
+    def _miss(self, key: str, clock: int, reason: str) -> None:
+        state = self._expected_state(key)
+        if state is None:
+            return
+        since = self._awaiting.since(product_of(key)) or 0
+        step = engine.silence(state, clock, self._rules_for(key, state), reason=reason, since=since)
+        if step.state is not state:
+            self._replace(parts_of(key)[0], key, step.state)
+        self._outputs(key, step_of(step), decided=True)
+        self._await(key)
+
+    def _expected_state(self, key: str) -> KeyState | None:
+        """Return the state of a key of which a record may be expected, whether there was one yet or not."""
+        source, state = self._sources.get(source_topic(key)), self._source_state(key)
+        if state is None and source is not None:
+            change = self._bases.newest(product_of(key))
+            prices = prices_live_on(source.dataset, change)
+            state = engine.switch(self._new_state(source, key, change), change.at, (), prices=prices).state
+        return state if state is not None and state.prices else None
+
+    def _await(self, key: str) -> None:
+        """Queue a key for when its next record is missed, if a rule asks for that."""
+        tenant, dataset, exchange, product = parts_of(key)
+        waits = self._rules.wait(tenant, product)
+        since = self._awaiting.since((tenant, exchange, product)) if waits else None
+        expected = waits and (since is not None or dataset == OWN)
+        state = self._expected_state(key) if expected else None
+        if state is None:
+            self._awaiting.forget(key)
+            return
+        rules, begun = self._rules_for(key, state), since or 0
+        deadline = engine.silence_deadline(state, rules, since=begun)
+        self._awaiting.wait(self._queue(key), key, state, begun, deadline)
+
     def change_bases(self, at_end: AtEnd) -> None:
         """Let prices move where no record of the source says so any more: everything before the change is folded."""
         for key in list(self._rebased):
@@ -264,6 +314,7 @@ class Shard:
             self._heard(key, max(state.watermark, state.clock_mark))
         self._unsettled.pop(key, None)
         self._clocks.wait_for(self._queue(key), key, kinds.next_deadline(state, self._rules_for(key, state)))
+        self._await(key)
 
     def _settle(self) -> None:
         for key in list(islice(self._unsettled, SETTLED_AT_ONCE)):
@@ -296,6 +347,25 @@ class Shard:
             self._changes.rules[rule.key] = rule
         self._ask_again({concern for rule in put for concern in concerns(rule)})
         self._unsettle(put)
+        on_missing = {concern for rule in put if rule.silence is not None for concern in concerns(rule)}
+        for product in self._awaiting.about(on_missing, EVERY_PRODUCT):
+            self._await_product(product)
+        for key in [key for key in self.states.about(on_missing) if parts_of(key)[1] == OWN]:
+            self._await(key)
+
+    def read_from(self, sources: Iterable[Source]) -> None:
+        """Know the partitions of topics that are read, before the first of their records."""
+        self._sources = {source.topic: source for source in sources}
+
+    def expect(self, subscribed: Mapping[Product, int | None]) -> None:
+        """Know since when (micros) tenants are subscribed to products, or that they are no more (None)."""
+        for product, since in subscribed.items():
+            self._awaiting.subscribe(product, since)
+            self._await_product(product)
+
+    def _await_product(self, product: Product) -> None:
+        for key in sources_of(product):
+            self._await(key)
 
     def learn_bases(self, changes: Iterable[BasisChange]) -> None:
         """Take changes of subscriptions in; each before any record appended after it is folded."""
@@ -303,6 +373,7 @@ class Shard:
             if self._bases.learn(change):
                 self._changes.bases[change.product] = self._bases.of(change.product)
                 self._rebase(change.product)
+                self._await_product(change.product)
 
     def _rebase(self, product: Product) -> None:
         if product[1] != EVERY_EXCHANGE:
@@ -316,7 +387,9 @@ class Shard:
         rules = self._rules_of.get(key)
         if rules is None:
             tenant, _, exchange, product = parts_of(key)
-            rules = self._rules_of[key] = kinds.evaluated(self._rules.of(tenant, exchange, product), state)
+            rules = kinds.evaluated(self._rules.of(tenant, exchange, product), state)
+            if key in self.states:
+                self._rules_of[key] = rules
         return rules
 
     # ---- outputs ----
@@ -401,6 +474,7 @@ class Shard:
             self._rebase(product_of(key))
             self._rules_of.pop(key, None)
             self._clocks.forget(key)
+            self._awaiting.forget(key)
             if key in self.states:
                 self._wait(key)
 

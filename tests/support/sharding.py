@@ -7,7 +7,7 @@ from typing import Any, Final
 from pulsestream.core.topics import tenant_topic
 from schemas.codec import codec
 from schemas.records import Alert, AsOf, Stat, Tick, Trade
-from streams.basis import BasisChange
+from streams.basis import BasisChange, Product
 from streams.emission import Output
 from streams.engine.rules import ActiveRule
 from streams.entries import Position, sort
@@ -19,6 +19,8 @@ from tests.support.oracle import Sourced
 
 EXCHANGE: Final = "coinbase"
 PARTITION: Final = 0
+TENANTS: Final = ("acme", "zeta")
+"""Whose topics are read in sources that no record came of yet."""
 _MILLIS: Final = 1_000
 
 
@@ -33,6 +35,7 @@ class World:
     unacknowledged: list[Output] = field(default_factory=list)
     rules: list[RuleChange] = field(default_factory=list)
     bases: list[BasisChange] = field(default_factory=list)
+    subscribed: dict[Product, int] = field(default_factory=dict)
     shard: Shard = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +73,13 @@ class World:
         change = BasisChange((tenant, exchange, product), self.now // _MILLIS * _MILLIS, trades)
         self.bases.append(change)
         self.shard.learn_bases([change])
+        self.subscribed.setdefault(change.product, change.at)
+        self.shard.expect({change.product: self.subscribed[change.product]})
+
+    def unsubscribe(self, tenant: str, exchange: str, product: str) -> None:
+        """A tenant does not want a product any more."""
+        del self.subscribed[tenant, exchange, product]
+        self.shard.expect({(tenant, exchange, product): None})
 
     def fold(self, tenant: str, count: int = 1_000_000, dataset: str = "ticks") -> Any:
         """Fold the next records of a tenant and send what comes out; acknowledged at once."""
@@ -78,16 +88,22 @@ class World:
         batch = self.logs.get(topic, [])[start : start + count]
         if not batch or tenant in self.shard.parked:
             return None
-        source = Source(tenant, dataset, topic, PARTITION, f"id-of-{topic}")
-        folding = self.shard.fold(source, [block_from(batch)])
+        folding = self.shard.fold(self.source(tenant, dataset), [block_from(batch)])
         self.sent += folding.outputs
         return folding
+
+    @staticmethod
+    def source(tenant: str, dataset: str) -> Source:
+        """Return the one partition of a tenant's topic."""
+        topic = tenant_topic(tenant, dataset)
+        return Source(tenant, dataset, topic, PARTITION, f"id-of-{topic}")
 
     def tick(self, micros: int, *, connected: bool = True) -> None:
         """Let time pass; the clock acts on what is read to its end."""
         self.now += micros
         self.shard.end_rules(self.read_whole)
         self.shard.change_bases(self.at_end)
+        self.shard.miss(self.now, lambda _: connected, self.at_end)
         self.sent += self.shard.tick(lambda _: connected, self.at_end)
 
     def checkpoint(self) -> None:
@@ -122,8 +138,12 @@ class World:
         """Take the partition over from its last checkpoint."""
         self.unacknowledged = []
         self.shard = Shard(sort(self.committed), lambda exchange, _: exchange, lambda _: self.now)
+        self.shard.read_from(
+            self.source(tenant, dataset) for tenant in TENANTS for dataset in ("ticks", "own-ticks", "trades")
+        )
         self.shard.learn(self.rules)
         self.shard.learn_bases(self.bases)
+        self.shard.expect(self.subscribed)
         self.send_pending()
 
     def put_rule(self, rule: ActiveRule | None, rule_id: str, version: int) -> None:
