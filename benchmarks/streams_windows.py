@@ -59,7 +59,7 @@ class Plan:
 
 
 QUICK: Final = Plan(300_000, 1, Span(0.5, 2.0, 60_000), install=False)
-WHOLE: Final = Plan(18_000_000, 5, Span(30.0, 60.0, 5_000_000), install=True)
+WHOLE: Final = Plan(26_000_000, 5, Span(30.0, 60.0, 5_000_000), install=True)
 
 
 @dataclass(slots=True)

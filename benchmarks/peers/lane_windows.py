@@ -34,6 +34,10 @@ from streams.errors import DeliveryError
 from streams.ownership import Ownership
 from streams.transport import Batch, BatchConsumer, Bounds
 
+_AT_ONCE: Final = 20_000
+"""Records that are folded in one go: 10 ms of work, and no clock of this program waits meanwhile."""
+_FETCH_BYTES: Final = 8 * 1024 * 1024
+"""Of a partition in one fetch: the next one is asked for when the last is folded."""
 _FLUSH: Final = 60.0
 
 
@@ -210,6 +214,8 @@ async def run(job: Job) -> None:
         lane = Lane(job, settings, pool)
         app = build(settings, cast(Ownership, lane), lambda _: True, end_process)
         lane.consumer = cast(BatchConsumer, app.consumer)
+        app.conf.broker_max_poll_records = _AT_ONCE
+        app.conf.consumer_max_fetch_size = _FETCH_BYTES
         await app.start()
         while not stop.is_set():
             with contextlib.suppress(TimeoutError):
