@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pulsestream.core.clock import MICROS_PER_SECOND
+from streams.engine.anomaly import MAD_SCALE, MIN_MOVES
 from streams.engine.definitions import SECONDS_UP_TO, Limit
 from streams.engine.inputs import Bools, Floats, Ints
 from streams.engine.lines import MINUTE_PANES, SECOND_PANES
@@ -23,8 +24,9 @@ from streams.engine.view import PaneRows
 Signals: TypeAlias = NDArray[np.uint8]
 SLACK: Final = 1e-9
 """Relative error allowed for logarithms and quotients, far above what they have."""
+LEVELS: Final = 24
+"""Sizes between which the median size of moves is looked for."""
 _EPSILON: Final = 2.0**-52
-_ANY: Final = Signal.TRUE | Signal.BETWEEN | Signal.CLEAR
 
 
 class Bounds(NamedTuple):
@@ -42,8 +44,8 @@ class Stretch:
     minutes: PaneRows
     first_time: int
 
-    def bounds(self, measure: Measure, at: Ints) -> Bounds | None:
-        """Return bounds of a measure at these seconds; None: nothing is known but by looking."""
+    def bounds(self, measure: Measure, at: Ints) -> Bounds:
+        """Return bounds of a measure at these seconds."""
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             if measure.kind == "change":
                 return _change(self._rows(measure), measure.seconds, at)
@@ -52,7 +54,7 @@ class Stretch:
                 return _volume(self.seconds, measure, at, observed)
             if measure.kind == "volatility":
                 return _volatility(self._rows(measure), measure.seconds, at, observed)
-        return None
+            return _zscore(self._rows(measure), measure, at, observed)
 
     def instants(self, measure: Measure, after: int, until: int) -> Ints:
         """Return the seconds in (after, until], ascending, at which a measure may change (`measures.instants`)."""
@@ -80,9 +82,7 @@ class Stretch:
 
     def sweep(self, measure: Measure, limit: Limit, at: Ints) -> "Sweep":
         """Return where a rule may change, of the seconds `at`."""
-        bounds = self.bounds(measure, at) if len(at) else None
-        signals = np.full(len(at), _ANY, np.uint8) if bounds is None else possible_signals(limit, bounds)
-        return Sweep(at, signals)
+        return Sweep(at, possible_signals(limit, self.bounds(measure, at)))
 
     def _rows(self, measure: Measure) -> PaneRows:
         return self.minutes if measure.by_minute else self.seconds
@@ -170,7 +170,7 @@ def _of_phase(rows: PaneRows, seconds: int, step: int, at: Ints) -> tuple[Floats
     points = np.arange(begin, int(at[-1]) + 1, step)
     places = rows.second.searchsorted(points)
     prices = np.where(places > 0, rows.close[places - 1], np.nan)
-    moves = np.log1p(np.diff(prices, prepend=np.nan) / np.concatenate(((np.nan,), prices[:-1])))
+    moves = _moves(prices)
     total, error = _running(np.where(np.isnan(moves), 0.0, moves * moves))
     if not np.isfinite(error):
         return np.full(len(at), -np.inf), np.full(len(at), np.inf)
@@ -181,6 +181,48 @@ def _of_phase(rows: PaneRows, seconds: int, step: int, at: Ints) -> tuple[Floats
     high = np.sqrt(np.maximum(squares + error, 0) * scale) * (1 + SLACK)
     known = ~np.isnan(prices[last - 1 - seconds // step])
     return np.where(known, low, -np.inf), np.where(known, high, np.inf)
+
+
+def _zscore(rows: PaneRows, measure: Measure, at: Ints, observed: Ints) -> Bounds:
+    """Return bounds from the median size S of the moves that are not 0, which lies between two levels.
+
+    Whatever returns are 0 beside them, the median M of all has |M| <= S, and their MAD is at most 2 S. So the score of
+    a return r, |r - M| / (1.4826 max(MAD, S)), lies from (|r| - S) / (1.4826 x 2 S) to (|r| + S) / (1.4826 S).
+    """
+    step = MINUTE_PANES if measure.by_minute else SECOND_PANES
+    end, start = rows.second.searchsorted(at), rows.second.searchsorted(at - measure.seconds)
+    moves = np.abs(_moves(rows.close))
+    newest = np.where((end > 0) & (rows.second[end - 1] == at - step), moves[end - 1], 0.0)
+    moved = moves > 0
+    count = _counted(moved, start, end)
+    low, high = np.zeros(len(at)), np.full(len(at), np.inf)
+    for level in np.geomspace(*_extremes(moves[moved]), LEVELS):
+        below = _counted(moved & (moves <= level), start, end)
+        low = np.where(below <= (count - 1) // 2, level, low)
+        high = np.where((below > count // 2) & np.isinf(high), level, high)
+    least = np.fmax(np.maximum(newest / high - 1, 0) / (2 * MAD_SCALE) * (1 - SLACK), -np.inf)
+    most = np.fmin((newest / low + 1) / MAD_SCALE * (1 + SLACK), np.inf)
+    few = count < MIN_MOVES
+    least, most = np.where(few, 0.0, least), np.where(few, 0.0, most)
+    bounds = _without(few & (newest > 0), Bounds(least, most))
+    unknown = (observed < measure.seconds * MICROS_PER_SECOND) | (start == 0)
+    return Bounds(np.where(unknown, -np.inf, bounds.low), np.where(unknown, np.inf, bounds.high))
+
+
+def _moves(prices: Floats) -> Floats:
+    """Return each price's log return since the one before it; of the first, NaN."""
+    return np.log1p(np.diff(prices, prepend=np.nan) / np.concatenate(((np.nan,), prices[:-1])))
+
+
+def _counted(chosen: Bools, start: Ints, end: Ints) -> Ints:
+    """Return how many are chosen from each start to before each end."""
+    total = np.concatenate(((0,), np.cumsum(chosen)))
+    counts: Ints = total[end] - total[start]
+    return counts
+
+
+def _extremes(sizes: Floats) -> tuple[float, float]:
+    return (float(sizes.min()), float(sizes.max())) if len(sizes) else (1.0, 1.0)
 
 
 def _running(values: Floats) -> tuple[Floats, float]:

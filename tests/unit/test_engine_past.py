@@ -40,7 +40,9 @@ CONDITIONS: list[dict[str, Any]] = [
     {"type": "volume", "window": "5m", "baseline": "15m", "above_ratio": 1.5},
     {"type": "volume", "window": "1m", "baseline": "1h", "above_ratio": 3},
     {"type": "volume", "window": "1h", "baseline": "24h", "above_ratio": 1},
+    {"type": "zscore", "window": "1m", "above": 1.5, "clear": 0.5},
     {"type": "zscore", "window": "5m", "above": 3},
+    {"type": "zscore", "window": "1h", "above": 2},
 ]
 HOLDS: list[dict[str, Any]] = [
     {},
@@ -159,7 +161,7 @@ def test_a_sweep_looks_at_every_instant_and_bounds_each_value(bars: Bars, rule: 
     assert found.tolist() == seconds
     for index, second in enumerate(seconds):
         value = value_at(measure, panes, second)
-        if value is not None and bounds is not None:
+        if value is not None:
             assert bounds.low[index] <= value <= bounds.high[index]
             assert possible_signals(limit, bounds)[index] & signal(limit, value)
 
