@@ -13,6 +13,7 @@ _NAMES: Final = {
     "streams_decode": "Kafka's record batches to records of the engine: by columns, by rows, of many sources",
     "streams": "ticks to windows and alerts: against Quix Streams, Faust, Bytewax and Kafka Streams",
     "forecast": "volatility and price for the next 1, 5, 15 minutes, against the naive baseline, on recorded days",
+    "anomaly": "jumps and volume spikes put into recorded days: what z-scores and ratios find of them",
 }
 _IN_PARTS: Final = frozenset({"streams"})
 

@@ -125,7 +125,8 @@ def _looked_at(definition: RuleDefinition) -> Iterator[str]:
         total = (WINDOW_SECONDS[condition.window] + WINDOW_SECONDS[condition.baseline]) * MICROS_PER_SECOND
         yield f"Before {format_duration(total)} have been observed there is no value, and nothing happens."
     if isinstance(condition, Volatility | ZScore):
-        yield "Under 10 returns there is no value, and nothing happens."
+        moved = ", or under 5 that are not 0," if isinstance(condition, ZScore) else ""
+        yield f"Under 10 returns{moved} there is no value, and nothing happens."
     if isinstance(condition, ZScore) and definition.for_ > 0:
         step = _step(condition)
         yield f"A z-score is that of one {step}: it fires only where each {step} of `for` is as unusual."
