@@ -38,6 +38,6 @@ def score(returns: Floats, newest: float) -> float | None:
 
 def median(values: Floats) -> float:
     """Return the median of at least one value."""
-    ordered = np.sort(values)
-    count = len(ordered)
-    return float(ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+    low, high = (len(values) - 1) // 2, len(values) // 2
+    ordered = np.partition(values, (low, high))
+    return float(ordered[low] + ordered[high]) / 2

@@ -25,9 +25,10 @@ from streams.engine.definitions import (
 )
 from streams.engine.durations import format_duration
 from streams.engine.expectations import DEFAULT_PRODUCT
-from streams.engine.measures import GRIDS, YEAR_SECONDS
+from streams.engine.measures import GRIDS
 from streams.engine.rulefile import RuleTest, TestTick
 from streams.engine.rules import EVERY_PRODUCT, RuleDefinition
+from streams.engine.statistics import YEAR_SECONDS
 
 SECOND: Final = 1_000_000
 MOST_TICKS: Final = 20_000

@@ -22,22 +22,16 @@ from streams.engine.definitions import (
     ZScore,
 )
 from streams.engine.inputs import Floats
+from streams.engine.statistics import MIN_RETURNS, YEAR_SECONDS, log_returns
 from streams.engine.view import PaneRows, Panes
 
 LOOKBACK_SECONDS: Final = 1_200
 """How far back panes of 1 s are asked for: a window of 5 m after a baseline of 15 m."""
 LOOKBACK_MINUTES: Final = 90_000
 """How far back, in seconds, panes of 1 m are asked for: a window of 1 h after a baseline of 24 h."""
-MIN_RETURNS: Final = 10
-"""Below it there is neither a volatility nor a z-score."""
-
-YEAR_SECONDS: Final = 365 * 86_400
 GRIDS: Final = {60: 1, 300: 5, 900: 5, 3_600: 60, 86_400: 300}
 """By seconds of a window: the step of the clock grid of its log returns."""
 _MINUTE: Final = 60
-_HALVED: Final = -0.5
-_DOUBLED: Final = 1.0
-"""Relative changes between which log1p keeps its precision."""
 
 
 class Measure(NamedTuple):
@@ -99,7 +93,7 @@ def instants(measure: Measure, panes: Panes, after: int, until: int) -> list[int
 
 def next_instant(measure: Measure, panes: Panes, after: int) -> int | None:
     """Return the first second after `after` at which a pane enters or leaves; None: only a record brings one."""
-    horizon, farthest = 1, measure.seconds + measure.baseline + 2 * _MINUTE
+    horizon, farthest = _MINUTE if measure.by_minute else 1, measure.seconds + measure.baseline + 2 * _MINUTE
     while True:
         found = instants(measure, panes, after, after + horizon)
         if found:
@@ -119,7 +113,7 @@ def _volatility(closes: Floats, reference: float, covered: int, grid: int) -> fl
     """Return the annualised realised volatility, as stat.v1 gives it; None under MIN_RETURNS returns."""
     if -(-covered // (grid * MICROS_PER_SECOND)) < MIN_RETURNS:
         return None
-    moves = _log_returns(np.concatenate(((reference,), closes)))
+    moves = log_returns(np.concatenate(((reference,), closes)))
     squares = float((moves * moves).sum())
     return math.sqrt(squares * YEAR_SECONDS / (covered / MICROS_PER_SECOND))
 
@@ -146,7 +140,7 @@ def _zscore(rows: PaneRows, reference: float, at: int, count: int, step: int) ->
     if count < MIN_RETURNS:
         return None
     returns = np.zeros(count)
-    moves = _log_returns(np.concatenate(((reference,), rows.close)))
+    moves = log_returns(np.concatenate(((reference,), rows.close)))
     returns[: len(moves)] = moves
     return score(returns, float(moves[-1]) if len(rows) and int(rows.second[-1]) == at - step else 0.0)
 
@@ -159,14 +153,3 @@ def _grid_closes(rows: PaneRows, seconds: int, at: int) -> Floats:
     points = np.arange(at - seconds + step, at + 1, step)
     ends = rows.second.searchsorted(points)
     return rows.close[ends[ends > 0] - 1]
-
-
-def _log_returns(prices: Floats) -> Floats:
-    """Return ln(price / price before): of prices that nearly agree by log1p, since only their difference is exact."""
-    before, after = prices[:-1], prices[1:]
-    with np.errstate(over="ignore"):
-        changes = (after - before) / before
-    near = (changes > _HALVED) & (changes < _DOUBLED)
-    if near.all():
-        return np.log1p(changes)
-    return np.where(near, np.log1p(np.where(near, changes, 0.0)), np.log(after) - np.log(before))

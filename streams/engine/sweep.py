@@ -18,7 +18,8 @@ from streams.engine.definitions import SECONDS_UP_TO, Limit
 from streams.engine.inputs import Bools, Floats, Ints
 from streams.engine.lines import MINUTE_PANES, SECOND_PANES
 from streams.engine.machine import Signal
-from streams.engine.measures import GRIDS, MIN_RETURNS, YEAR_SECONDS, Measure
+from streams.engine.measures import GRIDS, Measure
+from streams.engine.statistics import MIN_RETURNS, YEAR_SECONDS
 from streams.engine.view import PaneRows
 
 Signals: TypeAlias = NDArray[np.uint8]

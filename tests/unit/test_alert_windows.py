@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 from schemas.records import Alert, AsOf
 from streams.engine import alerts as engine
 from streams.engine.alerts import AlertBook, AlertFold
+from streams.engine.definitions import WINDOW_SECONDS
 from streams.engine.inputs import Row
+from streams.engine.measures import Measure, value_at
 from streams.engine.rules import ActiveRule
+from streams.engine.series import SeriesFold
+from streams.engine.statistics import Subject
 from tests.support.alerting import DURATIONS, row
 from tests.support.oracle import Sourced, transitions
 from tests.support.raw_panes import RawPanes
@@ -341,6 +345,24 @@ def test_the_engine_goes_on_from_what_the_clock_decided(
     assert times == sorted(times)
     assert len({alert.alert_id for alert in run.alerts}) == len(run.alerts)
     assert [alert.seq for alert in run.alerts] == list(range(1, len(run.alerts) + 1))
+
+
+@settings(max_examples=100, deadline=None)
+@given(markets())
+def test_a_measure_is_to_the_last_bit_what_the_statistic_says(records: list[Row]) -> None:
+    run = Run().fold(market_records(records))
+    run.advance(run.state.watermark + 100 * SECOND)
+    state = run.state
+    view = SeriesFold(state.series, Subject(state.exchange, state.product, "ticks", "", 0), state.lines)
+
+    recent = [stat for stat in run.final.values() if stat.basis == "ticks" and stat.at > state.watermark - 60 * SECOND]
+
+    assert recent
+    for stat in recent:
+        length = WINDOW_SECONDS[stat.window]
+        change = value_at(Measure("change", stat.window, length), view, stat.at // SECOND)
+        volatility = value_at(Measure("volatility", stat.window, length), view, stat.at // SECOND)
+        assert (change, volatility) == (stat.change_pct if stat.count else 0.0, stat.volatility)
 
 
 def test_a_baseline_of_a_quarter_of_an_hour_is_kept_behind_its_window() -> None:
