@@ -28,6 +28,8 @@ PERIODS: Final = {"second": 1_000_000, "minute": 60_000_000}
 """Microseconds of a bar, by the word in the file's name."""
 DAY_MS: Final = 86_400_000
 
+BAR_FILES: Final = "*-trade.csv"
+"""What a folder's files of bars are called."""
 _NAME: Final = re.compile(r"(?P<symbol>[a-z0-9]+)-(?P<period>[a-z]+)-(?P<day>\d{8})-(?P<kind>[a-z]+)\.csv", re.ASCII)
 _EXPECTED: Final = "bars are named like btcusd-second-20161007-trade.csv, or btcusd-minute-…"
 _MICROS_PER_MS: Final = 1_000

@@ -1,8 +1,8 @@
 """The SOURCE arguments of the offline commands: which reader each is for, and all of them read as one.
 
 A SOURCE is a recording (`.frames`, `.frames.zst`, or a folder of them), bars of a day
-(`btcusd-second-20161007-trade.csv`), or `db:TENANT`, what is stored. A record that cannot be used is skipped and
-counted, with its file and line; a source that is not what its name says is refused.
+(`btcusd-second-20161007-trade.csv`, or a folder of them), or `db:TENANT`, what is stored. A record that cannot be used
+is skipped and counted, with its file and line; a source that is not what its name says is refused.
 """
 
 import heapq
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from pulsestream.commands.bar_source import BarSource, is_bar_file
+from pulsestream.commands.bar_source import BAR_FILES, BarSource, is_bar_file
 from pulsestream.commands.frame_source import FrameSource, is_recording
 from pulsestream.commands.reading import Skipped, Slice, Source, SourceError, Span
 from pulsestream.commands.row_source import RowSource
@@ -20,7 +20,7 @@ DATABASE: Final = "db:"
 LARGE: Final = 32 * 1024 * 1024
 """Bytes of bars from which on it pays to read them in several processes."""
 KINDS: Final = (
-    "a recording (.frames, .frames.zst, or a folder of them), bars such as btcusd-second-20161007-trade.csv, "
+    "a recording (.frames, .frames.zst), bars such as btcusd-second-20161007-trade.csv, a folder of either, "
     "or db:TENANT"
 )
 
@@ -81,6 +81,8 @@ def _sorted_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             raise SourceError(f"{path} is not there; a source is {KINDS}")
         if is_bar_file(path):
             bars.append(path)
+        elif path.is_dir() and (held := sorted(path.glob(BAR_FILES))):
+            bars += held
         elif is_recording(path):
             recordings.append(path)
         else:

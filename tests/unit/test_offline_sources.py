@@ -205,6 +205,15 @@ def test_slices_of_a_span_hold_the_same_bars_in_order_of_time(shared_data: Path)
     assert offsets == list(range(len(offsets)))
 
 
+def test_a_folder_of_bars_is_all_of_them(tmp_path: Path) -> None:
+    row = "0,10,12,9,11,1"
+    bars(tmp_path, row)
+    bars(tmp_path, row, name="ethusd-minute-20161007-trade.csv")
+    bars(tmp_path, row, name="ethusd-minute-20161007-quote.csv")
+
+    assert {key.product for key in rows(opened(tmp_path))} == {"BTC-USD", "ETH-USD"}
+
+
 def test_a_row_that_is_no_bar_is_skipped_with_its_line(tmp_path: Path) -> None:
     path = bars(
         tmp_path,
