@@ -8,12 +8,14 @@ ours in their place. Overrides name the method of aiokafka 0.14 that they replac
 
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiokafka.consumer import fetcher as library
 
 from streams.blocks import Block, FetchedBytes
 
+SHARE: Final = 500
+"""Records of a partition that are handed on at once while other partitions have some too."""
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -62,10 +64,13 @@ class BlockResult(library.FetchResult):  # type: ignore[misc] # it has no types
     """What a fetch brought of a partition."""
 
     _partition_records: PartitionBlocks | None
+    share: int | None = SHARE
+    """Records that are handed on at once, at most; None: any number."""
 
     def getall(self, max_records: int | None = None) -> Fetched:
         """Return up to `max_records` records (it counts what the iterator gives, which are batches here)."""
         fetched = Fetched()
+        max_records = min([count for count in (max_records, self.share) if count is not None], default=None)
         blocks = self._partition_records
         if not self.check_assignment(self._topic_partition) or blocks is None:
             return fetched
@@ -94,7 +99,22 @@ class BlockFetcher(library.Fetcher):  # type: ignore[misc] # it has no types
     """The library's fetcher, which keeps and returns blocks."""
 
     _proc_fetch_request = _with_ours(library.Fetcher._proc_fetch_request)  # noqa: SLF001 - no other way
-    fetched_records = _with_ours(library.Fetcher.fetched_records)
+    _fetched_records = _with_ours(library.Fetcher.fetched_records)
+
+    async def fetched_records(self, partitions: Any, timeout: float = 0, max_records: int | None = None) -> Any:  # noqa: ASYNC109 - the library's signature
+        """Hand on a share of each partition in turn (fetcher.py:1209 empties the first before the second).
+
+        So a topic with a backlog delays the others by its share of a turn, not by all that was fetched of it. Those
+        that could fill a turn alone share it; what is left of them comes last in the next.
+        """
+        held = [result for result in self._records.values() if isinstance(result, BlockResult)]
+        for result in held:
+            result.share = None if max_records is None else max(SHARE, max_records // len(held))
+        drained = await self._fetched_records(partitions, timeout, max_records)
+        for tp in drained:
+            if tp in self._records:
+                self._records[tp] = self._records.pop(tp)
+        return drained
 
 
 def hand_on_blocks(fetcher: library.Fetcher) -> None:

@@ -136,7 +136,7 @@ def test_topics_that_come_one_after_the_other_under_load_disturb_nobody(still: S
     with Feeding(still, market(21, 60_000, exchange=still.exchange), per_second=600) as feeding:
         for number in range(4):
             still.prepare(tenant=f"{still.tenant}n{number}")
-            eventually(lambda sources=3 * (number + 2): assert_reads(worker, sources), every=0.1)  # type: ignore[misc]
+            eventually(lambda sources=6 * (number + 2): assert_reads(worker, sources), every=0.1)  # type: ignore[misc]
         worker.assert_alive()
         feeding.enough()
 

@@ -1,6 +1,8 @@
 """What our fetcher makes of a fetch against what aiokafka makes of it: the same records and the same positions."""
 
+import asyncio
 import struct
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.blocks import FetchedBytes
-from streams.fetching import BlockResult, PartitionBlocks
+from streams.fetching import SHARE, BlockFetcher, BlockResult, PartitionBlocks
 from tests.support.batching import Batch, Written, batch_bytes
 
 TICKS = TopicPartition("ps.acme.ticks.v1", 0)
@@ -118,3 +120,58 @@ def test_a_batch_with_a_wrong_checksum_is_refused_and_those_before_it_are_not() 
     assert reading.take(1) == [(0, b"value")]
     with pytest.raises(CorruptRecordException):
         reading.take(1)
+
+
+# ---- fair turns ----
+
+
+class Turns:
+    """A fetcher with what was fetched of some partitions, without a broker."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.fetcher: Any = object.__new__(BlockFetcher)
+        self.fetcher._subscriptions = SimpleNamespace(reassignment_in_progress=False)
+        self.fetcher._notify = lambda _: None
+        self.fetcher._wait_consume_future = None
+        self.fetcher._records = {}
+        for number, size in enumerate(sizes):
+            tp = TopicPartition(f"ps.t{number}.ticks.v1", 0)
+            raw = batch_bytes(Batch([Written(place) for place in range(size)]))
+            made = PartitionBlocks(tp, FetchedBytes(raw), [], 0, None, None, True, READ_COMMITTED)
+            state = Position(0)
+            assignment = SimpleNamespace(active=True, state_value=lambda _, state=state: state)
+            self.fetcher._records[tp] = BlockResult(tp, assignment=assignment, partition_records=made, backoff=0)
+
+    def take(self, count: int) -> dict[str, int]:
+        """Return how many records of each topic a turn hands on."""
+        drained = asyncio.run(self.fetcher.fetched_records(None, 0, count))
+        return {tp.topic.split(".")[1]: len(records) for tp, records in drained.items()}
+
+
+def test_a_backlog_does_not_keep_a_quiet_topic_waiting_for_more_than_its_share_of_a_turn() -> None:
+    turns = Turns([3 * SHARE, 5, 7])
+
+    assert turns.take(2 * SHARE) == {"t0": SHARE, "t1": 5, "t2": 7}
+
+
+def test_what_is_left_of_a_backlog_comes_last_in_the_next_turn() -> None:
+    turns = Turns([4 * SHARE, 4 * SHARE, 4 * SHARE])
+
+    got = [turns.take(2 * SHARE) for _ in range(3)]
+
+    assert got == [{"t0": SHARE, "t1": SHARE}, {"t2": SHARE, "t0": SHARE}, {"t1": SHARE, "t2": SHARE}]
+
+
+def test_a_topic_alone_has_the_whole_turn() -> None:
+    assert Turns([4 * SHARE]).take(3 * SHARE) == {"t0": 3 * SHARE}
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 40))
+def test_in_turns_everything_is_handed_on_once(sizes: list[int], count: int) -> None:
+    turns, total = Turns(sizes), dict.fromkeys(range(len(sizes)), 0)
+
+    while turns.fetcher._records:
+        for name, records in turns.take(count).items():
+            total[int(name[1:])] += records
+
+    assert list(total.values()) == sizes

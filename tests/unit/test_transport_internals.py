@@ -85,6 +85,9 @@ RELIED_ON: dict[Callable[..., Any], str] = {
     aiokafka.AIOKafkaConsumer.start: "2f1ba70443327538",
     AioFetcher._get_actions_per_node: "1dab2cf937d165d0",
     SubscriptionState.subscribe_from_pattern: "f97a661f4ce69331",
+    SubscriptionState.subscribe_pattern: "773df5f2e808a15a",
+    AIOKafkaClient.send: "246b277687d7b687",
+    AIOKafkaClient.set_topics: "9f9b55d6d8997834",
     TopicPartitionState.seek: "c20b56d7ba7b2872",
     AIOKafkaClient.force_metadata_update: "cb7befef21c8f3f9",
 }
@@ -161,5 +164,5 @@ def test_the_fetcher_makes_and_asks_for_the_classes_that_are_replaced_by_their_n
     replaced = {"MemoryRecords", "PartitionRecords", "FetchResult"}
 
     assert replaced <= asked
-    for method in (fetching.BlockFetcher._proc_fetch_request, fetching.BlockFetcher.fetched_records):
+    for method in (fetching.BlockFetcher._proc_fetch_request, fetching.BlockFetcher._fetched_records):
         assert {method.__globals__[name].__module__.split(".")[0] for name in replaced} == {"streams"}
