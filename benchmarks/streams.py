@@ -8,16 +8,19 @@
 - `tenants_200_cost_ratio`: CPU a record for 200 tenants against one; `..._live_...`: at 2,000 ticks a second
 - `two_workers_cpu_ratio`: CPU a record of two workers that share the partitions, against one
 - `recovery_100k_s`: seconds until 100,000 keys of state on the broker can be folded
+- `hot_tenant_delay_p99_ms`, `hot_tenant_over_alone_p99_ms`: a quiet tenant's tick to its alert beside a backlog of
+  another's, and what that is above the same without the backlog
 - `record_cost_us`, `key_second_cost_us`: what a record and an active second of a product take of a core
 """
 
 from typing import Final
 
-from benchmarks import streams_alerts, streams_capacity, streams_recovery, streams_windows
+from benchmarks import streams_alerts, streams_capacity, streams_fairness, streams_recovery, streams_windows
 from benchmarks.broker import running_broker
 from benchmarks.choice import Choice, Figures
 
-PARTS: Final = (*streams_windows.ENTRANTS, *streams_alerts.PARTS, *streams_capacity.PARTS, *streams_recovery.PARTS)
+GROUPS: Final = (streams_windows, streams_alerts, streams_capacity, streams_recovery, streams_fairness)
+PARTS: Final = (*streams_windows.ENTRANTS, *(part for group in GROUPS[1:] for part in group.PARTS))
 
 
 def run(quick: bool, choice: Choice) -> Figures:  # noqa: FBT001 - what the command line says
@@ -28,6 +31,6 @@ def run(quick: bool, choice: Choice) -> Figures:  # noqa: FBT001 - what the comm
     parts = [part for part in PARTS if not choice.only or part in choice.only]
     figures: Figures = {}
     with running_broker() as broker:
-        for group in (streams_windows, streams_alerts, streams_capacity, streams_recovery):
+        for group in GROUPS:
             figures |= group.run(broker, parts, choice.repetitions, quick=quick)
     return figures
