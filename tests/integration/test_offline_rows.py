@@ -1,10 +1,14 @@
 """Stored ticks and trades as a source of the offline commands, read from a real database."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from pulsestream.cli import app
 from pulsestream.commands.reading import SLICE_RECORDS, Key, SourceError, Span
 from pulsestream.commands.row_source import RowSource
 from pulsestream.core.clock import to_datetime
@@ -118,3 +122,18 @@ def test_a_tenant_of_whom_nothing_is_stored_is_refused(database: NamedDatabase) 
 def test_a_database_that_is_away_is_an_outage() -> None:
     with pytest.raises(OutageError, match="cannot read what is stored"):
         RowSource("postgresql://nobody@127.0.0.1:1/nowhere", "acme", Span())
+
+
+def test_the_command_line_reads_the_database_that_a_setting_names(
+    database: NamedDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store(database, [trade(number) for number in range(0, 10_000_000, 1_000_000)])
+    monkeypatch.setenv("PULSESTREAM_DATABASE_URL", database.url("ps_sink"))
+    rules = tmp_path / "rules.yaml"
+    rules.write_text('rules: [{name: n, product: "*", condition: {type: price, above: 59999}}]')
+
+    told = CliRunner().invoke(app, ["stats", "db:acme", "--windows", "1m", "--json"], catch_exceptions=False)
+    fired = CliRunner().invoke(app, ["backtest", str(rules), "db:acme", "--json"], catch_exceptions=False)
+
+    assert [json.loads(line)["count"] for line in told.stdout.splitlines()] == list(range(1, 11))
+    assert [json.loads(line)["state"] for line in fired.stdout.splitlines()] == ["firing"]
