@@ -127,7 +127,7 @@ class Exponential:
 def run(quick: bool) -> dict[str, float]:  # noqa: FBT001 - what the command line says
     """Compare, print tables, and return the figures."""
     folder = markets.data_folder()
-    drawn = 40 if quick else 200
+    drawn = 200 if quick else 600
     minutes, volumes = _by_minute(folder)
     seconds = [_by_second(folder)]
     returns: dict[str, Detector] = {
