@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from confluent_kafka import Message, Producer
 
-from benchmarks.peers import ticks
+from benchmarks.peers import backlog, ticks
 from benchmarks.peers.environments import environment
 from benchmarks.peers.job import Job
 from benchmarks.peers.race import Mark, Span, SpoiltError, Turn, Watch, Windows, run
@@ -77,7 +77,7 @@ class Course:
         for name, value in _subscriptions():
             producer.produce(SUBSCRIPTIONS, value, name)
         producer.flush(_FLUSH)  # our worker takes prices from ticks only where it knows that there are no trades
-        for key, value in ticks.encoded(count):
+        for key, value in backlog.encoded(count):
             while not _produced(producer, key, value):
                 producer.poll(0.1)
         if producer.flush(_FLUSH):

@@ -5,16 +5,10 @@ order. Every optional field but the quote's time is there. Sizes are multiples o
 whatever order it is made, and equal windows are equal to the last bit.
 """
 
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import cycle
-from multiprocessing import get_context
 from typing import Final
 
 from benchmarks.peers.job import SECOND
-from schemas.codec import codec
 from schemas.records import Tick
 
 PRODUCTS: Final = tuple(f"P{number:02}-USD" for number in range(50))
@@ -24,9 +18,8 @@ PER_SECOND: Final = 150
 BEGIN: Final = 1_767_225_600 * SECOND
 """Event time of the first one, micros: the start of a day."""
 
-CHUNK: Final = 50_000
-"""Ticks that are encoded in one go: a whole number of rounds of the products."""
-_ENCODERS: Final = 2
+FIRST_SEQUENCE: Final = 33_393_879_800
+FIRST_TRADE: Final = 881_613_000
 SLICE: Final = 10
 """Seconds of the oracle's slices."""
 
@@ -70,11 +63,11 @@ def tick(number: int) -> Tick:
     """Return tick `number` whole."""
     told = facts(number)
     return Tick(
-        event_id=f"{EXCHANGE}:{told.product}:{33_393_879_800 + number}",
+        event_id=f"{EXCHANGE}:{told.product}:{FIRST_SEQUENCE + number}",
         exchange=EXCHANGE,
         product=told.product,
-        sequence=33_393_879_800 + number,
-        trade_id=881_613_000 + number,
+        sequence=FIRST_SEQUENCE + number,
+        trade_id=FIRST_TRADE + number,
         side="buy" if number % 3 else "sell",
         price=told.price,
         size=told.size,
@@ -91,24 +84,6 @@ def tick(number: int) -> Tick:
         exchange_time=told.time,
         received_time=told.time + 1_500,
     )
-
-
-def encoded(count: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield key and framed value of the first `count` ticks; beside each other, since they are millions."""
-    keys = [product.encode() for product in PRODUCTS]
-    waiting: deque[Future[list[bytes]]] = deque()
-    with ProcessPoolExecutor(_ENCODERS, get_context("spawn")) as pool:
-        for start in range(0, count, CHUNK):
-            waiting.append(pool.submit(_values, start, min(start + CHUNK, count)))
-            if len(waiting) > 2 * _ENCODERS:
-                yield from zip(cycle(keys), waiting.popleft().result(), strict=False)
-        for values in waiting:
-            yield from zip(cycle(keys), values.result(), strict=False)
-
-
-def _values(start: int, stop: int) -> list[bytes]:
-    encode = codec(Tick).encode
-    return [encode(tick(number)) for number in range(start, stop)]
 
 
 def ticks_before(time: int) -> int:

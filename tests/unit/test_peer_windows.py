@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.peers.backlog import CHUNK, encoded
 from benchmarks.peers.job import SECOND, add, begin, closed
 from benchmarks.peers.lane_panes import Fold, Ticks
 from benchmarks.peers.race import Mark, Span, Windows, chosen
@@ -21,8 +22,11 @@ from benchmarks.peers.ticks import (
     differences,
     facts,
     plain_windows,
+    tick,
     ticks_before,
 )
+from schemas.codec import codec
+from schemas.records import Tick
 
 _MINUTES = 2
 _UNTIL = BEGIN + _MINUTES * 60 * SECOND
@@ -142,3 +146,14 @@ def test_a_count_that_is_not_told_is_not_compared() -> None:
     expected = plain_windows(60, 60, BEGIN + 60 * SECOND)
 
     assert differences({key: replace(window, count=None) for key, window in expected.items()}, expected) == []
+
+
+def test_the_backlog_is_the_ticks_in_the_codecs_own_bytes() -> None:
+    count = CHUNK + 777
+
+    written = list(encoded(count))
+
+    assert len(written) == count
+    for number in (*range(100), *range(CHUNK - 50, CHUNK + 50), count - 1):
+        whole = tick(number)
+        assert written[number] == (whole.product.encode(), codec(Tick).encode(whole))
