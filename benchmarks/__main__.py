@@ -21,7 +21,7 @@ _IN_PARTS: Final = frozenset({"streams"})
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark that the command line names."""
     asked = _parser().parse_args(arguments)
-    figures = _run(asked.name, Choice(asked.only, asked.repetitions), quick=asked.quick)
+    figures = _run(asked.name, Choice(asked.only, asked.repetitions, asked.scale), quick=asked.quick)
     print(json.dumps({name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}))
 
 
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: a smoke test, not a measurement")
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="these parts (streams)")
     parser.add_argument("--repetitions", type=int, metavar="N", help="rounds of each part (streams)")
+    parser.add_argument("--scale", type=float, default=1.0, metavar="S", help="shorter turns of the race (streams)")
     return parser
 
 

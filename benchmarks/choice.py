@@ -9,7 +9,11 @@ Figures = dict[str, float | str | None]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Parts by name (none: all of them), and how many rounds of each (None: as planned)."""
+    """Parts by name (none: all of them), how many rounds of each (None: as planned), and how long a turn of a race.
+
+    `scale` is of the planned seconds of warm-up and measurement.
+    """
 
     only: Collection[str] = ()
     repetitions: int | None = None
+    scale: float = 1.0

@@ -19,8 +19,8 @@ from benchmarks import streams_alerts, streams_capacity, streams_fairness, strea
 from benchmarks.broker import running_broker
 from benchmarks.choice import Choice, Figures
 
-GROUPS: Final = (streams_windows, streams_alerts, streams_capacity, streams_recovery, streams_fairness)
-PARTS: Final = (*streams_windows.ENTRANTS, *(part for group in GROUPS[1:] for part in group.PARTS))
+GROUPS: Final = (streams_alerts, streams_capacity, streams_recovery, streams_fairness)
+PARTS: Final = (*streams_windows.ENTRANTS, *(part for group in GROUPS for part in group.PARTS))
 
 
 def run(quick: bool, choice: Choice) -> Figures:  # noqa: FBT001 - what the command line says
@@ -31,6 +31,7 @@ def run(quick: bool, choice: Choice) -> Figures:  # noqa: FBT001 - what the comm
     parts = [part for part in PARTS if not choice.only or part in choice.only]
     figures: Figures = {}
     with running_broker() as broker:
+        figures |= streams_windows.run(broker, parts, choice, quick=quick)
         for group in GROUPS:
             figures |= group.run(broker, parts, choice.repetitions, quick=quick)
     return figures

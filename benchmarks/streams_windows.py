@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from benchmarks.choice import Figures
+from benchmarks.choice import Choice, Figures
 from benchmarks.peers.course import Course, Entrant
 from benchmarks.peers.environments import JavaPeer, PythonPeer, UnavailableError
 from benchmarks.peers.race import Span, SpoiltError, Turn
@@ -19,6 +19,8 @@ from benchmarks.table import show
 from pulsestream.local.kafka import EmbeddedKafka
 
 HOP: Final = 10
+_LEAST: Final = 0.6
+"""Of the backlog, however short the turns."""
 LEFT_OUT: Final = "left out by --quick"
 _QUIX: Final = PythonPeer("quix_windows", ("quixstreams==3.28.1", "fastavro==1.13.1"))
 _BYTEWAX: Final = PythonPeer("bytewax_windows", ("bytewax==0.21.1", "confluent-kafka==2.16.1", "fastavro==1.13.1"))
@@ -86,15 +88,21 @@ class Outcome:
         return [turn for turn in self.turns.get(name, ()) if turn is not None]
 
 
-def run(broker: EmbeddedKafka, parts: Collection[str], rounds: int | None, *, quick: bool) -> Figures:
+def run(broker: EmbeddedKafka, parts: Collection[str], choice: Choice, *, quick: bool) -> Figures:
     """Race those that are among the parts."""
-    plan = QUICK if quick else WHOLE
+    plan = _scaled(QUICK if quick else WHOLE, choice)
     names = [name for name in ENTRANTS if name in parts and (name in _QUICK or not quick)]
     if not names:
         return {}
-    outcome = measure(broker, replace(plan, rounds=rounds or plan.rounds), names)
+    outcome = measure(broker, plan, names)
     show_turns(outcome)
     return figures(outcome, parts)
+
+
+def _scaled(plan: Plan, choice: Choice) -> Plan:
+    span = replace(plan.span, warm_up=plan.span.warm_up * choice.scale, seconds=plan.span.seconds * choice.scale)
+    backlog = int(plan.backlog * min(max(choice.scale, _LEAST), 1.0))  # the fastest have to find enough of it
+    return replace(plan, rounds=choice.repetitions or plan.rounds, span=span, backlog=backlog)
 
 
 def measure(broker: EmbeddedKafka, plan: Plan, names: Collection[str]) -> Outcome:
