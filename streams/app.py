@@ -54,7 +54,8 @@ def build(
     async def fold(stream: Any) -> None:  # Faust's stream type is generic over what it does not know
         async for event in stream.noack().events():
             try:
-                await ownership.take(event.value, event.ack)
+                await ownership.take(event.value)
+                event.ack()
             except Exception as error:  # Faust would skip the batch and go on
                 fail(error)
                 raise

@@ -55,14 +55,15 @@ Records: TypeAlias = dict[Name, KeyBatch | list[Row]]
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """The records of a source by key, and those left out by reason."""
+    """The records of a source by key, those left out by reason, and the offset after the last one."""
 
+    next_offset: int
     records: Records = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
 
 
 Batch: TypeAlias = tuple[Source, Sequence[Block]]
-"""Blocks of a source, in offset order."""
+"""Blocks of a source, in offset order; at least one."""
 
 
 def take_in(source: Source, blocks: Sequence[Block]) -> Intake:
@@ -72,23 +73,27 @@ def take_in(source: Source, blocks: Sequence[Block]) -> Intake:
 
 def take_in_many(batches: Sequence[Batch]) -> list[Intake]:
     """Do the same for each of several batches, of different sources, in one pass."""
-    intakes = [Intake() for _ in batches]
+    intakes: dict[int, Intake] = {}
     for kind in (Tick, Trade):
         chosen = [number for number, (source, _) in enumerate(batches) if _KINDS[source.dataset] is kind]
-        theirs = [batches[number] for number in chosen]
-        if sum(len(block) for _, blocks in theirs for block in blocks) >= CROSSOVER:
-            _take_by_columns(kind, theirs, [intakes[number] for number in chosen])
-        else:
-            for number in chosen:
-                intakes[number] = take_in_rows(*batches[number])
-    return intakes
+        intakes.update(zip(chosen, _take_in(kind, [batches[number] for number in chosen]), strict=True))
+    return [intakes[number] for number in range(len(batches))]
 
 
 def take_in_rows(source: Source, blocks: Sequence[Block]) -> Intake:
     """Do the same for one source, record by record."""
-    intake = Intake()
+    intake = Intake(blocks[-1].next_offset)
     intake.records.update(_rows(intake.skipped, source, (record for block in blocks for record in block.records())))
     return intake
+
+
+def _take_in(kind: Kind, batches: Sequence[Batch]) -> list[Intake]:
+    if sum(len(block) for _, blocks in batches for block in blocks) >= CROSSOVER:
+        try:
+            return _by_columns(kind, batches)
+        except Exception:  # noqa: BLE001 - whatever bytes lead the columns into: one by one, only those that do are left out
+            _log.error("records are taken one by one: their columns failed", exc_info=True)
+    return [take_in_rows(source, blocks) for source, blocks in batches]
 
 
 def key_of(tenant: str, dataset: str, exchange: str, product: str) -> str:
@@ -146,7 +151,8 @@ def _position(source: Source, record: BlockRecord) -> dict[str, int]:
 # ---- by columns ----
 
 
-def _take_by_columns(kind: Kind, batches: Sequence[Batch], intakes: Sequence[Intake]) -> None:
+def _by_columns(kind: Kind, batches: Sequence[Batch]) -> list[Intake]:
+    intakes = [Intake(theirs[-1].next_offset) for _, theirs in batches]
     blocks = [(number, block) for number, (_, theirs) in enumerate(batches) for block in theirs]
     numbers = np.array([number for number, _ in blocks], np.int64)
     found = find(kind, [block for _, block in blocks], numbers, [_OWN[source.dataset] for source, _ in batches])
@@ -156,6 +162,7 @@ def _take_by_columns(kind: Kind, batches: Sequence[Batch], intakes: Sequence[Int
     singly |= np.array([name in records for records, name in zip(theirs, found.products.names, strict=True)], np.bool_)
     _add_rows(found, singly, theirs)
     _add_batches(found, ~singly, theirs)
+    return intakes
 
 
 def _add_rows(found: Found, chosen: Bools, theirs: Sequence[Records]) -> None:

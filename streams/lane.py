@@ -7,7 +7,7 @@ what a pause of this process puts in doubt is settled by a checkpoint before the
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -16,12 +16,11 @@ from pulsestream.core.clock import wall_clock
 from pulsestream.core.log import logger
 from pulsestream.core.metrics import STREAM_CHECKPOINT_SECONDS, STREAM_RECORDS, STREAM_SKIPPED
 from streams.basis import BasisChange, Product
-from streams.blocks import Block
 from streams.changes import Cut
 from streams.checkpoint import StatePartition
 from streams.emission import Output
 from streams.entries import OWNER, Position
-from streams.intake import Source
+from streams.intake import Intake, Source
 from streams.outputs import Outputs, Receipt
 from streams.pipeline import Folding, Shard
 from streams.rulebook import RuleChange
@@ -57,7 +56,7 @@ class Tools(Protocol):
 
 
 Ack = Callable[[], object]
-"""Tells Faust that a batch is done."""
+"""Tells the transport that a batch is done."""
 
 
 @dataclass(slots=True)
@@ -98,7 +97,7 @@ class Lane:
         self._send_pending()
         self._keep(self._checkpoints())
 
-    async def take(self, source: Source, blocks: Sequence[Block], ack: Ack, wanted: Callable[[], bool]) -> None:
+    async def take(self, source: Source, intake: Intake, ack: Ack, wanted: Callable[[], bool]) -> None:
         """Fold a batch and send what comes out; `ack` is called when a checkpoint contains it.
 
         Drops the batch when, by the time its turn has come, it is not `wanted` any more.
@@ -107,7 +106,7 @@ class Lane:
             await self._safe_to_fold()
             if not wanted() or self.is_closed() or source.tenant in self.shard.parked:
                 return
-            folding = self.shard.fold(source, blocks)
+            folding = self.shard.fold(source, intake)
             receipt = self._receipt(source.tenant)
             self._open.acks.append((source.tenant, ack))
             _count(source, folding)

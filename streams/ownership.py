@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
+from functools import partial
 from typing import Final, TypeVar
 
 from confluent_kafka import KafkaError
@@ -27,8 +28,8 @@ from streams.checkpoint import StatePartition
 from streams.entries import Position, Restored, sort
 from streams.errors import StreamError
 from streams.eventclock import FeedStates
-from streams.intake import Source, source_topic
-from streams.lane import Ack, Lane
+from streams.intake import Source, source_topic, take_in_many
+from streams.lane import Lane
 from streams.outputs import Outputs
 from streams.parking import Parking
 from streams.pipeline import Shard
@@ -126,13 +127,22 @@ class Ownership:
 
     # ---- what the worker calls ----
 
-    async def take(self, batch: Batch, ack: Ack) -> None:
-        """Fold a batch; one that was read before the last seek or of a partition given up is dropped."""
-        consumer, lane = self._reader(), self.lanes.get(batch.partition)
-        source = self._sources.get(TP(batch.topic, batch.partition))
-        if lane is not None and source is not None and consumer.is_current(batch):
-            await self._know_changes(batch.fetched_at)
-            await lane.take(source, batch.blocks, ack, lambda: consumer.is_current(batch))
+    async def take(self, batches: Iterable[Batch]) -> None:
+        """Fold the batches of a fetch; those read before the last seek or of a partition given up are dropped."""
+        is_current = self._reader().is_current
+        wanted = [
+            (source, batch)
+            for batch in batches
+            if (source := self._sources.get(batch.tp)) is not None and is_current(batch)
+        ]
+        if not wanted:
+            return
+        await self._know_changes(max(batch.fetched_at for _, batch in wanted))
+        intakes = take_in_many([(source, batch.blocks) for source, batch in wanted])
+        for (source, batch), intake in zip(wanted, intakes, strict=True):
+            lane = self.lanes.get(batch.partition)
+            if lane is not None:
+                await lane.take(source, intake, batch.ack, partial(is_current, batch))
 
     async def tick(self) -> None:
         """Let the event clocks act."""

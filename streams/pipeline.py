@@ -17,7 +17,6 @@ from schemas.validate import EVERY_EXCHANGE
 from streams import kinds
 from streams.awaiting import Awaiting, Queue
 from streams.basis import OWN, Bases, BasisChange, Product, Records, prices_live_on, product_of, sources_of
-from streams.blocks import Block
 from streams.changes import Changes, Cut, TenantChanges, TenantCut
 from streams.emission import Output, alert_output, emitted, pending_output
 from streams.engine import divergence, snapshot
@@ -29,7 +28,7 @@ from streams.engine.rules import EVERY_PRODUCT, ActiveRule
 from streams.engine.transitions import FEED_DOWN, QUIET_MARKET
 from streams.entries import PendingAlert, Position, Restored, alert_entry
 from streams.eventclock import EventClocks
-from streams.intake import Source, key_of, parts_of, source_topic, take_in
+from streams.intake import Intake, Source, key_of, parts_of, source_topic
 from streams.kinds import State, Step, prices_of, step_of
 from streams.outbox import Outbox
 from streams.rulebook import RuleChange
@@ -91,9 +90,8 @@ class Shard:
 
     # ---- records ----
 
-    def fold(self, source: Source, blocks: Sequence[Block]) -> Folding:
-        """Fold a batch: blocks of one source partition, in offset order, the first at or after its position."""
-        intake = take_in(source, blocks)
+    def fold(self, source: Source, intake: Intake) -> Folding:
+        """Fold a batch: records of one source partition, in offset order, the first at or after its position."""
         result = Folding(skipped=intake.skipped)
         folded = 0
         for (exchange, product), records in intake.records.items():
@@ -105,7 +103,7 @@ class Shard:
             self._after_fold(key, watermark)
         if source.dataset == "ticks":
             result.outputs.extend(self._compare(source.tenant, intake.records))
-        self._move(source, blocks[-1].next_offset)
+        self._move(source, intake.next_offset)
         return replace(result, folded=folded)
 
     def _fold_key(self, source: Source, key: str, inputs: Records, skipped: Counter[str]) -> Iterable[Folded]:

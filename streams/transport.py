@@ -1,4 +1,4 @@
-"""Batch transport for Faust: one message per (partition, fetch) on the tick topics, whose value is a `Batch`.
+"""Batch transport for Faust: one message per fetch of the tick and trade topics, whose value is a list of `Batch`.
 
 Topics are found by pattern, so that a new tenant's topic joins while the worker runs. Where reading starts is not the
 group's committed offset but what the `Owner` says (the checkpoint's positions); the committed offsets follow the
@@ -10,7 +10,7 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final, Protocol
@@ -41,7 +41,7 @@ _NO_EPOCH: Final = -1
 _log = logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
     """The records of one fetch of one partition, in offset order, undecoded; never empty.
 
@@ -49,16 +49,25 @@ class Batch:
     `fetched_at` is when it arrived, monotonic seconds.
     """
 
-    topic: str
-    partition: int
+    tp: TP
     epoch: int
     fetched_at: float
     blocks: list[Block]
+    acked: bool = False
+
+    @property
+    def partition(self) -> int:
+        """The number of the partition."""
+        return int(self.tp.partition)
 
     @property
     def next_offset(self) -> int:
         """The offset after the last record."""
         return self.blocks[-1].next_offset
+
+    def ack(self) -> None:
+        """Count it as done, so that the group's offset may pass it."""
+        self.acked = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +98,8 @@ class _Reading:
     next_offset: int
     """That the next batch begins with, or lies beyond where offsets were left out."""
     sought: Sought = Sought.ONCE
-    lane: deque[Message] = field(default_factory=deque)
-    """Batches delivered and not yet committed, oldest first. A message's offset is that of its LAST record."""
+    lane: deque[Batch] = field(default_factory=deque)
+    """Batches delivered and not yet committed, oldest first."""
 
 
 class Owner(Protocol):
@@ -116,7 +125,7 @@ class Owner(Protocol):
 
 
 class BatchSchema(faust.Schema[None, None]):
-    """Marks a topic as a batch topic: its events carry the `Batch` itself."""
+    """Marks a topic as a batch topic: its events carry the list of `Batch` itself."""
 
     def compile(self, app: Any, **_: Any) -> Any:  # Faust's own types are no stricter
         """Hand the value on as it is (replaces serializers/schemas.py:136).
@@ -125,8 +134,8 @@ class BatchSchema(faust.Schema[None, None]):
         """
 
         async def decode(message: Message, *, propagate: bool = False) -> Any:  # noqa: ARG001 - Faust's signature
-            batch, message.value = message.value, None
-            return app.create_event(None, batch, message.headers, message)
+            batches, message.value = message.value, None
+            return app.create_event(None, batches, message.headers, message)
 
         return decode
 
@@ -280,7 +289,7 @@ class BatchConsumer(driver.Consumer):
 
     def is_current(self, batch: Batch) -> bool:
         """Return whether no seek came between the fetch of this batch and now."""
-        reading = self._readings.get(TP(batch.topic, batch.partition))
+        reading = self._readings.get(batch.tp)
         return reading is not None and reading.epoch == batch.epoch != _NO_EPOCH
 
     async def rewind(self, positions: Mapping[TP, int]) -> None:
@@ -386,7 +395,9 @@ class BatchConsumer(driver.Consumer):
         """
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Mapping[TP, Any]:  # noqa: ASYNC109 - Faust's signature
-        """Hand the records of a partition on as one (consumer.py:1432).
+        """Hand the batches of a fetch on as one, under the name of one of their partitions (consumer.py:1432).
+
+        A message costs Faust more than it costs to fold a few records, and many partitions bring few records each.
 
         A fetch that spans a rebalance returns records from before or after the seek, nobody knows: forget them and
         seek again (the library's own guard, consumer.py:787, is never cleared).
@@ -406,7 +417,12 @@ class BatchConsumer(driver.Consumer):
         again = {tp: reading.next_offset for tp, reading in known.items() if tp not in sound}
         if again:
             await self._thread.seek_all(again)
-        return {tp: [(reading.epoch, fetched[tp].blocks)] for tp, reading in sound.items()}
+        batches = [
+            Batch(tp, reading.epoch, self._fetched_at, fetched[tp].blocks)
+            for tp, reading in sound.items()
+            if active_partitions is None or tp in active_partitions
+        ]
+        return {batches[0].tp: [batches]} if batches else {}
 
     async def _tell_losses(self, fetched: Mapping[TP, tuple["_Reading", Fetched]]) -> None:
         """Tell of records that retention took while we read: aiokafka goes on at the first one left, and is silent.
@@ -440,35 +456,39 @@ class BatchConsumer(driver.Consumer):
         return False
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
-        """Make one message of a list of records (drivers/aiokafka.py:272).
+        """Make a message of a list of batches (drivers/aiokafka.py:272).
 
-        It may have waited behind other partitions since its fetch: one from before a seek changes nothing here, and
-        `is_current` tells the owner to drop it.
+        One from before a seek changes nothing here, and `is_current` tells the owner to drop it.
         """
-        epoch, blocks = record
-        batch = Batch(tp.topic, tp.partition, epoch, self._fetched_at, blocks)
+        batches: list[Batch] = record
+        last = batches[0].blocks[-1]
         message = ConsumerMessage(
             tp.topic,
             tp.partition,
-            batch.next_offset - 1,
-            blocks[-1].timestamp / 1000,
-            int(not blocks[-1].has_own_times),
+            last.offset,
+            last.timestamp / 1000,
+            int(not last.has_own_times),
             [],
             None,
-            batch,  # type: ignore[arg-type] # Faust hands a value on as it is; BatchSchema decodes this one
+            batches,  # type: ignore[arg-type] # Faust hands a value on as it is; BatchSchema decodes this one
             None,
             0,
-            sum(len(block) for block in blocks),
+            sum(len(block) for batch in batches for block in batch.blocks),
             tp,
             generation_id=self.app.consumer_generation_id,
         )
-        if self.is_current(batch):
-            self._readings[tp].next_offset = batch.next_offset
-            self._readings[tp].lane.append(message)
+        for batch in batches:
+            if self.is_current(batch):
+                self._readings[batch.tp].next_offset = batch.next_offset
+                self._readings[batch.tp].lane.append(batch)
         # None switches off the gap and "DROPPED MESSAGE" logic of _drain_messages (consumer.py:1205), which counts
         # offsets one by one, takes the received offset itself for a gap and treats offset 0 as none.
         self._read_offset[tp] = None
         return message
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        """Return the partitions whose batches may be committed (consumer.py:1083 knows those that name a message)."""
+        return (tp for tp in self._readings if topics is None or tp in topics or tp.topic in topics)
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002 - Faust's signature
         """Commit for lag tools (consumer.py:1037 draws a table of the offsets, for a log that is not kept).
@@ -484,7 +504,7 @@ class BatchConsumer(driver.Consumer):
         """Return last + 1 of the newest batch with no unfinished one before it (consumer.py:1097 counts one by one)."""
         reading, offset = self._readings.get(tp), None
         while reading and reading.lane and reading.lane[0].acked:
-            offset = reading.lane.popleft().offset + 1
+            offset = reading.lane.popleft().next_offset
         self._acked[tp].clear()
         self._acked_index[tp].clear()
         return offset

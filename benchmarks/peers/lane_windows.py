@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,15 +99,16 @@ class Lane:
 
     # ---- what the agent and the worker call ----
 
-    async def take(self, batch: Batch, ack: Callable[[], object]) -> None:
-        """Fold a batch and send the windows that it closes."""
-        part = self._parts.get(batch.partition)
-        if part is None or self.consumer is None or not self.consumer.is_current(batch):
-            return
-        for product, record in part.fold.take(self._columns.ticks(batch)):
-            self._send(product.encode(), record)
-        part.position = Position(part.position.topic_id, batch.next_offset)
-        part.acks.append(ack)
+    async def take(self, batches: Iterable[Batch]) -> None:
+        """Fold the batches of a fetch and send the windows that they close."""
+        for batch in batches:
+            part = self._parts.get(batch.partition)
+            if part is None or self.consumer is None or not self.consumer.is_current(batch):
+                continue
+            for product, record in part.fold.take(self._columns.ticks(batch)):
+                self._send(product.encode(), record)
+            part.position = Position(part.position.topic_id, batch.next_offset)
+            part.acks.append(batch.ack)
 
     async def checkpoint(self) -> None:
         """Write what changed once the broker has what was sent."""

@@ -11,7 +11,7 @@ from streams.basis import BasisChange, Product
 from streams.emission import Output
 from streams.engine.rules import ActiveRule
 from streams.entries import Position, sort
-from streams.intake import Source
+from streams.intake import Source, take_in
 from streams.pipeline import Shard
 from streams.rulebook import RuleChange
 from tests.support.batching import Written, block_from
@@ -88,7 +88,8 @@ class World:
         batch = self.logs.get(topic, [])[start : start + count]
         if not batch or tenant in self.shard.parked:
             return None
-        folding = self.shard.fold(self.source(tenant, dataset), [block_from(batch)])
+        source = self.source(tenant, dataset)
+        folding = self.shard.fold(source, take_in(source, [block_from(batch)]))
         self.sent += folding.outputs
         return folding
 

@@ -21,10 +21,10 @@ PRODUCTS = [("coinbase", "BTC-USD"), ("kraken", "ETH/EUR"), ("x-mine", "A")]
 FRAMED = {"ticks": TICK, "own-ticks": TICK, "trades": TRADE}
 
 
-def rows(taken: Intake) -> tuple[dict[tuple[str, str], list[Row]], dict[str, int]]:
+def rows(taken: Intake) -> tuple[dict[tuple[str, str], list[Row]], dict[str, int], int]:
     """Return everything as rows."""
     by_key = {name: each.rows() if isinstance(each, KeyBatch) else each for name, each in taken.records.items()}
-    return by_key, dict(taken.skipped)
+    return by_key, dict(taken.skipped), taken.next_offset
 
 
 def by_columns(batches: Sequence[intake.Batch], few: int = 0) -> list[Intake]:
@@ -55,7 +55,7 @@ def batches(draw: st.DrawFn) -> list[intake.Batch]:
     made = []
     for source in draw(st.lists(st.sampled_from(SOURCES), unique_by=id, min_size=1)):
         blocks, offset = [], draw(st.integers(0, 5))
-        for size in draw(st.lists(st.integers(1, 5), max_size=3)):
+        for size in draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)):
             past = draw(st.sampled_from([[], [], [], [("ps-backfill", b"1")]]))
             written = [
                 Written(offset + place, 10**12 + place, b"key", draw(values(source.dataset)), past)
@@ -101,6 +101,20 @@ def test_a_key_with_an_odd_record_comes_as_rows_and_the_others_as_columns(odd: T
 
     assert taken.records["coinbase", "BTC-USD"] == [row_of(TICK, 0, 0), row_of(odd, 1, 0), row_of(TICK, 3, 0)]
     assert isinstance(taken.records["coinbase", "ETH-USD"], KeyBatch)
+
+
+def test_records_are_taken_one_by_one_where_their_columns_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise FloatingPointError
+
+    monkeypatch.setattr(intake, "find", fail)
+    value = codec(Tick).encode(TICK)
+    block = block_from([Written(place, value=value) for place in range(intake.CROSSOVER)])
+
+    [taken] = take_in_many([(SOURCES[0], [block])])
+
+    assert rows(taken) == rows(take_in_rows(SOURCES[0], [block]))
+    assert taken.next_offset == intake.CROSSOVER
 
 
 def test_few_records_are_read_one_by_one_and_many_by_columns() -> None:
