@@ -6,6 +6,7 @@ and silencing exist only in a running installation.
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,7 +25,7 @@ from pulsestream.core.errors import OutageError
 from schemas.records import Alert
 from streams.engine.rules import RuleDefinition
 
-PARTS: Final = 4
+PARTS: Final = 16
 """Parts that each process evaluates, so that none of them waits long for another at the end."""
 _RIGHT: Final = frozenset({"value", "fired", "firing for", "would notify", "longest"})
 
@@ -99,16 +100,23 @@ def _in_processes(
     result = Result()
     counter = Counter(progress)
     try:
-        with ProcessPoolExecutor(workers) as pool:
-            for done in as_completed([pool.submit(_part, rules, part, choice) for part in parts]):
-                result.include(done.result())
-                counter.say(result.tally.records)
+        with ProcessPoolExecutor(workers, initializer=_leave_interrupts) as pool:
+            try:
+                for done in as_completed([pool.submit(_part, rules, part, choice) for part in parts]):
+                    result.include(done.result())
+                    counter.say(result.tally.records)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
     except BrokenProcessPool as error:
-        raise OutageError(
-            "a process that evaluated was ended from outside, maybe for memory: name fewer files"
-        ) from error
-    counter.end()
+        raise OutageError("a process of the backtest was killed, maybe for want of memory: name fewer files") from error
+    finally:
+        counter.end()
     return result
+
+
+def _leave_interrupts() -> None:
+    """Leave Ctrl-C, which reaches every process of the terminal, to the one that was started."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _part(rules: Sequence[RuleDefinition], sources: Sources, choice: Choice) -> Result:
