@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pulsestream.local.kafka import EmbeddedKafka
-from tests.support.accounts import assert_as_the_oracle, assert_every_offset_accounted_for
+from tests.support.accounts import assert_every_offset_accounted_for, assert_true, truth_of
 from tests.support.dying_worker import MOMENTS
 from tests.support.e2e import Service, eventually
 from tests.support.rounds import Rounds
@@ -53,8 +53,8 @@ def test_a_worker_killed_at_the_worst_moment_leaves_what_the_oracle_says(
         feeding.enough()
     worker = streams.start()
 
-    records = streams.ticks()
-    eventually(lambda: assert_as_the_oracle(streams, records, windows=["1m", "5m"]), timeout=60, every=1.0)
+    truth = truth_of(streams)
+    eventually(lambda: assert_true(streams, truth), timeout=60, every=1.0)
     eventually(lambda: assert_every_offset_accounted_for(streams, "ticks"))
     assert worker.stop() == 0
 

@@ -2,23 +2,26 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from confluent_kafka import Consumer, TopicPartition
 
 from pulsestream.core.kafka import client_config
 from pulsestream.core.topics import RULES, state_topic, tenant_topic
 from schemas.codec import codec
-from schemas.records import Rule
+from schemas.records import Alert, Bar, Rule, Stat
 from streams.entries import sort
 from tests.support.e2e import read_topic
 from tests.support.oracle import (
+    WINDOWS,
     Sourced,
     applies,
     assert_alerts_equal,
+    assert_bars_equal,
     assert_one_content_each,
     assert_stats_equal,
     by_key,
+    final_bars,
     final_stats,
     passing_stats,
     transitions,
@@ -26,33 +29,46 @@ from tests.support.oracle import (
 from tests.support.streaming import Streams
 
 
-def rule_records(streams: Streams) -> list[tuple[Rule, int]]:
-    """Return the versions of the tenant's rules, each with its append time (microseconds)."""
+def rule_records(streams: Streams, tenant: str) -> list[tuple[Rule, int]]:
+    """Return the versions of a tenant's rules, each with its append time (microseconds)."""
     told = [(codec(Rule).decode(one.value), one.appended_at) for one in read_topic(streams.admin, RULES)]
-    return [(rule, at) for rule, at in told if rule.tenant == streams.tenant]
+    return [(rule, at) for rule, at in told if rule.tenant == tenant]
 
 
-def assert_as_the_oracle(streams: Streams, records: Sequence[Sourced], *, windows: Sequence[str]) -> None:
-    """Assert that statistics and alerts are the oracle's, for rules of one version and a clock that stood still."""
-    keys = by_key(records)
-    stats, allowed = {}, {}
-    for own in keys.values():
-        stats |= final_stats(own, windows, ended=False)
-        allowed |= passing_stats(own, windows)
-    found = streams.stats()
-    assert_one_content_each(found)
-    assert_stats_equal(found, stats, allowed=allowed)
-    assert_alerts_equal(streams.alerts(), _alerts(streams, keys))
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What the oracle says of a tenant's records: final statistics, those that may be there besides, bars, alerts."""
+
+    records: Sequence[Sourced]
+    stats: Mapping[str, Stat]
+    allowed: Mapping[str, Stat]
+    bars: Mapping[str, Bar]
+    alerts: Sequence[Alert]
 
 
-def _alerts(streams: Streams, keys: Mapping[tuple[str, str], list[Sourced]]) -> list[Any]:
-    alerts = []
-    for rule, at in rule_records(streams):
-        definition = json.loads(rule.definition)
-        for (exchange, product), own in keys.items():
+def truth_of(streams: Streams, *, basis: str = "ticks", tenant: str | None = None) -> Truth:
+    """Ask the oracle about the tenant's topics, its rules of one version each, and a clock that stood still."""
+    records = [*streams.ticks(tenant), *streams.trades(tenant)]
+    stats, allowed, bars, alerts = {}, {}, {}, []
+    for (exchange, product), own in by_key(records).items():
+        stats |= final_stats(own, list(WINDOWS), basis=basis, ended=False)
+        allowed |= passing_stats(own, list(WINDOWS), basis=basis)
+        bars |= final_bars(own, basis=basis, ended=False)
+        for rule, at in rule_records(streams, tenant or streams.tenant):
+            definition = json.loads(rule.definition)
             if applies(definition, exchange, product):
-                alerts += transitions(definition, own, rule_id=rule.rule_id, version=rule.version, effective_at=at)
-    return alerts
+                named = {"rule_id": rule.rule_id, "version": rule.version, "effective_at": at}
+                alerts += transitions(definition, own, basis=basis, **named)
+    return Truth(records, stats, allowed, bars, alerts)
+
+
+def assert_true(streams: Streams, truth: Truth, tenant: str | None = None) -> None:
+    """Assert that a tenant's statistics, bars and alerts are the oracle's, each id and position with one content."""
+    found = streams.stats(tenant)
+    assert_one_content_each(found)
+    assert_stats_equal(found, truth.stats, allowed=truth.allowed)
+    assert_bars_equal(streams.bars(tenant), truth.bars, truth.records)
+    assert_alerts_equal(streams.alerts(tenant), truth.alerts)
 
 
 def assert_every_offset_accounted_for(streams: Streams, *datasets: str) -> None:

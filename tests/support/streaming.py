@@ -26,7 +26,7 @@ from pulsestream.core.topics import FEEDS, RULES, SUBSCRIPTIONS, TENANTS, state_
 from pulsestream.local.kafka import EmbeddedKafka
 from pulsestream.local.process import free_port
 from schemas.codec import codec
-from schemas.records import Alert, Feed, Rule, Stat, Subscription, Tenant, Tick
+from schemas.records import Alert, Bar, Feed, Rule, Stat, Subscription, Tenant, Tick, Trade
 from streams.engine import fold as engine
 from streams.engine.inputs import row_of
 from streams.engine.rules import ActiveRule, applies, parse_rule
@@ -132,10 +132,10 @@ class Streams:
         self.workers.append(worker)
         return worker
 
-    def send(self, ticks: Iterable[Tick], *, tenant: str | None = None, dataset: str = "ticks") -> None:
-        """Append ticks as a producer does."""
+    def send(self, records: Iterable[Tick | Trade], *, tenant: str | None = None, dataset: str = "ticks") -> None:
+        """Append records of one dataset as a producer does."""
         topic = tenant_topic(tenant or self.tenant, dataset)
-        self.send_bytes(topic, [(tick.product, codec(Tick).encode(tick), {}) for tick in ticks])
+        self.send_bytes(topic, [(record.product, encoded(record), {}) for record in records])
 
     def send_bytes(self, topic: str, records: Iterable[tuple[str, bytes | None, Mapping[str, bytes]]]) -> None:
         """Append records as they are: key, value, headers; returns when the broker has them."""
@@ -192,6 +192,17 @@ class Streams:
             for arrived in read_topic(self.admin, topic)
         ]
 
+    def trades(self, tenant: str | None = None) -> list[Sourced]:
+        """Return the trades as they stand on the topic."""
+        return [
+            Sourced(codec(Trade).decode(arrived.value), arrived.as_of, arrived.appended_at, "trades")
+            for arrived in read_topic(self.admin, tenant_topic(tenant or self.tenant, "trades"))
+        ]
+
+    def bars(self, tenant: str | None = None) -> list[Bar]:
+        """Return every bar on the tenant's topic."""
+        return records_of(self.admin, tenant or self.tenant, "bars", Bar)
+
     def rules(self) -> list[ActiveRule]:
         """Return the tenant's rule versions as the rules topic tells them, in order."""
         versions: list[ActiveRule] = []
@@ -216,15 +227,20 @@ class Streams:
         return "\n".join(f"== {worker.name}\n{worker.log.read_text()}" for worker in self.workers)
 
 
+def encoded(record: Tick | Trade) -> bytes:
+    """Return the framed bytes of a record."""
+    return codec(Trade).encode(record) if isinstance(record, Trade) else codec(Tick).encode(record)
+
+
 class Feeding:
-    """Sends ticks at a rate from a thread of its own, from entering until all are sent or `enough` is called.
+    """Sends records at a rate from a thread of its own, from entering until all are sent or `enough` is called.
 
     Leaving waits for that.
     """
 
-    def __init__(self, streams: Streams, ticks: Iterable[Tick], per_second: int) -> None:
+    def __init__(self, streams: Streams, records: Iterable[Tick | Trade], per_second: int) -> None:
         self._streams = streams
-        self._ticks = ticks
+        self._records = records
         self._rate = per_second
         self._errors: list[BaseException] = []
         self._enough = threading.Event()
@@ -249,11 +265,12 @@ class Feeding:
 
     def _work(self) -> None:
         begun = time.monotonic()
-        topic = tenant_topic(self._streams.tenant, "ticks")
+        ticks, trades = (tenant_topic(self._streams.tenant, dataset) for dataset in ("ticks", "trades"))
         try:
             with _delivering(self._streams.admin) as producer:
-                for number, tick in enumerate(self._ticks, 1):
-                    producer.produce(topic, codec(Tick).encode(tick), tick.product.encode())
+                for number, record in enumerate(self._records, 1):
+                    topic = trades if isinstance(record, Trade) else ticks
+                    producer.produce(topic, encoded(record), record.product.encode())
                     producer.poll(0)
                     if self._enough.wait(max(0.0, begun + number / self._rate - time.monotonic())):
                         return
@@ -311,6 +328,31 @@ def market(
         if chance.random() < 0.01:
             ticks.append(ticks[-1])
     return ticks
+
+
+def with_trades(ticks: Iterable[Tick], seed: int) -> Iterator[Tick | Trade]:
+    """Yield ticks as a cascade of trades brings them about: one or more trades at the price, then the tick."""
+    chance, number = random.Random(seed), 0
+    for tick in ticks:
+        for _ in range(chance.choice((1, 1, 2, 3))):
+            number += 1
+            yield make_trade(tick, number, size=chance.choice((0.25, 0.5, 1.5)))
+        yield tick
+
+
+def make_trade(tick: Tick, number: int, *, size: float = 1.0) -> Trade:
+    """Return the `number`th trade of the tick's product, at its price, 1 ms before it."""
+    return Trade(
+        event_id=f"{tick.exchange}:{tick.product}:t{number}",
+        exchange=tick.exchange,
+        product=tick.product,
+        trade_id=number,
+        price=tick.price,
+        size=size,
+        side="buy" if number % 3 else "sell",
+        exchange_time=tick.exchange_time - 1_000,
+        received_time=tick.received_time,
+    )
 
 
 def make_tick(
