@@ -12,6 +12,7 @@ _NAMES: Final = {
     "feed": "frames of an exchange to acknowledged Kafka records: decoding, encoding, fan-out, latency",
     "streams_decode": "Kafka's record batches to records of the engine: by columns, by rows, of many sources",
     "streams": "ticks to windows and alerts: against Quix Streams, Faust, Bytewax and Kafka Streams",
+    "backtest": "a day of bars of 1 s of 100 products, dense and sparse: rules over prices and over windows",
     "forecast": "volatility and price for the next 1, 5, 15 minutes, against the naive baseline, on recorded days",
     "anomaly": "jumps and volume spikes put into recorded days: what z-scores and ratios find of them",
 }

@@ -14,7 +14,7 @@ from schemas.validate import EVERY_EXCHANGE
 from streams.engine import divergence
 from streams.engine.divergence import DivergenceState, Priced
 from streams.engine.durations import MAX_DURATION, format_duration
-from streams.engine.fold import Folded, advance, fold, new_state, silence
+from streams.engine.fold import Folded, advance, end, fold, new_state, silence
 from streams.engine.inputs import Row
 from streams.engine.rulefile import Expected, RuleTest, TestTick
 from streams.engine.rules import EVERY_PRODUCT, ActiveRule, RuleDefinition, applies
@@ -113,11 +113,10 @@ def _of_exchange(
 ) -> list[Alert]:
     """Return the transitions of a product on one exchange, whose ticks all its rules read."""
     folded = fold(new_state(exchange, product), rows, rules)
-    alerts = folded.alerts
-    if until is not None:
-        for step in (_ran_on(folded, until, rules), _silent(folded, until, rules)):
-            alerts += step.alerts
-    return alerts
+    if until is None:
+        return folded.alerts + end(folded.state, rules).alerts
+    steps = (_ran_on(folded, until, rules), _silent(folded, until, rules))
+    return folded.alerts + [alert for step in steps for alert in step.alerts]
 
 
 def _ran_on(folded: Folded, until: int, rules: Sequence[ActiveRule]) -> Folded:

@@ -90,6 +90,19 @@ def test_rules_are_explained_all_or_one_by_name(tmp_path: Path) -> None:
         rules("explain", tmp_path, RULES, other, options=["--rule", "height"])
 
 
+def test_the_last_second_of_a_test_closes_as_at_the_end_of_a_source(tmp_path: Path) -> None:
+    text = """
+rules:
+  - {name: jump, product: BTC-USD, condition: {type: change, window: 1m, above_pct: 1}}
+tests:
+  - name: jump
+    ticks: [{at: 0s, price: 100}, {at: 1s, price: 102}]
+    expect: [{at: 2s, state: firing, value: 2}]
+"""
+
+    assert rules("test", tmp_path, text).stdout == "ok    jump\n1 of 1 tests hold\n"
+
+
 def test_two_tests_of_one_name_are_told_apart(tmp_path: Path) -> None:
     tests = "tests:\n  - {name: n, ticks: [{at: 0s, price: 99999}], expect: []}\n"
     done = rules("test", tmp_path, RULES, tests, tests.removeprefix("tests:\n"))
