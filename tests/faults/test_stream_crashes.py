@@ -101,23 +101,26 @@ def kill_after(worker: Service, records: int) -> None:
     worker.kill()
 
 
-def test_a_stopped_worker_that_wakes_after_its_successor_took_over_changes_nothing(streams: Streams) -> None:
-    ticks = market(3, 30_000, products=6, exchange=streams.exchange)
-    zombie = streams.start()
+def test_a_stopped_worker_that_wakes_after_its_successor_took_over_changes_nothing(
+    streams: Streams, rounds: Rounds
+) -> None:
+    worker = streams.start()
 
-    with Feeding(streams, ticks, per_second=600) as feeding:
-        wait_folded(zombie, 1_000)
-        signal_to(zombie, signal.SIGSTOP)
-        successor = streams.launch()
-        wait_folded(successor, 2_000)
-        signal_to(zombie, signal.SIGCONT)
+    with Feeding(streams, market(3, 90_000, products=6, exchange=streams.exchange), per_second=600) as feeding:
+        for _ in range(rounds(1, 5)):
+            zombie = worker
+            wait_folded(zombie, 1_000)
+            signal_to(zombie, signal.SIGSTOP)
+            worker = streams.launch()
+            wait_folded(worker, 2_000)
+            signal_to(zombie, signal.SIGCONT)
 
-        assert zombie.running is not None
-        assert zombie.running.wait(60) == 1
+            assert zombie.running is not None
+            assert zombie.running.wait(60) == 1
+            assert "another worker has taken" in zombie.log.read_text()
         feeding.enough()
-    assert "another worker has taken" in zombie.log.read_text()
     assert_as_uninterrupted(streams)
-    successor.assert_alive()
+    worker.assert_alive()
 
 
 def test_a_worker_that_was_stopped_for_a_moment_goes_on(streams: Streams) -> None:
