@@ -11,7 +11,22 @@ from typing import Any, Final, TypeVar
 K = TypeVar("K")
 V = TypeVar("V")
 
-REPEATED: Final = frozenset({"exchange", "product", "side", "source", "status", "tenant", "tier", "type"})
+REPEATED: Final = frozenset(
+    {
+        "exchange",
+        "product",
+        "side",
+        "source",
+        "status",
+        "tenant",
+        "tier",
+        "topic_id",
+        "type",
+        "window",
+        "period",
+        "basis",
+    }
+)
 """String fields whose values come again and again."""
 _KINDS: Final = frozenset({"string", "long", "int", "double", "boolean"})
 _TIME: Final = {"type": "long", "logicalType": "timestamp-micros"}
@@ -38,22 +53,57 @@ class Field:
         return self.kind == "double" or (self.kind == "micros" and not self.optional)
 
 
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """A field that is a flat record itself."""
+
+    name: str
+    optional: bool
+    fields: tuple[Field, ...]
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it is packed together with its neighbours: never."""
+        return False
+
+
+def nested_fields(schema: Mapping[str, Any]) -> list[Field | Nested] | None:
+    """Return the fields of a record schema, records among them; None when one of those or another is not flat."""
+    fields = [each for field in schema["fields"] if (each := flat_field(field) or _nested_field(field))]
+    return fields if len(fields) == len(schema["fields"]) else None
+
+
+def _nested_field(field: Mapping[str, Any]) -> Nested | None:
+    kind, optional = _without_null(field["type"])
+    if not isinstance(kind, dict) or kind["type"] != "record":
+        return None
+    fields = flat_fields(kind)
+    return None if fields is None else Nested(field["name"], optional, tuple(fields))
+
+
+def _without_null(kind: Any) -> tuple[Any, bool]:  # a schema as JSON
+    if isinstance(kind, list) and len(kind) == len(("null", "the value")) and kind[0] == "null":
+        return kind[1], True
+    return kind, False
+
+
+F = TypeVar("F", Field, Field | Nested)
+
+
 def flat_fields(schema: Mapping[str, Any]) -> list[Field] | None:
     """Return the fields of a record schema; None when it is not flat."""
     fields = [flat for field in schema["fields"] if (flat := flat_field(field))]
     return fields if len(fields) == len(schema["fields"]) else None
 
 
-def runs(fields: Iterable[Field]) -> list[tuple[int, list[Field]]]:
+def runs(fields: Iterable[F]) -> list[tuple[int, list[F]]]:
     """Return the fields in numbered runs: neighbours that are packed together, and those that are not."""
     return list(enumerate(list(run) for _, run in groupby(fields, key=lambda field: field.is_packed)))
 
 
 def flat_field(field: Mapping[str, Any]) -> Field | None:
     """Return a field of a record schema; None when it is not flat."""
-    kind, optional = field["type"], False
-    if isinstance(kind, list) and len(kind) == len(("null", "the value")) and kind[0] == "null":
-        kind, optional = kind[1], True
+    kind, optional = _without_null(field["type"])
     if kind == _TIME:
         return Field(field["name"], "micros", optional)
     return Field(field["name"], kind, optional) if isinstance(kind, str) and kind in _KINDS else None

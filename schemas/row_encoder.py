@@ -1,9 +1,10 @@
-"""Encoders of flat records, one written out for each schema: fastavro's bytes at an eighth of its cost.
+"""Encoders of flat records and of records of such, one written for each schema: an eighth of fastavro's cost.
 
-`row_encoder` writes the source of one function from an Avro schema of strings, longs, ints, doubles and booleans, each
-perhaps in a union with null, and compiles it. What makes it quick: neighbouring doubles and times are packed by one
-call, the bytes of longs come from tables, and texts that come again and again (exchange, product) are encoded once.
-Whatever that function cannot take goes to the plain encoder, which so decides what is refused, and how.
+`row_encoder` writes the source of one function from an Avro schema of strings, longs, ints, doubles and booleans, or
+records of these, each perhaps in a union with null, and compiles it. What makes it quick: neighbouring doubles and
+times are packed by one call, the bytes of longs come from tables, and texts that come again and again (exchange,
+product) are encoded once. Whatever that function cannot take goes to the plain encoder, which so decides what is
+refused, and how.
 """
 
 import struct
@@ -11,7 +12,19 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, Final, TypeVar, cast
 
-from schemas.flat import HIGH_SHIFT, LONG_BITS, LOW_BITS, MIDDLE_BITS, REPEATED, TIMES, Field, Seen, flat_fields, runs
+from schemas.flat import (
+    HIGH_SHIFT,
+    LONG_BITS,
+    LOW_BITS,
+    MIDDLE_BITS,
+    REPEATED,
+    TIMES,
+    Field,
+    Nested,
+    Seen,
+    nested_fields,
+    runs,
+)
 
 R = TypeVar("R")
 
@@ -24,7 +37,7 @@ def row_encoder(schema: Mapping[str, Any], prefix: bytes, plain: Callable[[R], b
 
     `plain` encodes what the written function cannot; it is what is returned for a schema that is not flat.
     """
-    fields = flat_fields(schema)
+    fields = nested_fields(schema)
     if fields is None:
         return plain
     names = _parts() | _packers(fields) | {"_prefix": prefix, "_plain": plain}
@@ -39,29 +52,44 @@ _FORMATS: Final = {"double": "d", "micros": "2s2s4s"}
 _SPLIT: Final = f"_low[{{0}} & {_LOW - 1}], _middle[{{0}} >> {LOW_BITS} & {_MIDDLE - 1}], _high[{{0}} >> {HIGH_SHIFT}]"
 
 
-def source(fields: Iterable[Field]) -> str:
+def source(fields: Iterable[Field | Nested]) -> str:
     """Return the source of the function `encode` for a record of these fields.
 
     Names that are no field's begin with an underscore, so that no field can hide them.
     """
     loads, pieces = [], ["_prefix"]
     for number, run in runs(fields):
-        if run[0].is_packed:
-            loads += [f"{field.name} = record.{field.name}" for field in run]
-            pieces.append(_packed(number, run))
+        packed = _packed_fields(run)
+        if packed:
+            loads += [f"{field.name} = record.{field.name}" for field in packed]
+            pieces.append(_packed(number, packed))
         else:
-            pieces += [_single(field, f"record.{field.name}") for field in run]
+            pieces += [_apart(field) for field in run]
     body = [*loads, "return _join((", *(f"    {piece}," for piece in pieces), "))"]
     lines = ["try:", *(f"    {line}" for line in body), "except Exception:", "    return _plain(record)"]
     return "\n".join(["def encode(record):", *(f"    {line}" for line in lines)])
 
 
-def _packers(fields: Iterable[Field]) -> dict[str, Any]:
-    return {f"_pack{number}": struct.Struct(f"<{_format(run)}").pack for number, run in runs(fields)}
+def _packers(fields: Iterable[Field | Nested]) -> dict[str, Any]:
+    return {f"_pack{number}": struct.Struct(f"<{_format(_packed_fields(run))}").pack for number, run in runs(fields)}
+
+
+def _packed_fields(run: Iterable[Field | Nested]) -> list[Field]:
+    return [field for field in run if isinstance(field, Field) and field.is_packed]
 
 
 def _format(run: list[Field]) -> str:
-    return "".join("B" * field.optional + _FORMATS[field.kind] for field in run if field.is_packed)
+    return "".join("B" * field.optional + _FORMATS[field.kind] for field in run)
+
+
+def _apart(field: Field | Nested) -> str:
+    """Return the source of the bytes of a field that is not packed."""
+    value = f"record.{field.name}"
+    if isinstance(field, Field):
+        return _single(field, value)
+    inner = "".join(f"{_single(each, f'{value}.{each.name}')}, " for each in field.fields)
+    whole = f"_join(({inner}))"
+    return f"(_null if {value} is None else _some + {whole})" if field.optional else whole
 
 
 def _packed(number: int, run: list[Field]) -> str:

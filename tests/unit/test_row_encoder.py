@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from schemas import registry
 from schemas.codec import NAMES, FastavroCodec, codec
-from schemas.records import Event, Record, Tenant, Tick, Trade
+from schemas.records import Bar, Event, Record, Stat, Tenant, Tick, Trade
 from schemas.row_encoder import row_encoder
 from tests.support.strategies import records
 
 FLAT = [Tick, Trade, Event, Tenant]
+NESTED = [Stat, Bar]
+"""Flat but for a record that is."""
 MICROS = {"type": "long", "logicalType": "timestamp-micros"}
 TIMES = st.integers(0, 4_102_444_800_000_000)
 EDGES = [sign * (1 << bits) + off for sign in (1, -1) for bits in range(64) for off in (-1, 0, 1)]
@@ -70,7 +72,24 @@ def test_a_flat_record_of_any_schema_is_written_as_by_fastavro(record: tuple[dic
     assert written == b"prefix" + by_fastavro(schema, values)
 
 
-@pytest.mark.parametrize("kind", FLAT)
+@given(record=flat_records(), optional=st.booleans(), known=st.booleans())
+def test_a_record_within_a_record_is_written_as_by_fastavro(
+    *, record: tuple[dict[str, Any], dict[str, Any]], optional: bool, known: bool
+) -> None:
+    inner, values = record
+    kind = {**inner, "name": "Inner"}
+    fields = [{"name": "long", "type": "long"}, {"name": "within", "type": ["null", kind] if optional else kind}]
+    schema = {"type": "record", "name": "Outer", "fields": fields}
+    within = values if known or not optional else None
+
+    written = row_encoder(schema, b"", refuse)(
+        SimpleNamespace(long=7, within=None if within is None else SimpleNamespace(**within))
+    )
+
+    assert written == by_fastavro(schema, {"long": 7, "within": within})
+
+
+@pytest.mark.parametrize("kind", FLAT + NESTED)
 @given(st.data())
 def test_every_flat_record_is_written_as_by_fastavro(kind: type[Record], data: st.DataObject) -> None:
     schema, prefix = registry.current(NAMES[kind]), codec(kind).encode(data.draw(records(kind)))[:5]
