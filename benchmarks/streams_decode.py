@@ -25,7 +25,7 @@ from streams.engine.inputs import Table
 from streams.intake import Batch, Source, take_in, take_in_many, take_in_rows
 from streams.tables import find
 
-SIZES: Final = (2000, 200, 100, 60, 40, 20)
+SIZES: Final = (2000, 500, 200, 120, 80, 20)
 PRODUCTS: Final = 5
 SOURCES: Final = 600
 """200 tenants with 3 partitions each."""

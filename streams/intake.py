@@ -27,7 +27,7 @@ from streams.tables import Found, Kind, Name, find
 
 DATASETS: Final = ("ticks", "own-ticks", "trades")
 """What is folded."""
-CROSSOVER: Final = 60
+CROSSOVER: Final = 120
 """Records that take as long by columns as one by one (measured: benchmarks/streams_decode.py)."""
 FEW: Final = 8
 """Records of a key that take as long cut into panes as one by one (likewise)."""
