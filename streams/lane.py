@@ -124,6 +124,7 @@ class Lane:
             self.shard.change_bases(self._at_end)
             self.shard.miss(wall_clock(), connected, self._at_end)
             outputs = self.shard.tick(connected, self._at_end)
+            self.shard.rest(wall_clock())
             by_tenant: dict[str, list[Output]] = {}
             for output in outputs:
                 by_tenant.setdefault(output.tenant, []).append(output)

@@ -40,6 +40,9 @@ SETTLED_AT_ONCE: Final = 500
 """Keys whose next deadline is worked out anew in one tick, after a change of rules or a take-over."""
 ADVANCED_AT_ONCE: Final = 2_000
 """Keys of one source topic whose clocks act in one tick: more would keep batches waiting."""
+REST_AFTER: Final = 60_000_000
+"""Microseconds without a change after which, at the second look, a state is kept as bytes."""
+RESTED_AT_ONCE: Final = 100
 CHECKED_AT_ONCE: Final = 50_000
 """Keys that are looked at in one tick for what ended rules left open."""
 
@@ -82,6 +85,10 @@ class Shard:
         self._changes = Changes()
         self._clocks = EventClocks()
         self._awaiting = Awaiting()
+        #: Keys touched since states were last put to rest, and those that are still to be put to rest.
+        self._young: set[str] = set()
+        self._resting: list[str] = []
+        self._rested_at = 0
         #: Keys whose next deadline has to be worked out anew.
         self._unsettled: dict[str, None] = {}
         self._connection_of = connection_of
@@ -189,6 +196,19 @@ class Shard:
                 for key, clock in self._clocks.take_due((topic, connection), running, ADVANCED_AT_ONCE):
                     outputs += self._advance(key, clock)
         return outputs
+
+    def rest(self, now: int) -> None:
+        """Keep states in which nothing has happened for a while as bytes; `now` is wall time, micros."""
+        if now - self._rested_at > REST_AFTER:
+            self._resting = [key for key in self.states.loaded() if key not in self._young]
+            self._young.clear()
+            self._rested_at = now
+        resting, self._resting = self._resting[:RESTED_AT_ONCE], self._resting[RESTED_AT_ONCE:]
+        changed = [changes.states for changes in self._changes.tenants.values()]
+        for key in resting:
+            if key not in self._young and key in self.states and not any(key in states for states in changed):
+                self.states.pack(key, self._due(key))
+                self._rules_of.pop(key, None)
 
     def miss(self, now: int, connected: Callable[[str], bool], at_end: AtEnd) -> None:
         """Let rules on missing records act at wall time `now` (micros), where a source is read to its end.
@@ -491,6 +511,7 @@ class Shard:
 
     def _replace(self, tenant: str, key: str, state: State) -> None:
         self._changes.of(tenant).states.setdefault(key, self.states.get(key))
+        self._young.add(key)
         self.states[key] = state
 
 

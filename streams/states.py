@@ -1,4 +1,4 @@
-"""The states of one shard's keys. One that was restored stays as bytes until it is asked for. Pure.
+"""The states of one shard's keys. One that was restored, or put to rest, stays as bytes until it is asked for. Pure.
 
 So taking a partition over costs no decoding, and a key in which nothing happens costs little memory.
 """
@@ -55,6 +55,16 @@ class States(Mapping[str, State]):
         """
         for key, parts in self._packed.items():
             yield key, None if kinds.is_compared(key) else snapshot.glance(key, parts)
+
+    def pack(self, key: str, due: int) -> None:
+        """Keep a state as bytes until it is asked for again; `due` as `kinds.entries` takes it."""
+        written = kinds.entries(key, None, self._loaded.pop(key), due)
+        prefix = len(key) + 1
+        self._packed[key] = {name[prefix:]: value for name, value in written.items() if value is not None}
+
+    def loaded(self) -> list[str]:
+        """Return the keys whose states are not bytes."""
+        return list(self._loaded)
 
     def drop(self, key: str) -> None:
         """Forget a key."""

@@ -205,3 +205,40 @@ def test_every_output_carries_the_headers_of_a_cloud_event() -> None:
         at = record.start if isinstance(record, Bar) else record.at
         kind = f"pulsestream.{output.dataset.removesuffix('s')}.v1"
         assert output.headers == cloud_event(name, kind, f"/{EXCHANGE}", at)
+
+
+def test_a_key_at_rest_is_bytes_and_goes_on_as_if_it_had_not_been() -> None:
+    rested, awake = world_of(20), world_of(20)
+    for world in (rested, awake):
+        for _ in range(3):
+            if world is rested:
+                world.shard.rest(world.now)
+            world.tick(61 * SECOND)
+            world.checkpoint()
+        world.append("acme", [make_tick(EXCHANGE, "P7-USD", 2, 100.0, at=world.now)])
+        world.tick(0)
+    rested.shard.rest(rested.now)
+    at_rest = len(rested.shard.states) - len(rested.shard.states.loaded())
+
+    for world in (rested, awake):
+        world.fold("acme")
+        world.tick(3 * SECOND)
+        world.checkpoint()
+
+    assert at_rest == 20
+    assert [(output.topic, output.value) for output in rested.sent] == [
+        (output.topic, output.value) for output in awake.sent
+    ]
+    assert rested.committed == awake.committed
+
+
+def test_a_key_that_changed_since_the_last_checkpoint_is_not_put_to_rest() -> None:
+    world = world_of(2)
+    world.append("acme", [make_tick(EXCHANGE, "P1-USD", 2, 100.0, at=world.now)])
+    world.fold("acme")
+
+    for _ in range(3):
+        world.now += 61 * SECOND
+        world.shard.rest(world.now)
+
+    assert world.shard.states.loaded() == ["acme/ticks/coinbase/P1-USD"]
