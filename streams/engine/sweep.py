@@ -25,7 +25,9 @@ from streams.engine.view import PaneRows
 Signals: TypeAlias = NDArray[np.uint8]
 SLACK: Final = 1e-9
 """Relative error allowed for logarithms and quotients, far above what they have."""
-LEVELS: Final = 24
+DENSE: Final = 128
+"""Seconds for each pane up to which their places are looked up."""
+LEVELS: Final = 16
 """Sizes between which the median size of moves is looked for."""
 _EPSILON: Final = 2.0**-52
 
@@ -55,7 +57,7 @@ class Stretch:
                 return _volume(self.seconds, measure, at, observed)
             if measure.kind == "volatility":
                 return _volatility(self._rows(measure), measure.seconds, at, observed)
-            return _zscore(self._rows(measure), measure, at, observed)
+            return _zscore(self._rows(measure), measure.seconds, at, observed)
 
     def instants(self, measure: Measure, after: int, until: int) -> Ints:
         """Return the seconds in (after, until], ascending, at which a measure may change (`measures.instants`)."""
@@ -121,14 +123,16 @@ def possible_signals(limit: Limit, bounds: Bounds) -> Signals:
     low, high, threshold, clear = bounds.low, bounds.high, limit.threshold, limit.clear
     if not limit.above:
         low, high, threshold, clear = -high, -low, -threshold, -clear
-    true = np.where(high > threshold, Signal.TRUE, 0)
-    between = np.where((high > clear) & (low <= threshold), Signal.BETWEEN, 0)
-    return (true | between | np.where(low <= clear, Signal.CLEAR, 0)).astype(np.uint8)
+    signals = (high > threshold).view(np.uint8) * np.uint8(Signal.TRUE)
+    signals |= (low <= clear).view(np.uint8) * np.uint8(Signal.CLEAR)
+    if clear < threshold:
+        signals |= ((high > clear) & (low <= threshold)).view(np.uint8) * np.uint8(Signal.BETWEEN)
+    return signals
 
 
 def _change(rows: PaneRows, seconds: int, at: Ints) -> Bounds:
     """Return the value itself: it takes one division."""
-    end, start = rows.second.searchsorted(at), rows.second.searchsorted(at - seconds)
+    end, start = _places(rows, at), _places(rows, at - seconds)
     held = end > start
     closes = np.concatenate(((np.nan,), rows.close))
     opens = np.concatenate((rows.open, (np.nan,)))
@@ -139,8 +143,8 @@ def _change(rows: PaneRows, seconds: int, at: Ints) -> Bounds:
 
 
 def _volume(rows: PaneRows, measure: Measure, at: Ints, observed: Ints) -> Bounds:
-    end, start = rows.second.searchsorted(at), rows.second.searchsorted(at - measure.seconds)
-    begin = rows.second.searchsorted(at - measure.seconds - measure.baseline)
+    end, start = _places(rows, at), _places(rows, at - measure.seconds)
+    begin = _places(rows, at - measure.seconds - measure.baseline)
     total, error = _running(rows.volume)
     inside, before = total[end] - total[start], total[start] - total[begin]
     windows = measure.baseline // measure.seconds
@@ -151,48 +155,41 @@ def _volume(rows: PaneRows, measure: Measure, at: Ints, observed: Ints) -> Bound
 
 
 def _volatility(rows: PaneRows, seconds: int, at: Ints, observed: Ints) -> Bounds:
-    """Return bounds from running totals of squared returns, one for each phase of the grid.
-
-    While the window is not yet observed whole, the grid begins with the first record: nothing is known then.
-    """
+    """Return bounds from running totals of squared returns, one for each phase of the grid."""
     step = GRIDS[seconds]
-    low, high = np.full(len(at), -np.inf), np.full(len(at), np.inf)
-    for phase in np.unique(at % step):
-        chosen = (at % step == phase) & (observed >= seconds * MICROS_PER_SECOND)
+    covered = np.minimum(observed, seconds * MICROS_PER_SECOND)
+    low, high = np.zeros(len(at)), np.zeros(len(at))
+    for phase in range(step):
+        chosen = at % step == phase
         if chosen.any():
             low[chosen], high[chosen] = _of_phase(rows, seconds, step, at[chosen])
-    covered = np.minimum(observed, seconds * MICROS_PER_SECOND)
-    too_few = -(-covered // (step * MICROS_PER_SECOND)) < MIN_RETURNS
-    return _without(too_few, Bounds(low, high))
+    scale = YEAR_SECONDS / (covered / MICROS_PER_SECOND)
+    bounds = Bounds(np.sqrt(low * scale) * (1 - SLACK), np.sqrt(high * scale) * (1 + SLACK))
+    return _without(-(-covered // (step * MICROS_PER_SECOND)) < MIN_RETURNS, bounds)
 
 
 def _of_phase(rows: PaneRows, seconds: int, step: int, at: Ints) -> tuple[Floats, Floats]:
+    """Return bounds of the sums of squared returns; before the first record the price is what that one opened with."""
     begin = int(at[0]) - seconds
-    points = np.arange(begin, int(at[-1]) + 1, step)
-    places = rows.second.searchsorted(points)
-    prices = np.where(places > 0, rows.close[places - 1], np.nan)
-    moves = _moves(prices)
-    total, error = _running(np.where(np.isnan(moves), 0.0, moves * moves))
+    places = _places(rows, np.arange(begin, int(at[-1]) + 1, step))
+    moves = _moves(np.where(places > 0, rows.close[places - 1], rows.open[0]))
+    total, error = _running(moves * moves)
     if not np.isfinite(error):
-        return np.full(len(at), -np.inf), np.full(len(at), np.inf)
+        return np.zeros(len(at)), np.full(len(at), np.inf)
     last = (at - begin) // step + 1
     squares = total[last] - total[last - seconds // step]
-    scale = YEAR_SECONDS / seconds
-    low = np.sqrt(np.maximum(squares - error, 0) * scale) * (1 - SLACK)
-    high = np.sqrt(np.maximum(squares + error, 0) * scale) * (1 + SLACK)
-    known = ~np.isnan(prices[last - 1 - seconds // step])
-    return np.where(known, low, -np.inf), np.where(known, high, np.inf)
+    return np.maximum(squares - error, 0), squares + error
 
 
-def _zscore(rows: PaneRows, measure: Measure, at: Ints, observed: Ints) -> Bounds:
+def _zscore(rows: PaneRows, seconds: int, at: Ints, observed: Ints) -> Bounds:
     """Return bounds from the median size S of the moves that are not 0, which lies between two levels.
 
     Whatever returns are 0 beside them, the median M of all has |M| <= S, and their MAD is at most 2 S. So the score of
     a return r, |r - M| / (1.4826 max(MAD, S)), lies from (|r| - S) / (1.4826 x 2 S) to (|r| + S) / (1.4826 S).
     """
-    step = MINUTE_PANES if measure.by_minute else SECOND_PANES
-    end, start = rows.second.searchsorted(at), rows.second.searchsorted(at - measure.seconds)
-    moves = np.abs(_moves(rows.close))
+    step = SECOND_PANES if seconds <= SECONDS_UP_TO else MINUTE_PANES
+    end, start = _places(rows, at), _places(rows, at - seconds)
+    moves = np.abs(_moves(np.concatenate((rows.open[:1], rows.close)))[1:])
     newest = np.where((end > 0) & (rows.second[end - 1] == at - step), moves[end - 1], 0.0)
     moved = moves > 0
     count = _counted(moved, start, end)
@@ -205,19 +202,31 @@ def _zscore(rows: PaneRows, measure: Measure, at: Ints, observed: Ints) -> Bound
     most = np.fmin((newest / low + 1) / MAD_SCALE * (1 + SLACK), np.inf)
     few = count < MIN_MOVES
     least, most = np.where(few, 0.0, least), np.where(few, 0.0, most)
-    bounds = _without(few & (newest > 0), Bounds(least, most))
-    unknown = (observed < measure.seconds * MICROS_PER_SECOND) | (start == 0)
-    return Bounds(np.where(unknown, -np.inf, bounds.low), np.where(unknown, np.inf, bounds.high))
+    returns = -(-np.minimum(observed, seconds * MICROS_PER_SECOND) // (step * MICROS_PER_SECOND))
+    return _without((returns < MIN_RETURNS) | (few & (newest > 0)), Bounds(least, most))
+
+
+def _places(rows: PaneRows, at: Ints) -> Ints:
+    """Return how many panes begin before each second: a search, or where panes are dense a look-up."""
+    second = rows.second
+    if not len(second) or second[-1] - second[0] > DENSE * len(second):
+        return second.searchsorted(at)
+    before = np.zeros(second[-1] - second[0] + 2, np.int32)
+    before[second - second[0] + 1] = 1
+    np.cumsum(before, out=before)
+    places: Ints = before[np.clip(at - second[0], 0, len(before) - 1)]
+    return places
 
 
 def _moves(prices: Floats) -> Floats:
-    """Return each price's log return since the one before it; of the first, NaN."""
-    return np.log1p(np.diff(prices, prepend=np.nan) / np.concatenate(((np.nan,), prices[:-1])))
+    """Return each price's log return since the one before it; of the first, 0."""
+    return np.log1p(np.diff(prices, prepend=prices[:1]) / np.concatenate((prices[:1], prices[:-1])))
 
 
 def _counted(chosen: Bools, start: Ints, end: Ints) -> Ints:
     """Return how many are chosen from each start to before each end."""
-    total = np.concatenate(((0,), np.cumsum(chosen)))
+    total = np.zeros(len(chosen) + 1, np.int32)
+    np.cumsum(chosen, dtype=np.int32, out=total[1:])
     counts: Ints = total[end] - total[start]
     return counts
 
