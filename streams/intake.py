@@ -31,6 +31,8 @@ CROSSOVER: Final = 120
 """Records that take as long by columns as one by one (measured: benchmarks/streams_decode.py)."""
 FEW: Final = 8
 """Records of a key that take as long cut into panes as one by one (likewise)."""
+SHOWN: Final = 10
+"""Offsets of skipped records in one line of the log."""
 _KINDS: Final[dict[str, Kind]] = {"ticks": Tick, "own-ticks": Tick, "trades": Trade}
 _OWN: Final[dict[str, bool | None]] = {"ticks": False, "own-ticks": True, "trades": None}
 """Whether a dataset holds a tenant's own ticks; trades may be anybody's."""
@@ -118,14 +120,18 @@ def source_topic(key: str) -> str:
 
 def _rows(skipped: Counter[str], source: Source, records: Iterable[BlockRecord]) -> dict[Name, list[Row]]:
     rows: dict[Name, list[Row]] = {}
+    left_out: dict[str, list[int]] = {}
     for record in records:
         taken = _taken(source, record)
         if isinstance(taken, str):
-            skipped[taken] += 1
-            _log.debug("record skipped", topic=source.topic, **_position(source, record), reason=taken)
+            left_out.setdefault(taken, []).append(record.offset)
         else:
             row = row_of(taken, record.offset, record.timestamp * MICROS)
             rows.setdefault((taken.exchange, taken.product), []).append(row)
+    for reason, offsets in left_out.items():
+        skipped[reason] += len(offsets)
+        where = {"partition": source.partition, "offsets": offsets[:SHOWN], "records": len(offsets)}
+        _log.debug("records skipped", topic=source.topic, reason=reason, **where)
     return rows
 
 
@@ -139,13 +145,10 @@ def _taken(source: Source, record: BlockRecord) -> Tick | Trade | str:
     except DecodeError as error:
         return error.code
     except Exception:  # noqa: BLE001 - no bytes of a tenant's may end the worker, which every tenant needs
-        _log.error("record skipped", topic=source.topic, **_position(source, record), exc_info=True)
+        where = {"partition": source.partition, "offset": record.offset}
+        _log.error("record skipped", topic=source.topic, **where, exc_info=True)
         return "undecodable"
     return taken if fault is None else fault.code
-
-
-def _position(source: Source, record: BlockRecord) -> dict[str, int]:
-    return {"partition": source.partition, "offset": record.offset}
 
 
 # ---- by columns ----
@@ -190,9 +193,14 @@ def _judge(
 ) -> None:
     """Take the records one by one that columns are not certain of."""
     uncertain: dict[int, list[BlockRecord]] = {}
-    for record in found.uncertain.tolist():
-        block = found.frames.block[record].item()
-        read = blocks[block].record(found.frames.place[record].item())
-        uncertain.setdefault(numbers[block].item(), []).append(read)
+    block_of = found.frames.block[found.uncertain]
+    for block in np.unique(block_of).tolist():
+        places = found.frames.place[found.uncertain[block_of == block]].tolist()
+        uncertain.setdefault(numbers[block].item(), []).extend(_picked(blocks[block], places))
     for number, records in uncertain.items():
         intakes[number].records.update(_rows(intakes[number].skipped, batches[number][0], records))
+
+
+def _picked(block: Block, places: Sequence[int]) -> Iterable[BlockRecord]:
+    """Return some records of a block: all are read at once (a backfill's), or few by themselves."""
+    return block.records() if len(places) == len(block) else map(block.record, places)

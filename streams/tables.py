@@ -6,7 +6,7 @@ What is found here equals what the row path of `streams.intake` gives, which jud
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Final, TypeAlias
 
 import msgspec
@@ -26,7 +26,7 @@ Name: TypeAlias = tuple[str, str]
 _IDENTITY: Final[dict[Kind, str]] = {Tick: "sequence", Trade: "trade_id"}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Found:
     """The records of many blocks, decoded.
 
@@ -40,7 +40,7 @@ class Found:
     order: Ints
     bounds: Ints
 
-    @property
+    @cached_property
     def uncertain(self) -> Ints:
         """The records that have to be judged one by one, in the order of the blocks."""
         sound = np.zeros(len(self.frames.offset), np.bool_)
