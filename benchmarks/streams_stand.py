@@ -13,7 +13,7 @@ from subprocess import Popen
 from typing import Final, Self
 
 import httpx
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Message, Producer
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.peers.race import SpoiltError, cpu_seconds
@@ -151,18 +151,23 @@ class Stand:
         self._control(topics.RULES, [(rule_id, codec(Rule).encode(rule))])
 
     def write(self, records: Iterable[tuple[str, bytes, bytes]]) -> int:
-        """Append records: topic, key, value; returns how many."""
-        producer = Producer(
-            producer_config(self.settings, "bench-load")
-            | {"linger.ms": 20, "queue.buffering.max.messages": 500_000, "log_level": 2}
-        )
+        """Append records: topic, key, value; returns how many. SpoiltError when the broker did not take one."""
+        failures: list[str] = []
+
+        def delivered(error: KafkaError | None, _: Message) -> None:
+            if error is not None:
+                failures.append(error.str())
+
+        config = producer_config(self.settings, "bench-load") | {"linger.ms": 20, "log_level": 2}
+        producer = Producer({**config, "queue.buffering.max.messages": 500_000, "on_delivery": delivered})
         count = 0
         for topic, key, value in records:
             while not offered(producer, topic, key, value):
                 producer.poll(0.05)
             count += 1
-        if producer.flush(_FLUSH):
-            raise SpoiltError("the broker did not take the load")
+        if producer.flush(_FLUSH) or failures:
+            reason = failures[0] if failures else "it took too long"
+            raise SpoiltError(f"the broker did not take {len(failures):,} records of the load: {reason}")
         return count
 
     @contextmanager
