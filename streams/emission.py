@@ -13,6 +13,7 @@ from pulsestream.core.headers import Headers, cloud_event
 from pulsestream.core.topics import tenant_topic
 from schemas.codec import codec
 from schemas.records import Alert, Bar, Stat
+from streams.engine.fold import Folded
 from streams.entries import PendingAlert
 from streams.intake import parts_of
 from streams.kinds import Step
@@ -59,7 +60,7 @@ class _Envelope(NamedTuple):
         ]
 
 
-def emitted(key: str, step: Step) -> list[Output]:
+def emitted(key: str, step: Folded | Step) -> list[Output]:
     """Return the statistics and bars of a step of a key as records."""
     outputs: list[Output] = []
     if step.bars:

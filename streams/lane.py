@@ -7,7 +7,7 @@ what a pause of this process puts in doubt is settled by a checkpoint before the
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -231,7 +231,7 @@ class Lane:
         self._open.receipts.append(receipt)
         return receipt
 
-    async def _send(self, outputs: Iterable[Output], receipt: Receipt) -> None:
+    async def _send(self, outputs: Sequence[Output], receipt: Receipt) -> None:
         await self._tools.outputs.send(outputs, receipt, lambda: not self.is_closed() and not receipt.abandoned)
         receipt.seal()
 

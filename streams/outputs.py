@@ -6,7 +6,9 @@ any other failure is the broker's, and ends the process: what was sent after it 
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -14,6 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from pulsestream.core.kafka import producer_config
 from pulsestream.core.metrics import STREAM_EMITTED
 from pulsestream.core.settings import Settings
+from pulsestream.core.topics import parse_tenant_topic
 from streams.emission import Output
 from streams.errors import DeliveryError
 
@@ -57,10 +60,10 @@ class Receipt:
         self._lock = threading.Lock()
         self._open = 1  # the seal itself
 
-    def expect(self) -> None:
-        """Count one more output."""
+    def expect(self, outputs: int = 1) -> None:
+        """Count so many outputs more."""
         with self._lock:
-            self._open += 1
+            self._open += outputs
 
     def seal(self) -> None:
         """Say that no more outputs follow; on the event loop."""
@@ -100,6 +103,7 @@ class Outputs:
                 "linger.ms": 1,
             }
         )
+        self._acknowledged: Counter[str] = Counter()
         self._closing = threading.Event()
         self._poller = threading.Thread(target=self._poll, name="outputs", daemon=True)
 
@@ -107,35 +111,40 @@ class Outputs:
         """Begin to report deliveries."""
         self._poller.start()
 
-    async def send(self, outputs: Iterable[Output], receipt: Receipt, wanted: Callable[[], bool]) -> None:
+    async def send(self, outputs: Sequence[Output], receipt: Receipt, wanted: Callable[[], bool]) -> None:
         """Hand records to the producer, in order, and count them on the receipt; waits while the buffer is full.
 
         Stops as soon as `wanted` says no: the partition was given up, or the tenant parked.
         """
+        receipt.expect(len(outputs))
+        report = partial(self._report, receipt)
         for output in outputs:
-            while wanted() and not self.offer(output, receipt):  # noqa: ASYNC110 - nobody tells when there is room
+            while not self._produce(output, report):
                 await asyncio.sleep(FULL_WAIT)
+                if not wanted():
+                    return
 
     def offer(self, output: Output, receipt: Receipt) -> bool:
         """Hand a record to the producer and count it on the receipt; False when the buffer is full."""
-        receipt.expect()
+        receipt.expect(1)
+        taken = self._produce(output, partial(self._report, receipt))
+        if not taken:
+            receipt.settle()
+        return taken
 
-        def delivered(error: KafkaError | None, _: Message) -> None:
-            self._report(output, receipt, error)
-
+    def _produce(self, output: Output, report: Callable[[KafkaError | None, Message | None], None]) -> bool:
         try:
             self._producer.produce(
                 output.topic,
                 output.value,
                 output.key,
-                on_delivery=delivered,
+                on_delivery=report,
                 headers=output.headers,  # type: ignore[arg-type] # it is only read
             )
         except BufferError:
-            receipt.settle()
             return False
         except KafkaException as error:
-            self._report(output, receipt, error.args[0])
+            report(error.args[0], None)
         return True
 
     def close(self, timeout: float) -> None:
@@ -145,17 +154,27 @@ class Outputs:
         if self._poller.is_alive():
             self._poller.join()
 
-    def _report(self, output: Output, receipt: Receipt, error: KafkaError | None) -> None:
+    def _report(self, receipt: Receipt, error: KafkaError | None, message: Message | None) -> None:
+        """Take a delivery report; from the polling thread, but for a record that was refused at once."""
+        topic = message.topic() if message else None
         if error is None:
-            STREAM_EMITTED.labels(output.dataset).inc()
+            self._acknowledged[topic or ""] += 1
             receipt.settle()
         elif error.code() in _TENANT_FAULTS:
-            self._loop.call_soon_threadsafe(self._refused, output.tenant, error)
+            self._loop.call_soon_threadsafe(self._refused, receipt.tenant, error)
         elif error.code() != KafkaError._PURGE_QUEUE:  # noqa: SLF001 - confluent-kafka's own name
-            self._loop.call_soon_threadsafe(
-                self._failed, DeliveryError(f"{output.topic} took no record: {error.str()}")
-            )
+            where = topic or f"a topic of {receipt.tenant}"
+            self._loop.call_soon_threadsafe(self._failed, DeliveryError(f"{where} took no record: {error.str()}"))
 
     def _poll(self) -> None:
         while not self._closing.is_set():
             self._producer.poll(POLL_WAIT)
+            self._count()
+
+    def _count(self) -> None:
+        """Show what was acknowledged: once a poll, since a metric costs more than a report."""
+        acknowledged, self._acknowledged = self._acknowledged, Counter()
+        for topic, count in acknowledged.items():
+            name = parse_tenant_topic(topic)
+            if name is not None:
+                STREAM_EMITTED.labels(name.dataset).inc(count)

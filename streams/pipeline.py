@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from pulsestream.core.log import logger
 from pulsestream.core.topics import tenant_topic
+from schemas.records import Alert
 from schemas.validate import EVERY_EXCHANGE
 from streams import kinds
 from streams.awaiting import Awaiting, Queue
@@ -98,18 +99,24 @@ class Shard:
     # ---- records ----
 
     def fold(self, source: Source, intake: Intake) -> Folding:
-        """Fold a batch: records of one source partition, in offset order, the first at or after its position."""
+        """Fold a batch: records of one source partition, in offset order, the first at or after its position.
+
+        Alerts come first among the outputs: many statistics would keep them waiting.
+        """
         result = Folding(skipped=intake.skipped)
         folded = 0
+        others: list[Output] = []
         for (exchange, product), records in intake.records.items():
             key = key_of(source.tenant, source.dataset, exchange, product)
             watermark = self._watermark(key)
             for step in self._fold_key(source, key, records, result.skipped):
                 folded += step.counts.get("folded", 0)
-                result.outputs.extend(self._outputs(key, step_of(step), decided=False))
+                result.outputs.extend(self._alerts(key, step.alerts, decided=False))
+                others += emitted(key, step)
             self._after_fold(key, watermark)
         if source.dataset == "ticks":
             result.outputs.extend(self._compare(source.tenant, intake.records))
+        result.outputs.extend(others)
         self._move(source, intake.next_offset)
         return replace(result, folded=folded)
 
@@ -427,15 +434,19 @@ class Shard:
             self._changes.entries.update([alert_entry(number, None)])
 
     def _outputs(self, key: str, step: Step, *, decided: bool) -> list[Output]:
+        return self._alerts(key, step.alerts, decided=decided) + emitted(key, step)
+
+    def _alerts(self, key: str, alerts: Iterable[Alert], *, decided: bool) -> list[Output]:
+        """Return alerts that may leave at once; what was decided, and what follows it, waits for a checkpoint."""
         direct: list[Output] = []
-        for alert in step.alerts:
+        for alert in alerts:
             output = alert_output(key, alert)
             if decided or self.outbox.holds(key):
                 number = self.outbox.add(PendingAlert(key, output.key, output.value, output.headers))
                 self._changes.of(output.tenant).alerts.append(number)
             else:
                 direct.append(output)
-        return direct + emitted(key, step)
+        return direct
 
     # ---- checkpoints ----
 

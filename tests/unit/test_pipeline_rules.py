@@ -242,3 +242,19 @@ def test_a_key_that_changed_since_the_last_checkpoint_is_not_put_to_rest() -> No
         world.shard.rest(world.now)
 
     assert world.shard.states.loaded() == ["acme/ticks/coinbase/P1-USD"]
+
+
+def test_alerts_leave_before_the_statistics_of_all_keys_of_their_batch() -> None:
+    world = World()
+    world.put_rule(make_rule("r", "acme", 1), "r", 1)
+    for number in range(1, 130):
+        for product in ("A-USD", "B-USD"):
+            world.append("acme", [make_tick(EXCHANGE, product, number, 100.0 + number % 5, at=world.now)])
+        world.now += SECOND
+
+    datasets = [output.dataset for output in world.fold("acme").outputs]
+
+    alerts = datasets.count("alerts")
+    assert alerts > 0
+    assert set(datasets[:alerts]) == {"alerts"}
+    assert set(datasets[alerts:]) == {"stats", "bars"}

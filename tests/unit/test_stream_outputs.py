@@ -6,10 +6,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from pulsestream.core.settings import Settings
-from streams.emission import Output
 from streams.outputs import Outputs, Receipt
-
-OUTPUT = Output("acme", "stats", "ps.acme.stats.v1", b"BTC-USD", b"value", [])
 
 
 def blamed(code: int) -> list[str]:
@@ -19,7 +16,7 @@ def blamed(code: int) -> list[str]:
         told: list[str] = []
         settings = Settings(kafka_bootstrap="127.0.0.1:1", kafka_security="PLAINTEXT")
         outputs = Outputs(settings, lambda tenant, _: told.append(tenant), lambda _: told.append("worker"))
-        outputs._report(OUTPUT, Receipt("acme", asyncio.get_running_loop()), KafkaError(code))
+        outputs._report(Receipt("acme", asyncio.get_running_loop()), KafkaError(code), None)
         await asyncio.sleep(0)
         return told
 
