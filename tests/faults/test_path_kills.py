@@ -70,8 +70,8 @@ def test_whatever_is_killed_rows_statistics_and_alerts_equal_the_oracle_over_the
         for one in watched:
             records = sourced_ticks(installation.admin, one.slug)
             eventually(lambda: assert_rows_are(installation, one, [record.record for record in records]))  # noqa: B023 - called at once
-            assert_statistics_right(installation, one, records)
-            assert assert_alerts_right(installation, one, records)
+            assert_statistics_right(installation, one)
+            assert assert_alerts_right(installation, one)
         assert installation.stop("producer", "exchange") == {"producer": 0, "exchange": 0}
         gaps = _gaps(installation)
         received = [record.record.received_time for record in sourced_ticks(installation.admin, watched[0].slug)]

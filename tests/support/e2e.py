@@ -29,7 +29,7 @@ from pulsestream.core.topics import tenant_topic
 from pulsestream.local import process
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import DATASET_RECORDS, codec
-from schemas.records import AsOf, Record, Tick
+from schemas.records import AsOf, Record
 from tests.support.databases import NamedDatabase, execute
 from tests.support.oracle import Sourced
 
@@ -410,9 +410,19 @@ def records_of(settings: Settings, tenant: str, dataset: str, record_type: type[
 
 def sourced_ticks(settings: Settings, tenant: str) -> list[Sourced]:
     """Return a tenant's ticks as they stand in their topic, as the oracle takes them."""
+    return _sourced(settings, tenant, "ticks")
+
+
+def sourced_records(settings: Settings, tenant: str) -> list[Sourced]:
+    """Return a tenant's ticks and trades as they stand in their topics, as the oracle takes them."""
+    return [*_sourced(settings, tenant, "ticks"), *_sourced(settings, tenant, "trades")]
+
+
+def _sourced(settings: Settings, tenant: str, dataset: str) -> list[Sourced]:
+    decode = codec(DATASET_RECORDS[dataset]).decode
     return [
-        Sourced(codec(Tick).decode(arrived.value), arrived.as_of, arrived.appended_at)
-        for arrived in read_topic(settings, tenant_topic(tenant, "ticks"))
+        Sourced(decode(found.value), found.as_of, found.appended_at, dataset, "ps-backfill" in found.headers)  # type: ignore[arg-type] # a Tick or a Trade
+        for found in read_topic(settings, tenant_topic(tenant, dataset))
     ]
 
 

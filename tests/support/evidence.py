@@ -10,7 +10,16 @@ import msgspec
 
 from pulsestream.core.clock import to_micros
 from schemas.records import Alert, AsOf, PricePoint, Record, Stat, Tick
-from tests.support.e2e import DatabaseUrl, Installation, Tenant, eventually, records_of, rows, sourced_ticks
+from tests.support.e2e import (
+    DatabaseUrl,
+    Installation,
+    Tenant,
+    eventually,
+    records_of,
+    rows,
+    sourced_records,
+    sourced_ticks,
+)
 from tests.support.oracle import (
     Sourced,
     applies,
@@ -27,6 +36,8 @@ from tests.support.oracle import (
 R = TypeVar("R", bound=Record)
 _FAR = 3_600 * 1_000_000
 """How far the event clock may have run on after the last record, in microseconds: an hour is longer than any test."""
+_BY_SECONDS = ("1m", "5m", "15m")
+_BY_MINUTES = ("1h", "24h")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +90,20 @@ def assert_same_once(actual: Mapping[str, R], expected: Mapping[str, R]) -> None
     assert not other, f"{len(other)} differ: {other[:2]}"
 
 
-def assert_statistics_right(installation: Installation, watched: Watched, records: Sequence[Sourced]) -> None:
-    """Wait until the tenant's statistics, on the topic and in the database, are those of the oracle.
+def assert_statistics_right(installation: Installation, watched: Watched) -> None:
+    """Wait until the tenant's statistics, on the topic and in the database, are those of the oracle over its topics.
 
-    Which windows have become empty depends on how far the event clock has run by now, so those are not required.
+    Prices come from trades. Which windows have become empty depends on how far the event clock has run by now, and an
+    hour or a day is said at the end of a minute, so those are not required.
     """
-    expected: dict[str, Stat] = {}
-    allowed: dict[str, Stat] = {}
-    for key in by_key(records).values():
-        expected |= final_stats(key)
-        allowed |= passing_stats(key, until=_latest(key) + _FAR)
 
     def equal() -> None:
+        expected: dict[str, Stat] = {}
+        allowed: dict[str, Stat] = {}
+        for key in by_key(sourced_records(installation.admin, watched.slug)).values():
+            expected |= final_stats(key, _BY_SECONDS, basis="trades")
+            allowed |= final_stats(key, _BY_MINUTES, basis="trades")
+            allowed |= passing_stats(key, (*_BY_SECONDS, *_BY_MINUTES), basis="trades", until=_latest(key) + _FAR)
         published = records_of(installation.admin, watched.slug, "stats", Stat)
         assert_one_content_each(published)
         assert_stats_equal(published, expected, allowed=allowed)
@@ -101,14 +114,16 @@ def assert_statistics_right(installation: Installation, watched: Watched, record
     eventually(equal)
 
 
-def assert_alerts_right(installation: Installation, watched: Watched, records: Sequence[Sourced]) -> list[Alert]:
+def assert_alerts_right(installation: Installation, watched: Watched) -> list[Alert]:
     """Wait until the tenant's alerts, on the topic and in the database, are those of the oracle; return these.
 
     Timers after the last record act while the feed stays connected, so they have to be short.
     """
-    expected = [alert for definition, shown in watched.rules for alert in _alerts(definition, shown, records)]
+    expected: list[Alert] = []
 
     def equal() -> None:
+        records = sourced_records(installation.admin, watched.slug)
+        expected[:] = [alert for definition, shown in watched.rules for alert in _alerts(definition, shown, records)]
         published = records_of(installation.admin, watched.slug, "alerts", Alert)
         assert_alerts_equal(published, expected)
         stored = stored_alerts(installation.database, watched.slug)
@@ -129,7 +144,12 @@ def _alerts(definition: Mapping[str, Any], shown: Mapping[str, Any], records: Se
         for (exchange, product), key in by_key(records).items()
         if applies(definition, exchange, product)
         for alert in transitions(
-            definition, key, rule_id=shown["rule_id"], version=shown["version"], until=_latest(key) + _FAR
+            definition,
+            key,
+            rule_id=shown["rule_id"],
+            version=shown["version"],
+            until=_latest(key) + _FAR,
+            basis="trades",
         )
     ]
 
