@@ -135,3 +135,28 @@ def test_records_that_retention_takes_from_a_running_worker_are_counted_too(
 
         eventually(complete)
         worker.assert_alive()
+
+
+def test_a_topic_that_was_deleted_and_made_anew_begins_anew(broker: EmbeddedKafka, tmp_path: Path, tenant: str) -> None:
+    with streams_on(broker, tmp_path, tenant) as streams:
+        streams.prepare()
+        streams.put_feed(streams.exchange, "disconnected")
+        worker = streams.start()
+        streams.send(market(15, 1_000, exchange=streams.exchange))
+        eventually(lambda: assert_stats_are(streams.stats(), engine_run(streams.ticks())))
+        assert worker.stop() == 0
+
+        topic = tenant_topic(tenant, "ticks")
+        Admin(streams.admin).delete({topic})
+        eventually(lambda: assert_gone(streams, topic))
+        streams.prepare("ticks")
+        streams.send(market(16, 1_200, exchange=streams.exchange, start=time.time_ns() // 1000 - 12_000_000))
+        streams.start()
+
+        records = streams.ticks()
+        expected, anew = engine_run(records), records[0].as_of.topic_id
+        eventually(lambda: assert_stats_are([one for one in streams.stats() if one.as_of.topic_id == anew], expected))
+
+
+def assert_gone(streams: Streams, topic: str) -> None:
+    assert topic not in Admin(streams.admin).topics()
