@@ -289,12 +289,11 @@ def frame(blocks: Sequence[Block]) -> Frames:
     at = np.maximum(starts, 0) + _before([len(each.payload) for each in blocks])[block]
     fields = _Fields(octets, at, (starts >= 0) & ~_each(blocks, block, lambda each: each.may_hold_backfill, np.bool_))
     delta, offset, start, stop = fields.read()
-    next_offset = _each(blocks, block, lambda each: each.next_offset)
     offset += _each(blocks, block, lambda each: each.base_offset)
     time = delta * _each(blocks, block, lambda each: each.has_own_times)
     time += _each(blocks, block, lambda each: each.timestamp)
     place = np.arange(len(starts)) - _before(counts)[block]
-    return Frames(octets, block, place, offset, time * MICROS, start, stop, fields.certain & (offset < next_offset))
+    return Frames(octets, block, place, offset, time * MICROS, start, stop, fields.certain)
 
 
 class _Fields:

@@ -103,6 +103,14 @@ def test_a_damaged_block_gives_a_record_for_each_and_columns_only_what_rows_give
     for (_, place), (offset, appended_at, value) in by_columns([made]).items():
         read = made.record(place)
         assert (read.offset, read.timestamp * 1000, read.value) == (offset, appended_at, value) or read.value == b""
+    assert lies_within(made)
+
+
+def lies_within(made: Block) -> bool:
+    """Whether each value that columns find lies within its record."""
+    frames, ends = frame([made]), [*made.starts[1:].tolist(), len(made.payload)]
+    spans = zip(made.starts.tolist(), frames.start.tolist(), frames.stop.tolist(), ends, frames.certain, strict=True)
+    return all(first < start <= max(start, stop) < end for first, start, stop, end, certain in spans if certain)
 
 
 @pytest.mark.parametrize("name", sorted(CODECS))
