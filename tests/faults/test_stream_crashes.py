@@ -67,6 +67,7 @@ def assert_as_uninterrupted(streams: Streams, timeout: float = 40.0) -> None:
     eventually(complete, timeout=timeout, every=1.0)
 
 
+@pytest.mark.timeout(1800)  # many rounds with --thorough
 def test_a_worker_killed_again_and_again_leaves_the_outputs_of_one_uninterrupted_run(
     streams: Streams, rounds: Rounds
 ) -> None:
@@ -101,6 +102,7 @@ def kill_after(worker: Service, records: int) -> None:
     worker.kill()
 
 
+@pytest.mark.timeout(1800)  # many rounds with --thorough
 def test_a_stopped_worker_that_wakes_after_its_successor_took_over_changes_nothing(
     streams: Streams, rounds: Rounds
 ) -> None:

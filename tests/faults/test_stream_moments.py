@@ -41,6 +41,7 @@ def streams(broker: EmbeddedKafka, tmp_path: Path, tenant: str) -> Iterator[Stre
         yield made
 
 
+@pytest.mark.timeout(1800)  # many rounds with --thorough
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_worker_killed_at_the_worst_moment_leaves_what_the_oracle_says(
     streams: Streams, rounds: Rounds, moment: str

@@ -80,6 +80,7 @@ def contents(stats: list[Stat]) -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.timeout(1800)  # many rounds with --thorough
 def test_workers_killed_under_rules_of_every_kind_leave_the_oracles_outputs(streams: Streams, rounds: Rounds) -> None:
     chance = random.Random(52)
     streams.subscribe(*PRODUCTS, datasets=["ticks", "trades"])
@@ -101,6 +102,7 @@ def test_workers_killed_under_rules_of_every_kind_leave_the_oracles_outputs(stre
     assert worker.stop() == 0
 
 
+@pytest.mark.timeout(1800)  # many rounds with --thorough
 def test_prices_that_moved_to_trades_under_load_are_found_there_again_after_crashes(
     streams: Streams, rounds: Rounds
 ) -> None:

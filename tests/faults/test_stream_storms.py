@@ -49,6 +49,7 @@ def fragile(tmp_path: Path, tenant: str) -> Iterator[Streams]:
         kafka.kill()
 
 
+@pytest.mark.timeout(1800)  # many rounds with --thorough
 def test_workers_that_come_and_go_all_the_time_lose_and_double_nothing(streams: Streams, rounds: Rounds) -> None:
     chance = random.Random(61)
     guests: list[Service] = []
@@ -79,6 +80,7 @@ def leave(worker: Service, chance: random.Random) -> None:
         assert worker.stop() in {0, -signal.SIGTERM}  # it may not even have begun to listen
 
 
+@pytest.mark.timeout(1800)  # many rounds with --thorough
 def test_a_broker_killed_again_and_again_under_load_leaves_the_oracles_outputs(
     fragile: Streams, rounds: Rounds
 ) -> None:

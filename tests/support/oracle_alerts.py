@@ -15,6 +15,7 @@ How the design is read where it leaves room:
 - a rule over records or windows sees what was appended at or after `effective_at` pass by; the windows themselves hold
   older records, too;
 - no data: true at the last record's time + `after`, where no record of a lesser time came; clear at the next record.
+  The product lets the clock alone decide it: it agrees where the clock ran on before the next record was read.
 """
 
 import math
