@@ -152,3 +152,9 @@ def test_products_that_fall_together_by_their_hash_are_left_to_rows(monkeypatch:
     values = [(source, codec(Trade).encode(trade)) for source, trade in [(0, TRADE), (0, other), (1, TRADE)]]
 
     assert list(checked(Trade, values)) == [False, False, True]
+
+
+def test_names_that_are_too_long_to_compare_are_left_to_rows() -> None:
+    long = msgspec.structs.replace(TRADE, product="A" * 60, event_id="coinbase:AAA:1")
+
+    assert list(checked(Trade, [(0, codec(Trade).encode(trade)) for trade in (long, TRADE)])) == [False, True]
