@@ -90,6 +90,8 @@ class Shard:
         self._young: set[str] = set()
         self._resting: list[str] = []
         self._rested_at = 0
+        #: Keys that were folded since their deadlines were worked out; the clock asks, and a checkpoint.
+        self._stale: dict[str, None] = {}
         #: Keys whose next deadline has to be worked out anew.
         self._unsettled: dict[str, None] = {}
         self._connection_of = connection_of
@@ -183,7 +185,7 @@ class Shard:
         if state is not None:
             if state.watermark > watermark:
                 self._heard(key, state.watermark)
-            self._wait(key)
+            self._stale[key] = None
 
     def _move(self, source: Source, next_offset: int) -> None:
         self._changes.of(source.tenant).positions.setdefault(source.topic, self.positions.get(source.topic))
@@ -193,6 +195,7 @@ class Shard:
 
     def tick(self, connected: Callable[[str], bool], at_end: AtEnd) -> list[Output]:
         """Let the event clocks act, on keys whose source is read to its end and whose connection is up."""
+        self._renew(list(self._stale))
         self._settle()
         outputs: list[Output] = []
         for topic, connection in self._clocks.queues:
@@ -341,6 +344,13 @@ class Shard:
         self._clocks.wait_for(self._queue(key), key, kinds.next_deadline(state, self._rules_for(key, state)))
         self._await(key)
 
+    def _renew(self, keys: Iterable[str]) -> None:
+        """Work out the next deadlines of keys that were folded."""
+        for key in keys:
+            if key in self._stale and key in self.states:
+                self._wait(key)
+            self._stale.pop(key, None)
+
     def _settle(self) -> None:
         for key in list(islice(self._unsettled, SETTLED_AT_ONCE)):
             if key in self.states:
@@ -458,6 +468,7 @@ class Shard:
     def cut(self) -> Cut:
         """Return the checkpoint of everything that changed since the last cut."""
         changes, self._changes = self._changes, Changes()
+        self._renew(key for former in changes.tenants.values() for key in former.states)
         tenants = {
             tenant: TenantCut(
                 former,

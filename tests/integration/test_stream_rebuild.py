@@ -104,7 +104,11 @@ def test_a_tenant_moves_from_one_shard_to_another_and_each_reads_its_own_alone(s
     run = engine_run(still.ticks(other))
     eventually(lambda: assert_stats_are(still.stats(other), run))
     eventually(lambda: assert_holds_keys(workers[0], 10))
-    assert state_entries(still, still.app, other)
+    eventually(lambda: assert_has_state(still, still.app, other))
+
+
+def assert_has_state(streams: Streams, app: str, tenant: str) -> None:
+    assert state_entries(streams, app, tenant)
 
 
 def assert_holds_keys(worker: Service, keys: int) -> None:
