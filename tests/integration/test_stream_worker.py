@@ -187,6 +187,31 @@ def test_no_alert_fires_by_the_clock_of_a_feed_that_fell_silent(still: Streams) 
     assert [alert.at for alert in still.alerts()] == [at, at + 2 * SECOND]
 
 
+def test_missing_records_are_told_of_a_product_that_never_had_one_and_of_one_that_fell_silent(still: Streams) -> None:
+    quiet = {"name": "quiet", "product": ["P0-USD", "P1-USD"], "condition": {"type": "no_data", "after": "5s"}}
+    still.put_rule(f"{still.tenant}-quiet", quiet)
+    still.start()
+    at = now()
+    still.send([make_tick(still.exchange, "P0-USD", 1, 105.0, at=at)])
+
+    def told() -> None:
+        fired = {alert.product: alert for alert in still.alerts()}
+        assert fired.keys() == {"P0-USD", "P1-USD"}
+        assert {(alert.state, alert.reason) for alert in fired.values()} == {("firing", "feed_down")}
+        assert fired["P0-USD"].at == at + 5 * SECOND
+
+    eventually(told)
+    again = now()
+    still.send([make_tick(still.exchange, "P0-USD", 2, 105.0, at=again)])
+
+    eventually(lambda: assert_last(still, "P0-USD", "resolved", again))
+
+
+def assert_last(streams: Streams, product: str, state: str, at: int) -> None:
+    own = [alert for alert in streams.alerts() if alert.product == product]
+    assert [(alert.state, alert.at) for alert in own][-1:] == [(state, at)]
+
+
 def assert_states(streams: Streams, states: list[str]) -> None:
     assert [alert.state for alert in sorted(streams.alerts(), key=lambda alert: alert.seq)] == states
 
