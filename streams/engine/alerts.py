@@ -18,7 +18,7 @@ from streams.engine.definitions import Limit
 from streams.engine.inputs import Columns, Row
 from streams.engine.machine import STABLE, Phase, Signal, State
 from streams.engine.measures import Measure, instants, next_instant, value_at
-from streams.engine.rules import ActiveRule
+from streams.engine.rules import ActiveRule, RuleKey
 from streams.engine.sweep import Stretch
 from streams.engine.transitions import (
     QUIET_MARKET,
@@ -44,16 +44,17 @@ CLOCK_SLACK: Final = 2 * MICROS_PER_SECOND
 class AlertBook:
     """The machines of a key that differ from a fresh one, and what alerts last saw.
 
-    `last_seen`: the last prices, oldest first. `last_spread`: the last spread, where a rule asks for it. `decided`: the
-    second up to which the clock decided about rules over windows. `looked`: up to which it looked without a decision;
-    no part of the state, since a record makes it void.
+    `last_seen`: the last prices, oldest first. `last_spread`: the last spread, where a rule asks for it.
+
+    `looked`: the second up to which the clock looked at rules over windows without a decision, and `ahead`: the
+    machines of those that this changed without a word. No part of the state: the next record makes both void.
     """
 
     machines: Machines = field(default_factory=dict)
     last_seen: tuple[Sighting, ...] = ()
     last_spread: Sighting | None = None
-    decided: int = 0
     looked: int = field(default=0, compare=False)
+    ahead: Machines = field(default_factory=dict, compare=False)
 
     @property
     def last_seq(self) -> int:
@@ -72,13 +73,13 @@ def deadline(book: AlertBook, rules: Sequence[ActiveRule], panes: Panes, waterma
     coming: dict[Measure, int | None] = {}
     for rule in rules:
         measure = rule.measure
-        held = book.machines.get(rule.key)
+        held = book.ahead.get(rule.key) or book.machines.get(rule.key)
         if held is not None and rule.silence is None:
             watch = Watch(rule, held)
             if watch.due is not None and not watch.silent:
                 times.append(watch.due if measure is None else watch.due + CLOCK_SLACK)
         if measure is not None and rule.ended_at is None and measure not in coming:
-            after = max(watermark // MICROS_PER_SECOND, book.decided, book.looked)
+            after = max(watermark // MICROS_PER_SECOND, book.looked)
             coming[measure] = next_instant(measure, panes, after)
     times += [second * MICROS_PER_SECOND + CLOCK_SLACK for second in coming.values() if second is not None]
     return min(times, default=None)
@@ -90,10 +91,11 @@ def silence_deadline(book: AlertBook, rules: Sequence[ActiveRule], since: int) -
     for rule in rules:
         if rule.silence is None or rule.ended_at is not None:
             continue
-        watch = Watch(rule, book.machines.get(rule.key, UNTOUCHED))
-        if Signal.TRUE & ~STABLE[watch.held.standing.phase]:
-            times.append(since + rule.silence)
-        if watch.due is not None and not watch.silent:
+        watch, at = Watch(rule, book.machines.get(rule.key, UNTOUCHED)), since + rule.silence
+        phase = watch.held.standing.phase
+        if phase is Phase.INACTIVE or (phase is Phase.COOLING and watch.due is not None):
+            times.append(max(at, watch.due or 0))
+        elif watch.due is not None and (phase is not Phase.CLEARING or watch.due <= at):
             times.append(watch.due)
     return min(times, default=None)
 
@@ -110,8 +112,9 @@ class AlertFold:
         """Event time of the last decision of the clock; 0 if none."""
         self._book = book
         self._transitions = Transitions(book.machines, exchange, product, first_seq)
-        self._second = max(watermark // MICROS_PER_SECOND, book.decided)
-        self._decided, self._looked = book.decided, 0
+        self._second = watermark // MICROS_PER_SECOND
+        self._looked = 0
+        self._ahead: dict[RuleKey, Machine] = {}
         self._batch: RowBatch | ColumnBatch = RowBatch(())
         self._read = 0
         self._quoted = False
@@ -196,9 +199,7 @@ class AlertFold:
         seeing = _Seeing(panes, after, second)
         for order, rule in enumerate(rules):
             if rule.measure is not None:
-                watch = self._transitions.watch(rule, order)
-                acted_at = self._over_window(watch, seeing if rule.ended_at is None else None, horizon, by_clock=True)
-                self._decided = max(self._decided, acted_at // MICROS_PER_SECOND)
+                acted_at = self._look(rule, order, seeing if rule.ended_at is None else None, horizon)
             elif rule.key in self._transitions.machines and rule.silence is None:
                 watch = self._transitions.watch(rule, order)
                 acted_at = self._transitions.timers(watch, until, self._see, silent=False)
@@ -213,13 +214,10 @@ class AlertFold:
 
         `since`: the last record's time; where there is none, the time from which on one was expected.
         """
-        self._reason, self._looked = reason, self._book.looked
+        self._reason, self._looked, self._ahead = reason, self._book.looked, dict(self._book.ahead)
         for order, rule in enumerate(rules):
             if rule.silence is not None and rule.ended_at is None:
-                watch = self._transitions.watch(rule, order)
-                self.acted_at = max(self.acted_at, self._silent(watch, since + rule.silence, until))
-                acted_at = self._transitions.timers(watch, until, self._see, silent=False)
-                self.acted_at = max(self.acted_at, acted_at)
+                self._miss(rule, order, since + rule.silence, until)
         self._transitions.settle()
 
     def retire(self, rule: ActiveRule, at: int) -> None:
@@ -236,7 +234,7 @@ class AlertFold:
     def finish(self) -> AlertBook:
         """Return the book that follows."""
         self._remember()
-        return replace(self._book, machines=self._transitions.machines, decided=self._decided, looked=self._looked)
+        return replace(self._book, machines=self._transitions.machines, looked=self._looked, ahead=self._ahead)
 
     # ---- rules over single records ----
 
@@ -327,25 +325,43 @@ class AlertFold:
 
     # ---- rules over windows ----
 
-    def _over_window(self, watch: Watch, seeing: "_Seeing | None", until: int, *, by_clock: bool = False) -> int:
-        """Let timers, and windows where `seeing` is given, act up to `until`, micros; return the last time of a change.
-
-        By the clock the end of a cooldown acts only where a window makes the condition true after it.
-        """
+    def _over_window(self, watch: Watch, seeing: "_Seeing | None", until: int) -> None:
+        """Let timers, and windows where `seeing` is given, act up to `until`, micros, as records show them."""
         transitions, measure, limit = self._transitions, watch.rule.measure, watch.rule.compared
-        acted_at = 0
         if seeing and measure and isinstance(limit, Limit):
+            decided = watch.held.decided
             for second in seeing.telling(measure, limit, watch):
-                value = seeing.value(measure, second)
-                if value is None:
+                value = seeing.value(measure, second) if second > decided else None
+                if value is not None:
+                    at = second * MICROS_PER_SECOND
+                    transitions.timers(watch, at, self._see)
+                    transitions.value(watch, value, signal(limit, value), at, self._see)
+        transitions.timers(watch, until, self._see)
+
+    def _look(self, rule: ActiveRule, order: int, seeing: "_Seeing | None", until: int) -> int:
+        """Let the clock look at a rule over a window up to `until`, micros; return when it last decided, or 0.
+
+        A change that is reported is a decision: the machine as of then is kept. What follows without a word is only
+        looked at (`ahead`). The end of a cooldown acts only where a window makes the condition true after it.
+        """
+        transitions, measure, limit = self._transitions, rule.measure, rule.compared
+        watch = transitions.watch(rule, order)
+        deciding = _Deciding(transitions, watch)
+        watch.take(self._book.ahead.get(rule.key, watch.held))
+        if seeing and measure and isinstance(limit, Limit):
+            for second in seeing.seconds(measure):
+                value = seeing.value(measure, second) if second > watch.held.decided else None
+                at = second * MICROS_PER_SECOND
+                if value is None or (watch.silent and signal(limit, value) is not Signal.TRUE):
                     continue
-                at, said = second * MICROS_PER_SECOND, signal(limit, value)
-                if by_clock and watch.silent and said is not Signal.TRUE:
-                    continue
-                acted_at = max(acted_at, transitions.timers(watch, at, self._see))
-                if transitions.value(watch, value, said, at, self._see):
-                    acted_at = at
-        return max(acted_at, transitions.timers(watch, until, self._see, silent=not by_clock))
+                deciding.take(transitions.timers(watch, at, self._see))
+                transitions.value(watch, value, signal(limit, value), at, self._see)
+                deciding.take(at)
+        deciding.take(transitions.timers(watch, until, self._see, silent=False))
+        if watch.held != deciding.held:
+            self._ahead[rule.key] = watch.held
+        deciding.settle()
+        return deciding.at
 
     # ---- silence ----
 
@@ -378,15 +394,24 @@ class AlertFold:
                 if Signal.CLEAR & ~STABLE[watch.held.standing.phase]:
                     transitions.react(watch, Signal.CLEAR, time, self._see)
 
-    def _silent(self, watch: Watch, at: int, until: int) -> int:
-        """Let a silence that is too long at `at` make a rule true, if that is by `until`; return when it did, or 0."""
-        if at > until:
-            return 0
-        acted_at = self._transitions.timers(watch, at, self._see)
-        if Signal.TRUE & ~STABLE[watch.held.standing.phase]:
-            self._transitions.react(watch, Signal.TRUE, at, self._see)
-            return at
-        return acted_at
+    def _silent(self, watch: Watch, at: int, until: int) -> None:
+        """Let a silence that is too long at `at` make a rule true, if that is by `until`."""
+        if at <= until:
+            self._transitions.timers(watch, at, self._see)
+            if Signal.TRUE & ~STABLE[watch.held.standing.phase]:
+                self._transitions.react(watch, Signal.TRUE, at, self._see)
+
+    def _miss(self, rule: ActiveRule, order: int, at: int, until: int) -> None:
+        """Let the clock miss records of a rule at `at`; what it does not report is as if it had not been looked at."""
+        transitions = self._transitions
+        held, before = transitions.machines.get(rule.key), transitions.reported
+        watch = transitions.watch(rule, order)
+        self._silent(watch, at, until)
+        transitions.timers(watch, until, self._see, silent=False)
+        if transitions.reported > before:
+            self.acted_at = max(self.acted_at, watch.held.reported_at)
+        else:
+            transitions.put_back(rule, held)
 
     # ---- what alerts show ----
 
@@ -432,6 +457,28 @@ class AlertFold:
             spread = self._last_spread() if self._quoted else self._book.last_spread
             self._book = replace(self._book, last_seen=tuple(self._last_seen()), last_spread=spread)
             self._batch, self._read = RowBatch(()), 0
+
+
+class _Deciding:
+    """What the clock decided about a rule: its machine as of the last change that was reported, at `at` (0: none)."""
+
+    def __init__(self, transitions: Transitions, watch: Watch) -> None:
+        self.at = 0
+        self.held = watch.held
+        self._transitions, self._watch = transitions, watch
+        self._before = transitions.machines.get(watch.rule.key)
+        self._reported = transitions.reported
+
+    def take(self, at: int) -> None:
+        """Keep the machine if something was reported since, at event time `at`."""
+        if self._transitions.reported > self._reported:
+            self.at, self._reported = at, self._transitions.reported
+            self.held = self._before = replace(self._watch.held, decided=at // MICROS_PER_SECOND)
+            self._watch.take(self.held)
+
+    def settle(self) -> None:
+        """Have the rule's machine as it was decided."""
+        self._transitions.put_back(self._watch.rule, self._before)
 
 
 class _Seeing:

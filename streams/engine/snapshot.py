@@ -67,7 +67,8 @@ class _Head(msgspec.Struct, array_like=True, frozen=True):
     last_seen: list[Sighting]
     ids: list[_Ids]
     last_spread: Sighting | None = None
-    decided: int = 0
+    unused: int = 0
+    """Once the second that the clock had decided; a rule's entry says it now."""
     due: int = DUE_UNKNOWN
 
 
@@ -95,7 +96,7 @@ class Glance(msgspec.Struct, array_like=True, frozen=True, gc=False):
     last_seen: msgspec.Raw
     ids: msgspec.Raw
     last_spread: msgspec.Raw = msgspec.Raw()
-    decided: msgspec.Raw = msgspec.Raw()
+    unused: msgspec.Raw = msgspec.Raw()
     due: int = DUE_UNKNOWN
 
 
@@ -128,6 +129,7 @@ class _Rule(msgspec.Struct, array_like=True, frozen=True):
     reported: int
     again: int
     value: float | None = None
+    decided: int = 0
 
 
 _Part = _Head | _Ids | _Rule
@@ -244,7 +246,7 @@ class _Gathered:
             head.clock_mark,
             self._series(head),
             _seen([*head.ids, *self.ids]),
-            AlertBook(machines, tuple(head.last_seen), head.last_spread, head.decided),
+            AlertBook(machines, tuple(head.last_seen), head.last_spread),
         )
 
     def _series(self, head: _Head) -> Series:
@@ -311,7 +313,7 @@ def _head(state: KeyState, ids: list[_Ids], due: int) -> _Head:
         list(state.book.last_seen),
         ids,
         state.book.last_spread,
-        state.book.decided,
+        0,
         due,
     )
 
@@ -352,6 +354,7 @@ def _rule(rule_id: str, version: int, held: Machine) -> _Rule:
         held.reported,
         held.again,
         held.value,
+        held.decided,
     )
 
 
@@ -364,6 +367,7 @@ def _machine(stored: _Rule) -> Machine:
         stored.reported,
         stored.again,
         stored.value,
+        stored.decided,
     )
 
 

@@ -32,7 +32,8 @@ class Machine:
 
     `side`: of the threshold on which the last price lay (crosses). `seq`: of the last alert. `reported`: the states
     reported at event time `reported_at`, as a mask; `again`: how often at that time a state came a second time.
-    `value`: the last one of a condition over a window, in phases whose end is reported.
+    `value`: the last one of a condition over a window, in phases whose end is reported. `decided`: the second up to
+    which the clock decided about a condition over a window.
     """
 
     standing: Standing = IDLE
@@ -42,6 +43,7 @@ class Machine:
     reported: int = 0
     again: int = 0
     value: float | None = None
+    decided: int = 0
 
 
 Machines = Mapping[RuleKey, Machine]
@@ -117,6 +119,8 @@ class Transitions:
         self._machines: dict[RuleKey, Machine] | Machines = machines
         self._own: dict[RuleKey, Machine] | None = None
         self._fresh = Machine(seq=first_seq) if first_seq else UNTOUCHED
+        self.reported = 0
+        """How many alerts there were so far."""
         self._step: list[tuple[tuple[int, int], int, int, Alert]] = []
 
     @property
@@ -132,6 +136,13 @@ class Transitions:
         """Go on from another machine, and remember it."""
         watch.take(after)
         self._owned()[watch.rule.key] = after
+
+    def put_back(self, rule: ActiveRule, held: Machine | None) -> None:
+        """Have a rule's machine, or none, as it was before."""
+        if held is not None:
+            self._owned()[rule.key] = held
+        elif rule.key in self._machines:
+            del self._owned()[rule.key]
 
     def react(self, watch: Watch, signal: Signal, at: int, see: See) -> None:
         """Let a signal act at event time `at`, micros, and report what follows."""
@@ -188,6 +199,7 @@ class Transitions:
         return self._own
 
     def _report(self, watch: Watch, state: State, at: int, see: See) -> None:
+        self.reported += 1
         self.keep(watch, _counted(watch.held, state, at))
         rule, held, sight = watch.rule, watch.held, see(watch, state)
         exchange, product = self._names

@@ -159,3 +159,25 @@ def test_a_rule_lives_on_the_source_of_what_it_watches(condition: dict[str, Any]
 
     assert lives_on(active, "ticks", prices=False) is ticks
     assert lives_on(active, "trades", prices=True) is trades
+
+
+def test_a_silence_that_changes_nothing_to_report_leaves_no_trace() -> None:
+    run = Run([silent_for("10s", keep_firing_for="30s")]).fold(inputs([tick(0, 100, 1), tick(12, 100, 2)]))
+    assert run.transitions == [("firing", 10)]
+
+    again = engine.silence(run.state, micros(100), run.rules, reason=QUIET_MARKET)
+
+    assert again.state is run.state
+    assert engine.silence_deadline(run.state, run.rules) is None
+    run.fold(inputs([tick(21, 100, 3), tick(30, 100, 4), tick(39, 100, 5)], first_offset=2))
+    assert engine.silence_deadline(run.state, run.rules) == micros(42)
+
+
+def test_a_silence_within_a_cooldown_is_told_when_that_ends() -> None:
+    run = Run([silent_for("10s", cooldown="60s")]).fold(inputs([tick(0, 100, 1), tick(12, 100, 2)]))
+    assert engine.silence_deadline(run.state, run.rules) == micros(72)
+    assert engine.silence(run.state, micros(71), run.rules, reason=QUIET_MARKET).state is run.state
+
+    run.take(engine.silence(run.state, micros(72), run.rules, reason=QUIET_MARKET))
+
+    assert run.transitions == [("firing", 10), ("resolved", 12), ("firing", 72)]
