@@ -25,7 +25,7 @@ from pulsestream.local import process
 
 START: Final = 120.0
 """Seconds until a peer's first window, at most."""
-IDLE: Final = 20.0
+IDLE: Final = 60.0
 """Seconds without a mark after which the backlog counts as read."""
 
 Reader = Callable[[Message], tuple[WindowKey, Closed] | None]
