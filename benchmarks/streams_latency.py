@@ -17,7 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from benchmarks.peers.race import SpoiltError
 from benchmarks.rounds import percentile
 from benchmarks.streams_stand import EXCHANGE, Stand, offered
-from pulsestream.core.kafka import Admin, TopicSpec, client_config, producer_config
+from pulsestream.core.kafka import TopicSpec, client_config, producer_config
 from pulsestream.core.topics import tenant_topic
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
@@ -72,13 +72,10 @@ def measure(broker: EmbeddedKafka, seconds: float, *, others: int = 0, partition
         stand.subscribe((TENANT, product) for product in PRODUCTS)
         condition = {"type": "price", "above": _ABOVE, "clear": _CLEAR}
         stand.rule(TENANT, {"name": "spike", "product": "*", "exchange": EXCHANGE, "condition": condition})
-        Admin(stand.settings).create([TopicSpec(BARE, 1, {})])
-        try:
-            with stand.workers(1), _reading(stand) as arrivals:
-                begin, produced, sent = _produce(stand, WARM_UP + seconds)
-                _wait(arrivals, sent)
-        finally:
-            Admin(stand.settings).delete([BARE])
+        stand.topic(TopicSpec(BARE, 1, {}))
+        with stand.workers(1), _reading(stand) as arrivals:
+            begin, produced, sent = _produce(stand, WARM_UP + seconds)
+            _wait(arrivals, sent)
     first = begin + int(WARM_UP * 1e6)
     return _latency(arrivals, first, produced / (WARM_UP + seconds)), created
 

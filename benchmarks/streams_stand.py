@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.peers.race import SpoiltError, cpu_seconds
 from pulsestream.core import topics
 from pulsestream.core.clock import wall_clock
-from pulsestream.core.kafka import Admin, producer_config
+from pulsestream.core.kafka import Admin, TopicSpec, producer_config
 from pulsestream.core.layout import platform_topic_specs, tenant_topic_spec
 from pulsestream.core.settings import environment
 from pulsestream.local import process
@@ -37,6 +37,7 @@ DATASETS: Final = ("stats", "bars", "alerts", "ticks")
 _FLUSH: Final = 120.0
 _AT_ONCE: Final = 200
 _LOOK: Final = 0.1
+_GONE: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +103,22 @@ class Stand:
                 stand.clear()
 
     def clear(self) -> None:
-        """Delete the topics of its application and tenants."""
+        """Delete the topics of its application and tenants; returns when they are gone: the names come again."""
         for start in range(0, len(self._made), _AT_ONCE):
             self._admin.delete(self._made[start : start + _AT_ONCE])
+        deadline = time.monotonic() + _GONE
+        while self._admin.topics().keys() & set(self._made) and time.monotonic() < deadline:
+            time.sleep(_LOOK)
 
     def tenants(self, names: Sequence[str]) -> None:
         """Create the topics of tenants."""
         specs = [tenant_topic_spec(self.settings, name, dataset) for name in names for dataset in DATASETS]
         for start in range(0, len(specs), _AT_ONCE):
             self._made += self._admin.create(specs[start : start + _AT_ONCE])
+
+    def topic(self, spec: TopicSpec) -> None:
+        """Create a topic beside theirs."""
+        self._made += self._admin.create([spec])
 
     def subscribe(self, wanted: Iterable[tuple[str, str]]) -> None:
         """Say that tenants get the ticks of products."""
