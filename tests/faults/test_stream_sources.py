@@ -88,9 +88,9 @@ def test_workers_killed_under_rules_of_every_kind_leave_the_oracles_outputs(stre
     mixed = with_trades(market(52, 80_000, exchange=streams.exchange, products=6, step=20_000), seed=52)
     worker = streams.start()
 
-    with Feeding(streams, mixed, per_second=800) as feeding:
+    with Feeding(streams, mixed, per_second=rounds(800, 250)) as feeding:
         for _ in range(rounds(1, 20)):
-            wait_handled(worker, chance.randrange(200, 4_000))
+            wait_handled(worker, chance.randrange(200, rounds(4_000, 1_000)))
             worker.kill()
             worker = streams.launch()
         feeding.enough()

@@ -2,7 +2,7 @@
 
 How the design is read where it leaves room:
 - a bar is final once the source's records, or 2 s later its clock, passed the period's end; until then there is none;
-- `trades` counts the records where the origin is trades, and is not compared where it is ticks;
+- `trades` counts the records where the origin is trades, and is null where it is ticks;
 - `complete` means that the source had been seen before the period, or at its first microsecond;
 - `received_time` is when the broker appended the record that `as_of` names.
 """

@@ -22,7 +22,7 @@ _DERIVED: Final = (
     *("vwap", "stddev", "coverage_seconds", "reference_price", "change", "change_pct"),
     *("spread_mean", "spread_bps", "quote_age", "range_position"),
 )
-_BAR_EXACT: Final = ("exchange", "product", "period", "start", "open", "high", "low", "close", "origin")
+_BAR_EXACT: Final = ("exchange", "product", "period", "start", "open", "high", "low", "close", "trades", "origin")
 
 
 # ---- statistics ----
@@ -114,7 +114,7 @@ def assert_bars_equal(
 def bar_differences(actual: Bar, expected: Bar, appended: Mapping[tuple[str, int, int], int]) -> list[str]:
     """Return what differs between two revisions of a bar, a line each."""
     lines = [
-        *_unequal(actual, expected, _BAR_EXACT if expected.trades is None else (*_BAR_EXACT, "trades")),
+        *_unequal(actual, expected, _BAR_EXACT),
         *_apart(actual, expected, ("volume", "quote_volume", "buy_volume", "vwap"), relative=1e-12),
     ]
     if actual.as_of is None or expected.as_of is None:
