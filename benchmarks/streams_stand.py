@@ -38,6 +38,8 @@ _FLUSH: Final = 120.0
 _AT_ONCE: Final = 200
 _LOOK: Final = 0.1
 _GONE: Final = 120.0
+_PATIENT: Final = {"topic.metadata.propagation.max.ms": 120_000}
+"""How long a topic may be unknown after it was created: the broker makes hundreds one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ class Stand:
                 failures.append(error.str())
 
         config = producer_config(self.settings, "bench-load") | {"linger.ms": 20, "log_level": 2}
-        producer = Producer({**config, "queue.buffering.max.messages": 500_000, "on_delivery": delivered})
+        producer = Producer({**config, "queue.buffering.max.messages": 500_000, **_PATIENT, "on_delivery": delivered})
         count = 0
         for topic, key, value in records:
             while not offered(producer, topic, key, value):
