@@ -473,7 +473,7 @@ def test_a_name_is_given_once_and_is_free_again_after_deletion(tenant: Tenant) -
         ({"condition": {"type": "price"}}, "/condition", "exactly one"),
         ({"condition": {"type": "price", "below": "low"}}, "/condition/below", "number"),
         ({"condition": {"type": "price", "below": -1}}, "/condition/below", "greater"),
-        ({"condition": {"type": "price", "below": 5, "clear": 4}}, "/condition", "clear"),
+        ({"condition": {"type": "price", "below": 5, "clear": 4}}, "/condition/clear", "must not lie below"),
         ({"condition": {"type": "price", "crosses": 5, "direction": "left"}}, "/condition/direction", "'up'"),
         ({"condition": {"type": "price", "below": 5, "abvoe": 5}}, "/condition/abvoe", "unknown"),
         ({"condition": {"type": "moon"}}, "/condition", "moon"),
