@@ -19,6 +19,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import structlog
 from pydantic import SecretStr
 
 from pulsestream.core.errors import PulseStreamError
@@ -40,6 +41,21 @@ ROLES = {"sink": "ps_sink", "api": "ps_api", "relay": "ps_relay", "admin": "post
 # How long an example takes is the machine's affair.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("busy")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loggers_that_forget() -> Iterator[None]:
+    """Let no logger keep what a command that runs within the tests set up: `pytest_runtest_teardown` takes it back."""
+    configure = structlog.configure
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            structlog, "configure", lambda **given: configure(**given | {"cache_logger_on_first_use": False})
+        )
+        yield
+
+
+def pytest_runtest_teardown() -> None:
+    structlog.reset_defaults()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
