@@ -60,8 +60,8 @@ class Plan:
     install: bool
 
 
-QUICK: Final = Plan(300_000, 1, Span(0.5, 2.0, 60_000), install=False)
-WHOLE: Final = Plan(26_000_000, 5, Span(30.0, 60.0, 5_000_000), install=True)
+QUICK: Final = Plan(1_500_000, 1, Span(0.3, 2.0, 60_000), install=False)
+WHOLE: Final = Plan(48_000_000, 5, Span(30.0, 60.0, 5_000_000), install=True)
 
 
 @dataclass(slots=True)

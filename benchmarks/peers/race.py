@@ -171,5 +171,8 @@ def run(running: Popen[bytes], log: Path, watch: Watch, windows: Windows, span: 
         between = chosen(windows.marks, span, whole=whole) if known else None
         if between is not None:
             return between
+        if whole and windows.marks:
+            taken = windows.marks[-1].at - windows.marks[0].at
+            raise SpoiltError(f"the backlog is too short: all windows came within {taken:.1f} s, the warm-up included")
         if whole:
             raise SpoiltError(f"no window for {patience:.0f} s:\n{process.last_lines(log, 20)}")
