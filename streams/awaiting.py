@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from streams.basis import Product
+from streams.deadlines import Queue
 from streams.engine.fold import KeyState
 from streams.engine.rows import APPENDED_AT
 from streams.eventclock import EventClocks
 from streams.ruleset import Concern
-
-Queue = tuple[str, str]
-"""A source topic, and the connection that products come over."""
 
 
 @dataclass(slots=True)

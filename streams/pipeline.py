@@ -8,27 +8,26 @@ before any later record) is an input: it goes into a checkpoint before it has an
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Final, TypeVar
 
 from pulsestream.core.log import logger
-from pulsestream.core.topics import tenant_topic
 from schemas.records import Alert
 from schemas.validate import EVERY_EXCHANGE
 from streams import kinds
-from streams.awaiting import Awaiting, Queue
+from streams.awaiting import Awaiting
 from streams.basis import OWN, Bases, BasisChange, Product, Records, prices_live_on, product_of, sources_of
 from streams.changes import Changes, Cut, TenantChanges, TenantCut
+from streams.deadlines import ADVANCED_AT_ONCE, ConnectionOf, Deadlines, Queue, Running
 from streams.emission import Output, alert_output, emitted, pending_output
-from streams.engine import divergence, snapshot
+from streams.engine import divergence
 from streams.engine import fold as engine
 from streams.engine.cut import KeyBatch
 from streams.engine.divergence import DivergenceState
 from streams.engine.fold import Folded, KeyState
 from streams.engine.rules import EVERY_PRODUCT, ActiveRule
+from streams.engine.snapshot import Glance
 from streams.engine.transitions import FEED_DOWN, QUIET_MARKET
 from streams.entries import PendingAlert, Position, Restored, alert_entry
-from streams.eventclock import EventClocks
 from streams.intake import Intake, Source, key_of, parts_of, source_topic
 from streams.kinds import State, Step, prices_of, step_of
 from streams.outbox import Outbox
@@ -37,10 +36,6 @@ from streams.ruleset import Concern, RuleSet, concerns
 from streams.states import States
 from streams.tables import Name
 
-SETTLED_AT_ONCE: Final = 500
-"""Keys whose next deadline is worked out anew in one tick, after a change of rules or a take-over."""
-ADVANCED_AT_ONCE: Final = 2_000
-"""Keys of one source topic whose clocks act in one tick: more would keep batches waiting."""
 REST_AFTER: Final = 60_000_000
 """Microseconds without a change after which, at the second look, a state is kept as bytes."""
 RESTED_AT_ONCE: Final = 100
@@ -50,10 +45,6 @@ CHECKED_AT_ONCE: Final = 50_000
 _log = logger(__name__)
 _V = TypeVar("_V")
 
-ConnectionOf = Callable[[str, str], str]
-"""Returns the name of the connection that a product (of an exchange) comes over."""
-Running = Callable[[str], int]
-"""Returns the running time of a connection in microseconds; it stands still while that is away."""
 AtEnd = Callable[[str], bool]
 """Returns whether everything in this shard's partition of a source topic is folded, by a fetch of just now."""
 ReadWhole = Callable[[str], bool]
@@ -84,18 +75,12 @@ class Shard:
         self._rebased: dict[str, None] = {}
         self._sources: dict[str, Source] = {}
         self._changes = Changes()
-        self._clocks = EventClocks()
         self._awaiting = Awaiting()
         #: Keys touched since states were last put to rest, and those that are still to be put to rest.
         self._young: set[str] = set()
         self._resting: list[str] = []
         self._rested_at = 0
-        #: Keys that were folded since their deadlines were worked out; the clock asks, and a checkpoint.
-        self._stale: dict[str, None] = {}
-        #: Keys whose next deadline has to be worked out anew.
-        self._unsettled: dict[str, None] = {}
-        self._connection_of = connection_of
-        self._running = running
+        self._deadlines = Deadlines(self.states, self._rules_for, connection_of, running)
         self._wind_up(restored.rules)
 
     # ---- records ----
@@ -184,8 +169,8 @@ class Shard:
         state = self.states.get(key)
         if state is not None:
             if state.watermark > watermark:
-                self._heard(key, state.watermark)
-            self._stale[key] = None
+                self._deadlines.heard(key, state.watermark)
+            self._deadlines.folded(key)
 
     def _move(self, source: Source, next_offset: int) -> None:
         self._changes.of(source.tenant).positions.setdefault(source.topic, self.positions.get(source.topic))
@@ -195,17 +180,16 @@ class Shard:
 
     def tick(self, connected: Callable[[str], bool], at_end: AtEnd) -> list[Output]:
         """Let the event clocks act, on keys whose source is read to its end and whose connection is up."""
-        self._renew(list(self._stale))
-        self._settle()
-        outputs: list[Output] = []
-        for topic, connection in self._clocks.queues:
-            running = self._running(connection)
-            tenant = topic.split(".")[1]
-            due = self._clocks.is_due((topic, connection), running)
-            if due and tenant not in self.parked and connected(connection) and at_end(topic):
-                for key, clock in self._clocks.take_due((topic, connection), running, ADVANCED_AT_ONCE):
-                    outputs += self._advance(key, clock)
-        return outputs
+        for key in self._deadlines.stale():
+            self._wait(key)
+        for key in self._deadlines.unsettled():
+            self._wait(key)
+
+        def may_act(queue: Queue) -> bool:
+            topic, connection = queue
+            return topic.split(".")[1] not in self.parked and connected(connection) and at_end(topic)
+
+        return [output for key, clock in self._deadlines.take_due(may_act) for output in self._advance(key, clock)]
 
     def rest(self, now: int) -> None:
         """Keep states in which nothing has happened for a while as bytes; `now` is wall time, micros."""
@@ -217,7 +201,7 @@ class Shard:
         changed = [changes.states for changes in self._changes.tenants.values()]
         for key in resting:
             if key not in self._young and key in self.states and not any(key in states for states in changed):
-                self.states.pack(key, self._due(key))
+                self.states.pack(key, self._deadlines.due(key))
                 self._rules_of.pop(key, None)
 
     def miss(self, now: int, connected: Callable[[str], bool], at_end: AtEnd) -> None:
@@ -264,7 +248,7 @@ class Shard:
             return
         rules, begun = self._rules_for(key, state), since or 0
         deadline = engine.silence_deadline(state, rules, since=begun)
-        self._awaiting.wait(self._queue(key), key, state, begun, deadline)
+        self._awaiting.wait(self._deadlines.queue(key), key, state, begun, deadline)
 
     def change_bases(self, at_end: AtEnd) -> None:
         """Let prices move where no record of the source says so any more: everything before the change is folded."""
@@ -321,54 +305,26 @@ class Shard:
     def _wind_up(self, rules: Iterable[ActiveRule]) -> None:
         """Set the clocks of restored keys, by what their entries say; rules over windows may ask for more."""
         for key, seen in self.states.glances():
-            if seen is None or seen.due == snapshot.DUE_UNKNOWN:
-                self._unsettled[key] = None
-                continue
-            if seen.due != snapshot.NOTHING_DUE:
-                queue = self._queue(key)
-                self._clocks.heard(key, max(seen.watermark, seen.clock_mark), self._running(queue[1]))
-                self._clocks.wait_for(queue, key, seen.due)
-            if self._bases and seen.prices is not prices_live_on(seen.dataset, self._bases.newest(product_of(key))):
+            self._deadlines.restored(key, seen)
+            if seen is not None and self._is_rebased(key, seen):
                 self._rebased[key] = None
         self._unsettle(rules)
 
-    def _heard(self, key: str, event_time: int) -> None:
-        self._clocks.heard(key, event_time, self._running(self._connection(key)))
+    def _is_rebased(self, key: str, seen: Glance) -> bool:
+        """Tell whether prices have moved since a state was written."""
+        if not self._bases:
+            return False
+        return seen.prices is not prices_live_on(seen.dataset, self._bases.newest(product_of(key)))
 
     def _wait(self, key: str) -> None:
-        """Queue a key for its next deadline."""
-        state = self.states[key]
-        if not self._clocks.runs(key):
-            self._heard(key, max(state.watermark, state.clock_mark))
-        self._unsettled.pop(key, None)
-        self._clocks.wait_for(self._queue(key), key, kinds.next_deadline(state, self._rules_for(key, state)))
+        """Queue a key for its next deadline, and for when a record of it is missed."""
+        self._deadlines.wait(key)
         self._await(key)
-
-    def _renew(self, keys: Iterable[str]) -> None:
-        """Work out the next deadlines of keys that were folded."""
-        for key in keys:
-            if key in self._stale and key in self.states:
-                self._wait(key)
-            self._stale.pop(key, None)
-
-    def _settle(self) -> None:
-        for key in list(islice(self._unsettled, SETTLED_AT_ONCE)):
-            if key in self.states:
-                self._wait(key)
-            self._unsettled.pop(key, None)
 
     def _unsettle(self, rules: Iterable[ActiveRule]) -> None:
         """Let keys find their deadlines anew where a rule over a window may bring one; other rules ask for records."""
         timed = {concern for rule in rules if rule.measure is not None for concern in concerns(rule)}
-        self._unsettled |= dict.fromkeys(self.states.about(timed))
-
-    def _queue(self, key: str) -> tuple[str, str]:
-        tenant, dataset, exchange, product = parts_of(key)
-        return tenant_topic(tenant, dataset), self._connection_of(exchange, product)
-
-    def _connection(self, key: str) -> str:
-        _, _, exchange, product = parts_of(key)
-        return self._connection_of(exchange, product)
+        self._deadlines.unsettle(self.states.about(timed))
 
     # ---- rules ----
 
@@ -468,22 +424,18 @@ class Shard:
     def cut(self) -> Cut:
         """Return the checkpoint of everything that changed since the last cut."""
         changes, self._changes = self._changes, Changes()
-        self._renew(key for former in changes.tenants.values() for key in former.states)
+        for key in self._deadlines.stale(key for former in changes.tenants.values() for key in former.states):
+            self._wait(key)
         tenants = {
             tenant: TenantCut(
                 former,
-                {key: (self.states[key], self._due(key)) for key in former.states},
+                {key: (self.states[key], self._deadlines.due(key)) for key in former.states},
                 {topic: self.positions[topic] for topic in former.positions},
                 {number: self.outbox.get(number) for number in former.alerts},
             )
             for tenant, former in changes.tenants.items()
         }
         return Cut(tenants, changes.rules, changes.bases, changes.entries)
-
-    def _due(self, key: str) -> int:
-        if key in self._unsettled:
-            return snapshot.DUE_UNKNOWN
-        return self._clocks.deadline(key) or snapshot.NOTHING_DUE
 
     def written(self, cut: Cut) -> None:
         """Let the alerts of a checkpoint be sent: it is on the broker."""
@@ -513,7 +465,7 @@ class Shard:
         for key in changes.states:
             self._rebase(product_of(key))
             self._rules_of.pop(key, None)
-            self._clocks.forget(key)
+            self._deadlines.forget(key)
             self._awaiting.forget(key)
             if key in self.states:
                 self._wait(key)
@@ -527,7 +479,7 @@ class Shard:
         for key in [key for key in self.states if source_topic(key) == topic]:
             self.states.drop(key)
             self._rules_of.pop(key, None)
-            self._clocks.forget(key)
+            self._deadlines.forget(key)
         self.positions.pop(topic, None)
         self._changes.entries.update(dict.fromkeys(names))
 

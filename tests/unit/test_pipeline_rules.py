@@ -159,7 +159,7 @@ def test_a_rule_over_a_window_that_came_after_a_keys_checkpoint_acts_by_the_cloc
     world.tick(0)
     key = "acme/ticks/coinbase/BTC-USD"
 
-    assert world.shard._clocks.deadline(key) == engine.next_deadline(
+    assert world.shard._deadlines.due(key) == engine.next_deadline(
         world.shard.states[key], world.shard._rules_for(key, world.shard.states[key])
     )
 
