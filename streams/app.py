@@ -12,8 +12,7 @@ from pulsestream.core.settings import Settings
 from pulsestream.core.topics import tenant_topic_pattern
 from streams.ends import tls
 from streams.intake import DATASETS
-from streams.ownership import Ownership
-from streams.transport import BatchTransport, batch_topic
+from streams.transport import BatchTransport, Owner, batch_topic
 
 SESSION_TIMEOUT: Final = 6.0
 """Seconds without a heartbeat after which the group gives a worker's partitions to another."""
@@ -23,11 +22,12 @@ METADATA_MAX_AGE_MS: Final = 60_000
 
 
 def build(
-    settings: Settings, ownership: Ownership, reads: Callable[[str], bool], fail: Callable[[Exception], None]
+    settings: Settings, owner: Owner, reads: Callable[[str], bool], fail: Callable[[Exception], None]
 ) -> faust.App:
     """Return the application, its agent in place; starting it joins the group `settings.stream_app`.
 
-    `reads` says which of the tenants' topics are read; it is asked on another thread.
+    `owner` folds; `reads` says which of the tenants' topics are read, and is asked on another thread; `fail` ends the
+    process.
     """
     folder = settings.home.absolute() / "streams"
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,13 +48,13 @@ def build(
         store="memory://",
         datadir=str(folder),
     )
-    app.transport = BatchTransport(app, ownership, settings.partitions, reads)
+    app.transport = BatchTransport(app, owner, settings.partitions, reads)
     channel = batch_topic(app, tenant_topic_pattern(*DATASETS))
 
     async def fold(stream: Any) -> None:  # Faust's stream type is generic over what it does not know
         async for event in stream.noack().events():
             try:
-                await ownership.take(event.value)
+                await owner.take(event.value)
                 event.ack()
             except Exception as error:  # Faust would skip the batch and go on
                 fail(error)

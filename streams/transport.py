@@ -117,6 +117,12 @@ class Owner(Protocol):
     def arrived(self) -> None:
         """Take note that a fetch has brought records; their batches follow."""
 
+    async def take(self, batches: Iterable[Batch]) -> None:
+        """Fold the batches of a fetch (the agent calls, in the order of fetches); whatever it raises ends the process.
+
+        Those that are no longer `BatchConsumer.is_current` are to be dropped.
+        """
+
     def lost(self, tp: TP, first: int, next_offset: int) -> None:
         """Take note of records, from `first` to before `next_offset`, that were deleted before they were read."""
 

@@ -31,7 +31,6 @@ from streams.checkpoint import StatePartition
 from streams.ending import end_process
 from streams.entries import Position, position_entry, sort
 from streams.errors import DeliveryError
-from streams.ownership import Ownership
 from streams.transport import Batch, BatchConsumer, Bounds
 
 _AT_ONCE: Final = 20_000
@@ -213,7 +212,7 @@ async def run(job: Job) -> None:
     )
     with ThreadPoolExecutor(2) as pool:
         lane = Lane(job, settings, pool)
-        app = build(settings, cast(Ownership, lane), lambda _: True, end_process)
+        app = build(settings, lane, lambda _: True, end_process)
         lane.consumer = cast(BatchConsumer, app.consumer)
         app.conf.broker_max_poll_records = _AT_ONCE
         app.conf.consumer_max_fetch_size = _FETCH_BYTES

@@ -4,7 +4,7 @@ Each is true beyond a threshold and false again at `clear`, which defaults to th
 Windows are those of the statistics. A message about a wrong condition points to the field.
 """
 
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeAlias
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -33,7 +33,7 @@ MIN_SILENCE: Final = 1_000_000
 
 Window = Literal["1m", "5m", "15m", "1h", "24h"]
 SourceOf: TypeAlias = Literal["prices", "quotes", "product", "clock"]
-
+_Model = TypeVar("_Model", bound=BaseModel)
 
 Price = Annotated[float, Field(strict=True, gt=0, le=MAX_PRICE, allow_inf_nan=False)]
 Percent = Annotated[float, Field(strict=True, gt=-100, le=1e9, allow_inf_nan=False)]
@@ -50,6 +50,13 @@ def _checked_clear(clear: float | None, info: ValidationInfo, suffix: str = "") 
     if clear is not None and below is not None and clear < below:
         raise ValueError(f"clear{suffix} {clear!r} must not lie below the threshold {below!r}")
     return clear
+
+
+def _exactly_one(model: _Model, one: float | None, other: float | None, named: str) -> _Model:
+    """Refuse a condition with both thresholds or without any."""
+    if (one is None) is (other is None):
+        raise ValueError(f"give exactly one of {named}")
+    return model
 
 
 class PriceLevel(BaseModel):
@@ -69,9 +76,7 @@ class PriceLevel(BaseModel):
 
     @model_validator(mode="after")
     def _one_side(self) -> Self:
-        if (self.above is None) is (self.below is None):
-            raise ValueError("give exactly one of above, below and crosses")
-        return self
+        return _exactly_one(self, self.above, self.below, "above, below and crosses")
 
 
 class PriceCross(BaseModel):
@@ -102,9 +107,7 @@ class Change(BaseModel):
 
     @model_validator(mode="after")
     def _one_side(self) -> Self:
-        if (self.above_pct is None) is (self.below_pct is None):
-            raise ValueError("give exactly one of above_pct and below_pct")
-        return self
+        return _exactly_one(self, self.above_pct, self.below_pct, "above_pct and below_pct")
 
 
 class Volatility(BaseModel):
@@ -125,9 +128,7 @@ class Volatility(BaseModel):
 
     @model_validator(mode="after")
     def _one_side(self) -> Self:
-        if (self.above is None) is (self.below is None):
-            raise ValueError("give exactly one of above and below")
-        return self
+        return _exactly_one(self, self.above, self.below, "above and below")
 
 
 class Volume(BaseModel):
