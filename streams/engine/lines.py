@@ -1,7 +1,7 @@
 """What is emitted about a source: statistics of each basis in each window, and bars of each period."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Final, Literal
 
@@ -37,31 +37,42 @@ Kind = Literal["prices", "quotes", "bar"]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A series of emissions. `seconds` is a window's length or a bar's period, `pane` the length of its panes."""
+    """A series of emissions. `seconds` is a window's length or a bar's period, `pane` the length of its panes.
+
+    `label` is its name in stored state, `step` the seconds from one time that it may be due at to the next.
+    """
 
     kind: Kind
     name: str
     seconds: int
     pane: int
     window: Window | None = None
+    label: str = field(init=False)
+    step: int = field(init=False)
 
-    @property
-    def label(self) -> str:
-        """The line's name in stored state."""
-        return f"{self.kind}:{self.name}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", f"{self.kind}:{self.name}")
+        object.__setattr__(self, "step", self.seconds if self.kind == "bar" else self.pane)
 
     def closes(self, second: int) -> int:
         """Return when the emission that a record of this second asks for is due: the end of its pane or period."""
-        step = self.seconds if self.kind == "bar" else self.pane
-        return (second // step + 1) * step
+        return (second // self.step + 1) * self.step
 
-    def ends(self, newest: int | None) -> Iterator[int]:
-        """Give when the line's newest pane, that of a second, closes, and when its window becomes empty."""
-        if newest is not None:
-            closes = self.closes(newest)
-            yield closes
-            if self.kind != "bar":
-                yield closes + self.seconds
+
+def ends(given: Sequence[Line], newest: int | None, quoted: int | None) -> list[tuple[int, int]]:
+    """Return when each line's newest pane closes, and when its window becomes empty, with the line's index.
+
+    `newest` is the second of the last record, `quoted` that of the last with a quote; None: there is none.
+    """
+    found = []
+    for index, line in enumerate(given):
+        second = quoted if line.kind == "quotes" else newest
+        if second is not None:
+            closes = line.closes(second)
+            found.append((closes, index))
+            if line.kind != "bar":
+                found.append((closes + line.seconds, index))
+    return found
 
 
 @cache

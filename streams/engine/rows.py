@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 
 from streams.engine.inputs import UNKNOWN_TIME, Floats, Ints
@@ -29,13 +30,15 @@ _FIRST_CAPACITY: Final = 16
 class Rows:
     """Columns with room for more rows: `floats` and `ints`, one line a column."""
 
-    __slots__ = ("floats", "ints", "tail")
+    __slots__ = ("floats", "ints", "stored", "tail")
 
     def __init__(self, capacity: int = _FIRST_CAPACITY) -> None:
         self.floats: Floats = np.zeros((len(FLOATS), capacity))
         self.ints: Ints = np.zeros((len(INTS), capacity), np.int64)
         #: The panes that are written behind what is shared, so that they need not be written again.
         self.tail: Sequence[Pane] = ()
+        #: How a checkpoint wrote panes behind what is shared, by second, so that they need not be encoded again.
+        self.stored: dict[int, tuple[Pane, msgspec.Raw]] = {}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ made by the late records of one batch are emitted once, as the last of them.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final
@@ -16,7 +16,7 @@ from pulsestream.core.clock import MICROS_PER_SECOND
 from schemas.records import Bar, Stat
 from streams.engine.forecast import HISTORY_SECONDS, HORIZONS, Outlook, forecast
 from streams.engine.inputs import UNKNOWN_TIME
-from streams.engine.lines import LONGEST, MINUTE_PANES, SECOND_PANES, Line
+from streams.engine.lines import LONGEST, MINUTE_PANES, SECOND_PANES, Line, ends
 from streams.engine.measures import LOOKBACK_MINUTES, LOOKBACK_SECONDS
 from streams.engine.panes import Pane, merged
 from streams.engine.rows import CLOSE, COUNT, OPEN, QUOTES, SECOND, Extent, Rows, Span
@@ -66,10 +66,9 @@ class Series:
         return int(self.seconds.ints[SECOND, -1]) if len(self.seconds) else None
 
 
-def deadline(series: Series, lines: Iterable[Line]) -> int | None:
+def deadline(series: Series, lines: Sequence[Line]) -> int | None:
     """Return the event-clock time, micros, at which the next pane, window or period closes; None if none is open."""
-    ends = [at for line in lines for at in line.ends(_newest_of(line, series.newest, series.quote_seen))]
-    open_ends = [at for at in ends if at > series.until]
+    open_ends = [at for at, _ in ends(lines, series.newest, _second_of(series.quote_seen)) if at > series.until]
     return min(open_ends) * MICROS_PER_SECOND + CLOCK_SLACK if open_ends else None
 
 
@@ -104,12 +103,8 @@ class SeriesFold:
         """Close panes, windows and periods that end at or before `second`, and emit about them in order of time."""
         if second <= self._until:
             return
-        due = sorted(
-            (at, index)
-            for index, line in enumerate(self._lines)
-            for at in line.ends(_newest_of(line, self._newest, self._quote_seen))
-            if self._until < at <= second
-        )
+        asked = ends(self._lines, self._newest, _second_of(self._quote_seen))
+        due = sorted(pair for pair in asked if self._until < pair[0] <= second)
         self._until = second
         for at, index in due:
             self._emitted[at, self._lines[index].label] = 0
@@ -288,10 +283,8 @@ class SeriesFold:
         return self._seconds if seconds <= LONGEST[SECOND_PANES] else self._all_minutes(at)
 
 
-def _newest_of(line: Line, newest: int | None, quote_seen: int) -> int | None:
-    if line.kind != "quotes":
-        return newest
-    return quote_seen // MICROS_PER_SECOND if quote_seen else None
+def _second_of(time: int) -> int | None:
+    return time // MICROS_PER_SECOND if time else None
 
 
 def _pane_rows(extent: Extent, start: int | None = None, end: int | None = None) -> PaneRows:

@@ -5,6 +5,7 @@ written once; a checkpoint rewrites what changed. Within a format, fields are on
 written before them reads as their defaults, and a program that does not know them yet leaves them out.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -115,7 +116,8 @@ class _Block(msgspec.Struct, array_like=True, frozen=True):
     rows: int
     floats: bytes
     ints: bytes
-    panes: list[_Pane] = []
+    panes: list[msgspec.Raw] = []
+    """Each a `_Pane`."""
 
 
 class _Rule(msgspec.Struct, array_like=True, frozen=True):
@@ -139,6 +141,8 @@ _GLANCES: Final = msgspec.msgpack.Decoder(Glance)
 _BLOCKS: Final = msgspec.msgpack.Decoder(_Block)
 _RULES: Final = msgspec.msgpack.Decoder(_Rule)
 _IDS: Final = msgspec.msgpack.Decoder(_Ids)
+_PANES: Final = msgspec.msgpack.Decoder(_Pane)
+_FORMAT: Final = bytes([FORMAT])
 
 Parts = dict[str, bytes]
 """The entries of one key: values by the name that follows its own."""
@@ -150,12 +154,11 @@ def entries(key: str, old: KeyState | None, new: KeyState, due: int = DUE_UNKNOW
     `key` is "{tenant}/{dataset}/{exchange}/{product}"; entry names are "{key}|head", "{key}|seconds:{n}", … `due` is
     for `glance`.
     """
-    before = dict(_parts(old)) if old is not None else {}
-    after = dict(_parts(new, due))
-    changed: dict[str, bytes | None] = {
-        f"{key}|{name}": _encode(part) for name, part in after.items() if before.get(name) != part
-    }
-    changed |= {f"{key}|{name}": None for name in before if name not in after}
+    changed: dict[str, bytes | None] = {}
+    if old is None or due != DUE_UNKNOWN or not _have_same_head(old, new):
+        changed[f"{key}|head"] = _encode(_head(new, due))
+    for name, part in (*_changed_ids(old, new), *_changed_rules(old, new)):
+        changed[f"{key}|{name}"] = None if part is None else _encode(part)
     past = Series() if old is None else old.series
     for name, step, held, now, held_tail, tail in (
         ("seconds", SECOND_PANES, past.seconds, new.series.seconds, past.tail, new.series.tail),
@@ -255,7 +258,7 @@ class _Gathered:
         return Series(
             _span(seconds),
             _span(minutes),
-            tuple(_pane(pane) for block in seconds for pane in block.panes),
+            tuple(_pane(_PANES.decode(pane)) for block in seconds for pane in block.panes),
             head.until,
             head.condensed,
             head.first_time,
@@ -265,7 +268,7 @@ class _Gathered:
 
 
 def _check_format(name: str, value: bytes) -> None:
-    if value[:1] != bytes([FORMAT]):
+    if value[:1] != _FORMAT:
         raise SnapshotError(
             f"state entry {name!r} has format version {value[:1].hex()}, this program reads {FORMAT}: "
             "start the version that wrote it, or compute the state again with `pulsestream stream --rebuild`"
@@ -275,26 +278,21 @@ def _check_format(name: str, value: bytes) -> None:
 # ---- head, ids and rules ----
 
 
-def _parts(state: KeyState, due: int = DUE_UNKNOWN) -> Iterator[tuple[str, _Part]]:
-    """Give the entries of a state but for its panes, not yet encoded, by name."""
-    few = [_stored_ids(entry.second, entry.numbers, sorted(entry.digests)) for entry in state.seen if _are_few(entry)]
-    yield "head", _head(state, few, due)
-    for entry in state.seen:
-        if not _are_few(entry):
-            yield from _id_parts(entry)
-    for (rule_id, version), held in state.book.machines.items():
-        yield f"rule:{rule_id}:{version}", _rule(rule_id, version, held)
-
-
 def _encode(part: _Part | _Block) -> bytes:
-    return bytes([FORMAT]) + _ENCODER.encode(part)
+    return _FORMAT + _ENCODER.encode(part)
 
 
-def _head(state: KeyState, ids: list[_Ids], due: int) -> _Head:
+def _have_same_head(old: KeyState, new: KeyState) -> bool:
+    """Tell whether the heads of two states of a key agree; those of a fold differ in the first thing that is asked."""
+    return old.watermark == new.watermark and _head(old, DUE_UNKNOWN) == _head(new, DUE_UNKNOWN)
+
+
+def _head(state: KeyState, due: int) -> _Head:
     series = state.series
-    emitted: dict[str, list[tuple[int, int]]] = {}
-    for (at, label), revision in sorted(series.emitted.items()):
-        emitted.setdefault(label, []).append((at, revision))
+    ids = [_stored_ids(entry.second, entry.numbers, entry.digests) for entry in state.seen if _are_few(entry)]
+    emitted: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for (at, label), revision in series.emitted.items():
+        emitted[label].append((at, revision))
     return _Head(
         state.exchange,
         state.product,
@@ -309,7 +307,7 @@ def _head(state: KeyState, ids: list[_Ids], due: int) -> _Head:
         series.condensed,
         series.first_time,
         series.quote_seen,
-        emitted,
+        {label: sorted(emitted[label]) for label in sorted(emitted)},
         list(state.book.last_seen),
         ids,
         state.book.last_spread,
@@ -322,6 +320,18 @@ def _are_few(entry: Seen) -> bool:
     return len(entry.numbers) + len(entry.digests) <= IDS_IN_HEAD
 
 
+def _changed_ids(old: KeyState | None, new: KeyState) -> Iterator[tuple[str, _Ids | None]]:
+    """Give the entries of ids to write, and with None those to remove; ids of a second are only ever added."""
+    held = {entry.second: entry for entry in old.seen if not _are_few(entry)} if old is not None else {}
+    for entry in new.seen:
+        before = held.pop(entry.second, None)
+        if before is not entry and not _are_few(entry):
+            known = dict(_id_parts(before)) if before is not None else {}
+            yield from ((name, part) for name, part in _id_parts(entry) if known.get(name) != part)
+    for gone in held.values():
+        yield from ((name, None) for name, _ in _id_parts(gone))
+
+
 def _id_parts(entry: Seen) -> Iterator[tuple[str, _Ids]]:
     digests = sorted(entry.digests)
     for index, start in enumerate(range(0, max(len(entry.numbers), len(digests)), IDS_PER_ENTRY)):
@@ -329,8 +339,9 @@ def _id_parts(entry: Seen) -> Iterator[tuple[str, _Ids]]:
         yield f"ids:{entry.second}:{index}", _stored_ids(entry.second, entry.numbers[part], digests[part])
 
 
-def _stored_ids(second: int, numbers: Ints, digests: list[bytes]) -> _Ids:
-    return _Ids(second, np.diff(numbers, prepend=0).tolist() if len(numbers) else [], digests)
+def _stored_ids(second: int, numbers: Ints, digests: Iterable[bytes]) -> _Ids:
+    listed = numbers.tolist()
+    return _Ids(second, [after - before for before, after in zip((0, *listed), listed, strict=False)], sorted(digests))
 
 
 def _seen(stored: Iterable[_Ids]) -> tuple[Seen, ...]:
@@ -339,6 +350,18 @@ def _seen(stored: Iterable[_Ids]) -> tuple[Seen, ...]:
         held = by_second.get(part.second, Seen(part.second))
         by_second[part.second] = held.plus(np.cumsum(np.array(part.numbers, np.int64)), part.digests)
     return tuple(by_second[second] for second in sorted(by_second))
+
+
+def _changed_rules(old: KeyState | None, new: KeyState) -> Iterator[tuple[str, _Rule | None]]:
+    """Give the entries of rules to write, and with None those to remove."""
+    before, after = old.book.machines if old is not None else {}, new.book.machines
+    if before is after:
+        return
+    for (rule_id, version), held in after.items():
+        if before.get((rule_id, version)) != held:
+            yield f"rule:{rule_id}:{version}", _rule(rule_id, version, held)
+    for rule_id, version in before.keys() - after.keys():
+        yield f"rule:{rule_id}:{version}", None
 
 
 def _rule(rule_id: str, version: int, held: Machine) -> _Rule:
@@ -400,8 +423,13 @@ class _Panes:
 
     def numbers(self, since: int) -> list[int]:
         """Return the numbers of the blocks from `since` on."""
-        settled = np.unique(self.span.ints[SECOND] // (BLOCK * self.step)).tolist()
-        return sorted({n for n in [*settled, *(self.number(pane.second) for pane in self.tail)] if n >= since})
+        length = BLOCK * self.step
+        seconds = self.span.ints[SECOND]
+        settled = seconds[seconds.searchsorted(since * length) :].tolist()
+        return sorted(
+            {second // length for second in settled}
+            | {number for pane in self.tail if (number := pane.second // length) >= since}
+        )
 
     def extent(self, number: int) -> tuple[int, int]:
         """Return the positions, within the span, of a block's settled rows."""
@@ -420,8 +448,23 @@ class _Panes:
             end - start,
             np.ascontiguousarray(self.span.floats[:, start:end]).tobytes(),
             np.ascontiguousarray(self.span.ints[:, start:end]).tobytes(),
-            [_stored_pane(pane) for pane in self.tail_of(number)],
+            [self._stored(pane) for pane in self.tail_of(number)],
         )
+
+    def _stored(self, pane: Pane) -> msgspec.Raw:
+        """Return a pane as it is stored; one that is as it was at the last checkpoint is not encoded again."""
+        known = self.span.rows.stored
+        held = known.get(pane.second)
+        if held is None or held[0] is not pane:
+            held = known[pane.second] = pane, msgspec.Raw(_ENCODER.encode(_stored_pane(pane)))
+        return held[1]
+
+    def forget_stored(self) -> None:
+        """Let go of what was encoded of panes that cannot change any more."""
+        known = self.span.rows.stored
+        if len(known) > 2 * len(self.tail):
+            kept = {pane.second for pane in self.tail}
+            self.span.rows.stored = {second: held for second, held in known.items() if second in kept}
 
     def same(self, number: int, other: "_Panes") -> bool:
         """Tell whether a block is as in another state of the same key: settled rows never change."""
@@ -432,7 +475,7 @@ class _Panes:
 def _changed_blocks(old: _Panes, new: _Panes) -> Iterator[tuple[int, _Block | None]]:
     """Give the blocks to write, and with None those to remove."""
     first = new.first
-    if old.first is not None:
+    if old.first is not None and old.first != first:
         yield from ((number, None) for number in old.numbers(old.first) if first is None or number < first)
     if first is None:
         return
@@ -440,6 +483,7 @@ def _changed_blocks(old: _Panes, new: _Panes) -> Iterator[tuple[int, _Block | No
     for number in new.numbers(since):
         if not new.same(number, old):
             yield number, new.block(number)
+    new.forget_stored()
 
 
 def _span(blocks: Iterable[_Block]) -> Span:

@@ -61,14 +61,22 @@ def examples() -> list[Any]:
     shard = restored(golden_state.read(GOLDEN))
     state = shard.states[TICKS]
     assert isinstance(state, KeyState)
-    parts = dict(snapshot._parts(state))
     block = snapshot._BLOCKS.decode(
         next(memoryview(value)[1:] for name, value in entries(TICKS, None, state, 0).items() if value and "sec" in name)
     )
     pane = snapshot._stored_pane(state.series.tail[-1])
-    rule = next(part for name, part in parts.items() if name.startswith("rule:"))
+    (rule_id, version), held = next(iter(state.book.machines.items()))
+    rule = snapshot._rule(rule_id, version, held)
     ids = snapshot._stored_ids(1, state.seen[0].numbers, [])
-    return [parts["head"], rule, ids, block, pane, Position("id", 7), PendingAlert(TICKS, b"k", b"v", [("a", b"b")])]
+    return [
+        snapshot._head(state, 0),
+        rule,
+        ids,
+        block,
+        pane,
+        Position("id", 7),
+        PendingAlert(TICKS, b"k", b"v", [("a", b"b")]),
+    ]
 
 
 EXAMPLES: Final = examples()
