@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from aiokafka.consumer import fetcher as library
 
 from streams.blocks import Block, FetchedBytes
+from streams.sessions import FetchSessions
 
 SHARE: Final = 500
 """Records of a partition that are handed on at once while other partitions have some too."""
@@ -118,8 +119,14 @@ class BlockFetcher(library.Fetcher):  # type: ignore[misc] # it has no types
 
 
 def hand_on_blocks(fetcher: library.Fetcher) -> None:
-    """Make a fetcher that has fetched nothing yet hand on blocks.
+    """Make a fetcher that has fetched nothing yet hand on blocks, and fetch within sessions.
 
     The consumer makes it in the middle of its start, by the library's name for it (consumer/consumer.py:384).
     """
     fetcher.__class__ = BlockFetcher
+    fetcher._client = FetchSessions(fetcher._client, lambda: _assignment(fetcher))  # noqa: SLF001 - likewise
+
+
+def _assignment(fetcher: library.Fetcher) -> object:
+    subscription = fetcher._subscriptions.subscription  # noqa: SLF001 - there is no public way
+    return subscription.assignment if subscription else None

@@ -242,12 +242,14 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     def fetched(self, tp: TP) -> tuple[int, int, float] | None:
         """Return position, end (last stable offset) and the time in seconds since 1970 of a partition's last fetch."""
-        subscription = self._ensure_consumer()._subscription.subscription  # noqa: SLF001 - highwater() has no time
+        consumer = self._ensure_consumer()
+        subscription = consumer._subscription.subscription  # noqa: SLF001 - highwater() has no time
         assignment = subscription.assignment if subscription else None
         state = assignment.state_value(tp) if assignment else None
         if state is None or state.lso is None or not state.has_valid_position:
             return None
-        return state.position, state.lso, state.timestamp / 1000
+        unchanged_at = consumer._fetcher._client.unchanged_at(tp)  # noqa: SLF001 - see FetchSessions
+        return state.position, state.lso, max(state.timestamp / 1000, unchanged_at)
 
     async def _commit_for_tools(self, offsets: Mapping[TP, int]) -> bool:
         consumer = self._ensure_consumer()

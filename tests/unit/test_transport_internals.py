@@ -1,7 +1,7 @@
 """What the batch transport relies on inside faust-streaming and aiokafka: a change there has to be looked at.
 
 Each entry is a method that is overridden, or whose behaviour an override counts on, with a digest of its source.
-After an upgrade: read the difference, adapt `streams/transport.py` or `streams/fetching.py`, and then write the new
+After an upgrade: read the difference, adapt `streams/transport.py`, `fetching.py` or `sessions.py`, and write the new
 digest here.
 """
 
@@ -19,6 +19,7 @@ from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.consumer.group_coordinator import BaseCoordinator, GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState, TopicPartitionState
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
+from aiokafka.protocol.fetch import FetchRequest
 from faust.app.base import App
 from faust.events import Event
 from faust.serializers.schemas import Schema
@@ -27,7 +28,7 @@ from faust.transport import conductor, consumer
 from faust.transport.drivers import aiokafka as driver
 from mode.utils.queues import FlowControlQueue
 
-from streams import fetching, transport
+from streams import fetching, sessions, transport
 
 RELIED_ON: dict[Callable[..., Any], str] = {
     # replaced
@@ -57,6 +58,7 @@ RELIED_ON: dict[Callable[..., Any], str] = {
     PartitionRecords._consumer_record: "e668541600b047ab",
     AioFetcher.fetched_records: "be4348896b9b66af",
     AioFetcher._proc_fetch_request: "59bf948fff47eed5",
+    FetchRequest.build: "952ef0f41192efc3",
     # counted on
     consumer.Consumer.getmany: "4b168d84882a70d6",
     consumer.Consumer._wait_next_records: "6218e1969a636b3f",
@@ -79,6 +81,7 @@ RELIED_ON: dict[Callable[..., Any], str] = {
     GroupCoordinator._on_join_prepare: "4d9524afc0ee2c2f",
     GroupCoordinator._perform_assignment: "a5cf61fa97320199",
     GroupCoordinator.ensure_active_group: "33c84c1a93012e81",
+    FetchRequest.__init__: "f31b6b74cc94dae4",
     FetchResult.check_assignment: "b5340df67e3f330f",
     FetchResult._update_position: "83fb1473bf10027b",
     PartitionRecords.__init__: "8ec1c2ae6ea1af87",
@@ -116,6 +119,7 @@ DERIVED = [
     (fetching.PartitionBlocks, PartitionRecords),
     (fetching.BlockResult, FetchResult),
     (fetching.BlockFetcher, AioFetcher),
+    (sessions.SessionRequest, FetchRequest),
 ]
 
 
@@ -143,7 +147,7 @@ def test_every_method_that_is_overridden_is_pinned(ours: type, library: type) ->
 def test_no_other_class_of_the_libraries_is_derived_from() -> None:
     derived = {
         name
-        for module in (transport, fetching)
+        for module in (transport, fetching, sessions)
         for name, found in vars(module).items()
         if inspect.isclass(found) and found.__module__ == module.__name__ and found.__base__ is not object
     }
