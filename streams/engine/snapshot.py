@@ -323,9 +323,9 @@ def _are_few(entry: Seen) -> bool:
 def _changed_ids(old: KeyState | None, new: KeyState) -> Iterator[tuple[str, _Ids | None]]:
     """Give the entries of ids to write, and with None those to remove; ids of a second are only ever added."""
     held = {entry.second: entry for entry in old.seen if not _are_few(entry)} if old is not None else {}
-    for entry in new.seen:
+    for entry in [entry for entry in new.seen if not _are_few(entry)]:
         before = held.pop(entry.second, None)
-        if before is not entry and not _are_few(entry):
+        if before is not entry:
             known = dict(_id_parts(before)) if before is not None else {}
             yield from ((name, part) for name, part in _id_parts(entry) if known.get(name) != part)
     for gone in held.values():
@@ -466,6 +466,11 @@ class _Panes:
             kept = {pane.second for pane in self.tail}
             self.span.rows.stored = {second: held for second, held in known.items() if second in kept}
 
+    def is_as(self, other: "_Panes") -> bool:
+        """Tell at a glance whether nothing has changed since another state of the same key."""
+        one, two = self.span, other.span
+        return one.rows is two.rows and one.start == two.start and one.stop == two.stop and self.tail == other.tail
+
     def same(self, number: int, other: "_Panes") -> bool:
         """Tell whether a block is as in another state of the same key: settled rows never change."""
         (start, end), (others_start, others_end) = self.extent(number), other.extent(number)
@@ -474,6 +479,8 @@ class _Panes:
 
 def _changed_blocks(old: _Panes, new: _Panes) -> Iterator[tuple[int, _Block | None]]:
     """Give the blocks to write, and with None those to remove."""
+    if new.is_as(old):
+        return
     first = new.first
     if old.first is not None and old.first != first:
         yield from ((number, None) for number in old.numbers(old.first) if first is None or number < first)
