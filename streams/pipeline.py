@@ -8,6 +8,7 @@ before any later record) is an input: it goes into a checkpoint before it has an
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Final, TypeVar
 
 from pulsestream.core.log import logger
@@ -76,6 +77,8 @@ class Shard:
         self._sources: dict[str, Source] = {}
         self._changes = Changes()
         self._awaiting = Awaiting()
+        #: Keys of which no record is expected, and about which a rule on missing ones may have something open.
+        self._unexpected: dict[str, None] = {}
         #: Keys touched since states were last put to rest, and those that are still to be put to rest.
         self._young: set[str] = set()
         self._resting: list[str] = []
@@ -215,6 +218,14 @@ class Shard:
 
         for (_, connection), key, clock in self._awaiting.missed(now, may_act, ADVANCED_AT_ONCE):
             self._miss(key, clock, QUIET_MARKET if connected(connection) else FEED_DOWN)
+        for key in list(islice(self._unexpected, ADVANCED_AT_ONCE)):
+            del self._unexpected[key]
+            if parts_of(key)[0] in self.parked:
+                self._unexpected[key] = None
+                continue
+            state = None if self._is_expected(key) else self._source_state(key)
+            if state is not None:
+                self._decide(key, step_of(engine.expect_nothing(state, now, self._rules_for(key, state))))
 
     def _miss(self, key: str, clock: int, reason: str) -> None:
         state = self._expected_state(key)
@@ -236,17 +247,31 @@ class Shard:
             state = engine.switch(self._new_state(source, key, change), change.at, (), prices=prices).state
         return state if state is not None and state.prices else None
 
+    def _await_about(self, rules: Iterable[ActiveRule]) -> None:
+        """Expect records where rules ask for that; what those have open elsewhere is closed."""
+        on_missing = {concern for rule in rules if rule.silence is not None for concern in concerns(rule)}
+        for product in self._awaiting.about(on_missing, EVERY_PRODUCT):
+            self._await_product(product)
+        about = self.states.about(on_missing)
+        for key in [key for key in about if parts_of(key)[1] == OWN]:
+            self._await(key)
+        self._unexpected |= dict.fromkeys(about)
+
+    def _is_expected(self, key: str) -> bool:
+        """Tell whether records of a key are to come."""
+        return parts_of(key)[1] == OWN or self._awaiting.since(product_of(key)) is not None
+
     def _await(self, key: str) -> None:
         """Queue a key for when its next record is missed, if a rule asks for that."""
-        tenant, dataset, exchange, product = parts_of(key)
-        waits = self._rules.wait(tenant, product)
-        since = self._awaiting.since((tenant, exchange, product)) if waits else None
-        expected = waits and (since is not None or dataset == OWN)
+        waits = self._rules.wait(parts_of(key)[0], parts_of(key)[3])
+        expected = waits and self._is_expected(key)
         state = self._expected_state(key) if expected else None
+        if waits and not expected and key in self.states:
+            self._unexpected[key] = None
         if state is None:
             self._awaiting.forget(key)
             return
-        rules, begun = self._rules_for(key, state), since or 0
+        rules, begun = self._rules_for(key, state), self._awaiting.since(product_of(key)) or 0
         deadline = engine.silence_deadline(state, rules, since=begun)
         self._awaiting.wait(self._deadlines.queue(key), key, state, begun, deadline)
 
@@ -309,6 +334,7 @@ class Shard:
             if seen is not None and self._is_rebased(key, seen):
                 self._rebased[key] = None
         self._unsettle(rules)
+        self._await_about(rules)
 
     def _is_rebased(self, key: str, seen: Glance) -> bool:
         """Tell whether prices have moved since a state was written."""
@@ -338,11 +364,7 @@ class Shard:
             self._changes.rules[rule.key] = rule
         self._ask_again({concern for rule in put for concern in concerns(rule)})
         self._unsettle(put)
-        on_missing = {concern for rule in put if rule.silence is not None for concern in concerns(rule)}
-        for product in self._awaiting.about(on_missing, EVERY_PRODUCT):
-            self._await_product(product)
-        for key in [key for key in self.states.about(on_missing) if parts_of(key)[1] == OWN]:
-            self._await(key)
+        self._await_about(put)
 
     def read_from(self, sources: Iterable[Source]) -> None:
         """Know the partitions of topics that are read, before the first of their records."""

@@ -24,12 +24,11 @@ from streams.engine.panes import Pane, pane_of
 from streams.engine.rules import ActiveRule
 from streams.engine.series import CLOCK_SLACK, GRACE, Series, SeriesFold
 from streams.engine.statistics import Subject
+from streams.engine.transitions import BASIS_CHANGED, UNSUBSCRIBED
 
 NO_ALERTS: Final = AlertBook()
 MICROS_PER_MILLI: Final = 1_000
 TRADES: Final = "trades"
-BASIS_CHANGED: Final = "basis_changed"
-"""The reason of alerts that end because prices live on another source from now on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +202,19 @@ def silence(state: KeyState, until: int, rules: Sequence[ActiveRule], *, reason:
 def silence_deadline(state: KeyState, rules: Sequence[ActiveRule], *, since: int = 0) -> int | None:
     """Return the time, micros, at which `silence` would do something if no record comes; None: only a record can."""
     return alerts.silence_deadline(state.book, rules, state.watermark or since)
+
+
+def expect_nothing(state: KeyState, at: int, rules: Sequence[ActiveRule]) -> Folded:
+    """Close what rules on missing records have open at time `at` (micros): the product is no longer subscribed.
+
+    Returns the same state where nothing was open.
+    """
+    missing = [rule for rule in rules if rule.silence is not None and rule.key in state.book.machines]
+    if not missing:
+        return Folded(state, [], [], [], {})
+    evaluation = _evaluation(state)
+    evaluation.close_all(missing, at, UNSUBSCRIBED)
+    return Folded(replace(state, book=evaluation.finish()), [], [], evaluation.alerts, {})
 
 
 def retire(state: KeyState, rule: ActiveRule, at: int) -> Folded:

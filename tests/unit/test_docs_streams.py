@@ -6,7 +6,7 @@ from pathlib import Path
 from pulsestream.core.settings import Settings
 from schemas.validate import MAX_AHEAD, PERIODS
 from streams import lane, vigil
-from streams.engine import fold, series
+from streams.engine import series, transitions
 from streams.engine.definitions import WINDOW_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def test_its_figures_are_those_of_the_code() -> None:
     assert " ".join(PERIODS) in TEXT
     assert f"for {vigil.LIMIT // SECOND} s proves" in TEXT
     assert f"not through after {lane.UNCONFIRMED_LIMIT:.0f} s" in TEXT
-    assert fold.BASIS_CHANGED in TEXT
+    assert transitions.BASIS_CHANGED in TEXT
     assert Settings.model_fields["checkpoint_interval"].default < 1  # "several times a second"
 
 

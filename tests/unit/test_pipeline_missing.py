@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from schemas.codec import codec
 from streams.engine.rules import ActiveRule, parse_rule
-from streams.engine.transitions import FEED_DOWN, QUIET_MARKET
+from streams.engine.transitions import FEED_DOWN, QUIET_MARKET, UNSUBSCRIBED
 from tests.support.sharding import EXCHANGE, World
 from tests.support.streaming import make_tick
 
@@ -91,6 +92,22 @@ def test_the_time_without_records_goes_on_while_nobody_owns_the_partition() -> N
     assert alerts(world) == [("firing", QUIET_MARKET, last + 60 * SECOND)]
 
 
+def test_a_tenants_own_ticks_are_missed_after_a_crash_too() -> None:
+    world = World()
+    put_rule(world, exchange="x-desk")
+    tick = make_tick("x-desk", "BTC-USD", 1, 100.0, at=world.now)
+    world.append_raw("acme", codec(type(tick)).encode(tick), dataset="own-ticks")
+    world.fold("acme", dataset="own-ticks")
+    world.checkpoint()
+    world.now += 61 * SECOND
+    world.crash()
+
+    world.tick(0)
+    world.checkpoint()
+
+    assert [state for state, _, _ in alerts(world)] == ["firing"]
+
+
 def test_records_that_are_not_read_yet_are_not_missed() -> None:
     world = World()
     put_rule(world)
@@ -121,6 +138,31 @@ def test_of_a_product_that_is_unsubscribed_nothing_is_missed() -> None:
     world.checkpoint()
 
     assert alerts(world) == []
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+def test_what_is_open_about_a_product_that_is_unsubscribed_is_closed(crashed: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    world = World()
+    put_rule(world)
+    told(world)
+    world.fold("acme")
+    world.tick(61 * SECOND)
+    world.checkpoint()
+    world.acknowledge()
+    world.checkpoint()
+    world.unsubscribe(*PRODUCT)
+    if crashed:
+        world.crash()
+
+    for _ in range(3):
+        world.tick(SECOND)
+        world.checkpoint()
+        world.acknowledge()
+
+    assert [(state, reason) for state, reason, _ in alerts(world)] == [
+        ("firing", QUIET_MARKET),
+        ("resolved", UNSUBSCRIBED),
+    ]
 
 
 def test_a_rule_that_comes_while_a_product_is_quiet_is_seen_by_the_clock() -> None:
