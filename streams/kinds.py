@@ -4,7 +4,7 @@ What the shard does with either is said here once; the key of the latter has `*`
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
@@ -25,7 +25,9 @@ from streams.tables import Name
 State = KeyState | DivergenceState
 
 _PART: Final = "product"
-"""The name of the one entry of a product on all exchanges."""
+"""The name of the entry of a product on all exchanges; those with further machines are numbered."""
+MACHINES_PER_ENTRY: Final = 1_000
+"""Of at most 200 bytes each, so that an entry stays under 256 KB."""
 _FORMAT: Final = b"\x01"
 _STORED: Final = msgspec.msgpack.Decoder(StoredDivergence)
 
@@ -99,7 +101,9 @@ def _priced(exchange: str, row: Row) -> Priced:
 def entries(key: str, old: State | None, new: State, due: int) -> dict[str, bytes | None]:
     """Return the entries that changed, as `snapshot.entries` does."""
     if isinstance(new, DivergenceState):
-        return {f"{key}|{_PART}": _FORMAT + msgspec.msgpack.encode(divergence.stored(new))}
+        written = _divergence_parts(new)
+        gone = _divergence_parts(old).keys() - written.keys() if isinstance(old, DivergenceState) else ()
+        return {f"{key}|{name}": value for name, value in written.items()} | {f"{key}|{name}": None for name in gone}
     return snapshot.entries(key, old if isinstance(old, KeyState) else None, new, due)
 
 
@@ -107,16 +111,34 @@ def load(key: str, parts: Mapping[str, bytes]) -> State:
     """Return the state that a key's entries hold; raises SnapshotError for what cannot be read."""
     if not is_compared(key):
         return snapshot.load(key, parts)
-    value = parts[_PART]
+    first, *others = [_divergence(f"{key}|{name}", parts[name]) for name in (_PART, *(parts.keys() - {_PART}))]
+    machines = {rule: held for state in (first, *others) for rule, held in state.machines.items()}
+    return replace(first, machines=machines)
+
+
+def _divergence_parts(state: DivergenceState) -> dict[str, bytes]:
+    """Return the entries of a product on all exchanges: what is known of it, and no more machines in one than fit."""
+    rules = sorted(state.machines)
+    parts = [rules[start : start + MACHINES_PER_ENTRY] for start in range(0, len(rules), MACHINES_PER_ENTRY)] or [[]]
+    states = [replace(state, machines={rule: state.machines[rule] for rule in part}) for part in parts]
+    states[1:] = [replace(part, legs={}) for part in states[1:]]
+    names = (_PART, *(f"{_PART}:{number}" for number in range(1, len(states))))
+    return {
+        name: _FORMAT + msgspec.msgpack.encode(divergence.stored(part))
+        for name, part in zip(names, states, strict=True)
+    }
+
+
+def _divergence(name: str, value: bytes) -> DivergenceState:
     if value[:1] != _FORMAT:
         raise SnapshotError(
-            f"state entry {key + '|' + _PART!r} has format version {value[:1].hex()}, this program reads "
-            f"{_FORMAT.hex()}: start the version that wrote it, or run `pulsestream stream --rebuild`"
+            f"state entry {name!r} has format version {value[:1].hex()}, this program reads {_FORMAT.hex()}: "
+            "start the version that wrote it, or run `pulsestream stream --rebuild`"
         )
     try:
         return divergence.restored(_STORED.decode(memoryview(value)[1:]))
     except msgspec.DecodeError as error:
-        raise SnapshotError(f"state entry {key + '|' + _PART!r} cannot be read: {error!r}") from error
+        raise SnapshotError(f"state entry {name!r} cannot be read: {error!r}") from error
 
 
 def is_compared(key: str) -> bool:

@@ -2,12 +2,18 @@
 
 import json
 import random
+import uuid
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams import kinds
+from streams.engine.divergence import DivergenceState, Leg
+from streams.engine.machine import Phase, Standing
 from streams.engine.rules import ActiveRule, parse_rule
+from streams.engine.transitions import Machine
 from tests.support.sharding import World
 from tests.support.streaming import assert_alerts_are, make_tick
 
@@ -124,3 +130,28 @@ def test_wherever_it_crashes_the_alerts_are_those_of_an_uninterrupted_run(story:
         world.fold("acme")
 
     assert_alerts_are(torn.alerts("acme"), whole.alerts("acme"))
+
+
+def test_the_entries_of_thousands_of_rules_are_small_and_go_with_them() -> None:
+    machine = Machine(Standing(Phase.FIRING, 2**60), 1, 2**60, 2**60, 15, 3, 1e-300 / 3)
+    many = DivergenceState(
+        "BTC-USD",
+        {"coinbase": Leg("coinbase", 2**60, 100.1)},
+        {(str(uuid.UUID(int=number)), 2**40): machine for number in range(2_500)},
+        2**60,
+        2**60,
+    )
+    few = replace(many, machines={rule: many.machines[rule] for rule in list(many.machines)[:1_200]})
+
+    written = kinds.entries(KEY, None, many, 0)
+    after = written | kinds.entries(KEY, many, few, 0)
+
+    assert len(written) == 3
+    assert max(len(value or b"") for value in written.values()) < 256 * 1024
+    assert kinds.load(KEY, parts(written)) == many
+    assert [name for name, value in after.items() if value is None] == [f"{KEY}|product:2"]
+    assert kinds.load(KEY, parts(after)) == few
+
+
+def parts(entries: dict[str, bytes | None]) -> dict[str, bytes]:
+    return {name.partition("|")[2]: value for name, value in entries.items() if value is not None}
