@@ -57,7 +57,8 @@ class Deadlines:
 
     def heard(self, key: str, event_time: int) -> None:
         """Set a key's clock: it is `event_time` (micros) there now."""
-        self._clocks.heard(key, event_time, self._running(self.queue(key)[1]))
+        _, _, exchange, product = parts_of(key)
+        self._clocks.heard(key, event_time, self._running(self._connection_of(exchange, product)))
 
     def folded(self, key: str) -> None:
         """Note that a key's state is another one."""

@@ -5,7 +5,7 @@ older than the grace are not needed: such a record is dropped as late. A number 
 look-up.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,16 +21,15 @@ def _no_numbers() -> Ints:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """Ids of the records of one second: numbers, ascending, and digests."""
+    """Ids of the records of one second: numbers, ascending, and digests; `highest` number, -1 where there is none."""
 
     second: int
     numbers: Ints = field(default_factory=_no_numbers)
     digests: frozenset[bytes] = frozenset()
+    highest: int = field(init=False)
 
-    @property
-    def highest(self) -> int:
-        """The highest number; -1: there is none."""
-        return int(self.numbers[-1]) if len(self.numbers) else -1
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "highest", int(self.numbers[-1]) if len(self.numbers) else -1)
 
     def holds(self, identity: int | bytes) -> bool:
         """Tell whether an id is among these."""
@@ -39,13 +38,15 @@ class Seen:
         index = int(self.numbers.searchsorted(identity))
         return index < len(self.numbers) and int(self.numbers[index]) == identity
 
-    def plus(self, numbers: Ints, digests: Iterable[bytes] = ()) -> "Seen":
+    def plus(self, numbers: Ints, digests: Sequence[bytes] = ()) -> "Seen":
         """Return these ids and others of the same second; the numbers given ascend."""
-        if not len(self.numbers) or (len(numbers) and self.numbers[-1] < numbers[0]):
-            joined = np.concatenate((self.numbers, numbers)) if len(self.numbers) else numbers
+        if self.highest < 0:
+            joined = numbers
+        elif len(numbers) and self.highest < numbers[0]:
+            joined = np.concatenate((self.numbers, numbers))
         else:
             joined = np.union1d(self.numbers, numbers)
-        return Seen(self.second, joined, self.digests.union(digests))
+        return Seen(self.second, joined, self.digests.union(digests) if digests else self.digests)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -84,12 +85,15 @@ class SeenFold:
     def finish(self, watermark: int) -> tuple[Seen, ...]:
         """Return the ids that can still come again."""
         for second, ids in self._added.items():
-            numbers = sorted(known for known in ids if isinstance(known, int))
             digests = [known for known in ids if isinstance(known, bytes)]
+            numbers = sorted(ids.difference(digests) if digests else ids)
             held = self._held.get(second, Seen(second))
             self._held[second] = held.plus(np.array(numbers, np.int64), digests)
+        kept = sorted(self._held)
         oldest = watermark - GRACE
-        return tuple(self._held[second] for second in sorted(self._held) if _reachable(second, oldest))
+        while kept and not _reachable(kept[0], oldest):
+            del kept[0]
+        return tuple([self._held[second] for second in kept])
 
     def _known(self, known: int | bytes, oldest: int) -> bool:
         return any(_reachable(second, oldest) and entry.holds(known) for second, entry in self._held.items()) or any(
