@@ -209,6 +209,13 @@ WHERE tenant = %(tenant)s AND rule_id = %(rule_id)s AND version = %(version)s AN
 -- name: prune_outbox
 DELETE FROM outbox WHERE published_at < now() - INTERVAL '1 day';
 
+-- name: prune_dead_letters
+DELETE FROM dead_letters
+WHERE (tenant, id) IN (
+    SELECT tenant, id FROM dead_letters
+    WHERE appended_at < now() - make_interval(days => %(days)s)
+    ORDER BY appended_at LIMIT %(limit)s);
+
 -- name: topics_to_make
 SELECT tenant, dataset, status FROM tenant_topics
 WHERE topic_id IS NULL AND (status = 'provisioning' OR (status = 'refused' AND %(again)s))

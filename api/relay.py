@@ -30,6 +30,7 @@ TURN: Final = 1.0
 """Seconds between two tries to become the relay at work."""
 LONGEST_PAUSE: Final = 5.0
 PRUNE_EVERY: Final = 600.0
+PRUNE_LETTERS: Final = 20_000
 VERIFY_EVERY: Final = 60.0
 STOP_WITHIN: Final = 5.0
 """Seconds that the reconciler may take to finish its step; what it leaves undone the next relay does."""
@@ -53,7 +54,7 @@ def run(settings: Settings) -> None:
         readiness.add("topics", reconciling.problem)
         reconciling.start()
         try:
-            _relay(publisher, connection, reconciling, stop)
+            _relay(settings, publisher, connection, reconciling, stop)
         finally:
             stop.set()
             reconciling.join(STOP_WITHIN)
@@ -61,7 +62,11 @@ def run(settings: Settings) -> None:
 
 
 def _relay(
-    publisher: OutboxPublisher, connection: Connection, reconciling: "_Reconciling", stop: threading.Event
+    settings: Settings,
+    publisher: OutboxPublisher,
+    connection: Connection,
+    reconciling: "_Reconciling",
+    stop: threading.Event,
 ) -> None:
     execute(connection, "listen_outbox")
     _log.info("relaying")
@@ -77,6 +82,12 @@ def _relay(
             await_notice(connection, POLL)
         if pruning.due():
             publisher.prune()
+            prune_dead_letters(connection, settings.dead_letter_days)
+
+
+def prune_dead_letters(connection: Connection, days: int) -> int:
+    """Delete dead letters older than `days`, the oldest first and a bounded number at once; return how many."""
+    return execute(connection, "prune_dead_letters", days=days, limit=PRUNE_LETTERS)
 
 
 class _Reconciling:

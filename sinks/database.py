@@ -35,7 +35,7 @@ from sinks.plan import (
     surviving,
 )
 from sinks.rows import Refused, Row
-from sinks.tables import ALERTS, BARS, EVENTS, FEEDS, STATS, TICKS, TRADES, Table
+from sinks.tables import ALERTS, BARS, DEAD_LETTERS, EVENTS, FEEDS, STATS, TICKS, TRADES, Table
 
 _DATA: Final = frozenset({"22", "23", "54"})
 """SQLSTATE classes that the record is to blame for; 54 is a record beyond a limit of the server (an index row)."""
@@ -44,7 +44,7 @@ _AWAY_CODES: Final = frozenset({"25006", "25P03", "25P04"})
 """Read-only (a standby, after a failover), and transactions that the server ended for taking too long."""
 _WRONG_SETTING: Final = re.compile(r"authentication failed|does not exist|no pg_hba\.conf entry")
 _CONNECT_OPTIONS: Final = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-_TABLES: Final = (TICKS, TRADES, EVENTS, STATS, BARS, ALERTS, FEEDS)
+_TABLES: Final = (TICKS, TRADES, EVENTS, STATS, BARS, ALERTS, DEAD_LETTERS, FEEDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,7 @@ class Database:
         self._writers: Mapping[str, Write] = {
             TICKS.name: lambda rows: self._copy(TICKS, rows),
             ALERTS.name: lambda rows: self._copy(ALERTS, rows),
+            DEAD_LETTERS.name: lambda rows: self._copy(DEAD_LETTERS, rows),
             EVENTS.name: self._store_events,
             TRADES.name: self._store_trades,
             BARS.name: lambda rows: self._upsert(BARS, newest_bars(rows)),

@@ -1,20 +1,22 @@
 """Dead letters: refused records on their tenant's dead-letter topic, acknowledged before the sink goes on.
 
 Its key is where the record was read, so that the same record refused again after a crash can be recognised. One that
-no topic takes (missing, refused, too large) is logged and counted, and never holds anybody up; a broker that is away
-does.
+is too large for its topic goes without its value, and says so. One that no topic takes (missing, refused) is logged
+and counted, and never holds anybody up; a broker that is away does. A dead letter that is refused itself is never made
+another one of.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from pulsestream.core.clock import Clock
 from pulsestream.core.headers import cloud_event
-from pulsestream.core.kafka import BrokerError, producer_config, reason
+from pulsestream.core.kafka import BrokerError, producer_config
 from pulsestream.core.layout import DEAD_LETTER_ROOM, MAX_MESSAGE_BYTES
 from pulsestream.core.log import logger
 from pulsestream.core.metrics import SINK_DEAD_LETTERS, SINK_DEAD_LETTERS_LOST
@@ -29,6 +31,8 @@ DELIVERY_TIMEOUT: Final = 10.0
 MISSING_TOPIC_REST: Final = 30.0
 """Seconds for which a topic that was missing is not tried again: each try holds the batch up."""
 _TOPIC_WAIT_MS: Final = 3000
+_SMALL: Final = DEAD_LETTER_ROOM // 2
+"""Bytes of a key and headers that stay in a letter whose value is left out."""
 
 _AWAY: Final = frozenset(
     {
@@ -47,7 +51,18 @@ _MISSING: Final = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001
 )
 
+_TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
+
 _log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Addressed:
+    """A refused record as its letter, and the topic that it goes to."""
+
+    item: Refused
+    topic: str
+    letter: DeadLetter
 
 
 class DeadLetters:
@@ -66,54 +81,78 @@ class DeadLetters:
 
     def send(self, refused: Sequence[Refused]) -> None:
         """Return once every record is on its dead-letter topic or counted as lost; raises BrokerError."""
-        unanswered: list[str] = []
-        for item in refused:
-            self._send_one(item, unanswered)
-        waiting = self._producer.flush(DELIVERY_TIMEOUT)
-        if waiting:
-            self._producer.purge()
-            unanswered.append("the broker does not answer")
-        if unanswered:
-            raise BrokerError(f"{len(refused)} dead letters were not all acknowledged: {unanswered[0]}")
+        now = self._clock()
+        letters = [_Addressed(item, topic, dead_letter(item, now)) for item in refused if (topic := self._topic(item))]
+        too_large = self._deliver(letters)
+        if too_large:
+            self._deliver([replace(each, letter=without_value(each.letter)) for each in too_large])
 
-    def _send_one(self, item: Refused, unanswered: list[str]) -> None:
+    def _topic(self, item: Refused) -> str | None:
+        """Return the topic that an item's letter goes to; None, and it counts as lost, where there is none."""
         source = parse_tenant_topic(item.arrived.topic)
         if source is None:
             _lose(item, "its topic belongs to no tenant")
-            return
-        topic = source.sibling("dlq")
-        if self._monotonic() < self._resting.get(topic, 0.0):
-            _lose(item, f"topic {topic} is missing")
-            return
-        letter = dead_letter(item, self._clock())
-        try:
-            self._produce(topic, letter, partial(self._delivered, item, unanswered))
-        except KafkaException as error:
-            _lose(item, reason(error))
+        elif source.dataset == "dlq":
+            _lose(item, "it is a dead letter itself")
+        elif self._monotonic() < self._resting.get(source.sibling("dlq"), 0.0):
+            _lose(item, f"topic {source.sibling('dlq')} is missing")
+        else:
+            return source.sibling("dlq")
+        return None
 
-    def _produce(self, topic: str, letter: DeadLetter, delivered: Callable[[KafkaError | None, Message], None]) -> None:
+    def _deliver(self, letters: Sequence[_Addressed]) -> list[_Addressed]:
+        """Send letters, wait for every answer, and return those that are too large with their values."""
+        reports: list[tuple[_Addressed, KafkaError | None]] = []
+        for each in letters:
+            self._produce(each, reports)
+        if self._producer.flush(DELIVERY_TIMEOUT):
+            self._producer.purge()
+            raise BrokerError(f"{len(letters)} dead letters were not all acknowledged: the broker does not answer")
+        return [each for each, error in reports if error is not None and self._is_too_large(each, error, len(letters))]
+
+    def _produce(self, each: _Addressed, reports: list[tuple[_Addressed, KafkaError | None]]) -> None:
+        letter = each.letter
         identity = f"{letter.topic}:{letter.partition}:{letter.offset}"
         source = f"/pulsestream/sink/{letter.topic}"
         headers = cloud_event(identity, "pulsestream.dead-letter.v1", source, letter.first_seen)
         value = codec(DeadLetter).encode(letter)
+
+        def delivered(error: KafkaError | None, _: Message) -> None:
+            reports.append((each, error))
+            if error is None:
+                SINK_DEAD_LETTERS.labels(each.item.code).inc()
+
         while True:
             try:
-                self._producer.produce(topic, value, identity.encode(), headers=[*headers], on_delivery=delivered)
+                self._producer.produce(each.topic, value, identity.encode(), headers=[*headers], on_delivery=delivered)
             except BufferError:
                 self._producer.poll(0.1)
+            except KafkaException as error:
+                reports.append((each, error.args[0]))
+                return
             else:
                 self._producer.poll(0)
                 return
 
-    def _delivered(self, item: Refused, unanswered: list[str], error: KafkaError | None, message: Message) -> None:
-        if error is None:
-            SINK_DEAD_LETTERS.labels(item.code).inc()
-        elif error.code() in _AWAY:
-            unanswered.append(error.str())
-        else:
-            if error.code() in _MISSING:
-                self._resting[message.topic() or ""] = self._monotonic() + MISSING_TOPIC_REST
-            _lose(item, error.str())
+    def _is_too_large(self, each: _Addressed, error: KafkaError, letters: int) -> bool:
+        """Return whether a letter failed for its value's size; one that failed for good otherwise counts as lost."""
+        if error.code() in _AWAY:
+            raise BrokerError(f"{letters} dead letters were not all acknowledged: {error.str()}")
+        if error.code() in _TOO_LARGE and not each.letter.omitted:
+            return True
+        if error.code() in _MISSING:
+            self._resting[each.topic] = self._monotonic() + MISSING_TOPIC_REST
+        _lose(each.item, error.str())
+        return False
+
+
+def without_value(letter: DeadLetter) -> DeadLetter:
+    """Return a letter without its record's value, and without key and headers if these are large too."""
+    value, key = letter.value or b"", letter.key or b""
+    beside = len(key) + sum(len(header.name) + len(header.value or b"") for header in letter.headers)
+    if beside <= _SMALL:
+        return msgspec.structs.replace(letter, value=None, omitted=len(value))
+    return msgspec.structs.replace(letter, value=None, key=None, headers=[], omitted=len(value) + beside)
 
 
 def _lose(item: Refused, cause: str) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from pulsestream.core import topics
 from pulsestream.core.clock import MICROS_PER_SECOND, format_rfc3339
+from pulsestream.core.headers import replay_of
 from schemas.codec import DATASET_RECORDS, codec
 from schemas.errors import DecodeError
 from schemas.records import Alert, Bar, DeadLetter, Event, Feed, Header, Record, Stat, Tick, Trade
@@ -100,6 +101,7 @@ def event_body(event: Event) -> bytes:
 def dead_letter(refused: Refused, first_seen: int) -> DeadLetter:
     """Return what goes to the dead-letter topic for a refused record; `first_seen` in microseconds."""
     arrived = refused.arrived
+    letter_id, replays = replay_of(arrived.headers)
     return DeadLetter(
         reason=refused.code,
         message=_printable(refused.message),
@@ -110,6 +112,9 @@ def dead_letter(refused: Refused, first_seen: int) -> DeadLetter:
         headers=[Header(name=name, value=value) for name, value in arrived.headers],
         value=arrived.value,
         first_seen=first_seen,
+        replay_of=letter_id,
+        replays=replays,
+        appended_at=arrived.appended_at,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Final, cast
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from pulsestream.core.errors import OutageError
+from pulsestream.core.headers import UNREADABLE
 from pulsestream.core.kafka import ADMIN_TIMEOUT, Admin, BrokerError, Config, client_config, reason
 from pulsestream.core.log import logger
 from pulsestream.core.settings import Settings
@@ -21,7 +22,7 @@ from sinks.errors import GroupRefusedError
 from sinks.plan import Move, Partition, Place, Position
 from sinks.rows import Arrived
 
-PATTERN: Final = r"^ps\.[^.]+\.(ticks|own-ticks|trades|events|stats|bars|alerts)\.v1$"
+PATTERN: Final = r"^ps\.[^.]+\.(ticks|own-ticks|trades|events|stats|bars|alerts|dlq)\.v1$"
 LINGER: Final = 0.005
 """Seconds that a batch is gathered for after its first record: what a lone record waits at most."""
 RETRY_PLACING: Final = 0.5
@@ -273,5 +274,13 @@ def _arrived(message: Message) -> Arrived:
         appended_at=message.timestamp()[1] * 1000,
         key=message.key(),
         value=message.value(),
-        headers=tuple(cast(Headers, message.headers() or ())),
+        headers=_headers(message),
     )
+
+
+def _headers(message: Message) -> tuple[tuple[str, bytes | None], ...]:
+    """Return a record's headers; the mark alone where a name is no UTF-8, which the client cannot give."""
+    try:
+        return tuple(cast(Headers, message.headers() or ()))
+    except (SystemError, UnicodeDecodeError):
+        return ((UNREADABLE, None),)

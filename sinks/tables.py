@@ -11,8 +11,8 @@ from typing import Any, Final, cast
 import msgspec
 
 from schemas import registry
-from schemas.codec import NAMES
-from schemas.records import Alert, AsOf, Bar, Event, Feed, Record, Stat, Tick, Trade
+from schemas.codec import NAMES, codec
+from schemas.records import Alert, AsOf, Bar, DeadLetter, Event, Feed, Record, Stat, Tick, Trade, dead_letter_id
 from sinks.copy_binary import Kind, Pack, packers
 
 Columns = Mapping[str, Kind]
@@ -107,6 +107,34 @@ def _feed_values(feed: Feed) -> Values:
     return (*named, *gap, feed.last_trade_id, feed.version, missing, feed.complete_until)
 
 
+_LETTER_COLUMNS: Final[Columns] = {
+    "tenant": "text",
+    "id": "text",
+    "reason": "text",
+    "message": "text",
+    "topic": "text",
+    "partition": "integer",
+    "offset": "bigint",
+    "key": "bytea",
+    "size": "bigint",
+    "first_seen": "timestamptz",
+    "replay_of": "text",
+    "replays": "integer",
+    "letter": "bytea",
+    "appended_at": "timestamptz",
+}
+"""What letters are searched by, and the letter itself: names of headers and keys may be no text of the database's."""
+
+
+def _letter_values(letter: DeadLetter) -> Values:
+    place = (letter.topic, letter.partition, letter.offset, letter.key)
+    size = letter.omitted or (None if letter.value is None else len(letter.value))
+    replay = (letter.first_seen, letter.replay_of, letter.replays)
+    message = letter.message.replace("\x00", "\\x00")
+    whole = codec(DeadLetter).encode(letter)
+    return (dead_letter_id(letter), letter.reason, message, *place, size, *replay, whole)
+
+
 TICKS: Final = _tenant_table("ticks", Tick, ("exchange_time", "event_id"))
 TRADES: Final = _tenant_table("trades", Trade, ("exchange_time", "event_id"))
 EVENTS: Final = _tenant_table("events", Event, ("time", "event_id"), {"data": {"data": "jsonb"}})
@@ -118,6 +146,9 @@ ALERTS: Final = _tenant_table(
     ("at", "alert_id"),
     {"labels": {"labels": "jsonb"}, "last_prices": {"last_prices": "jsonb"}},
 )
+DEAD_LETTERS: Final = Table(
+    "dead_letters", _LETTER_COLUMNS, ("tenant", "id"), packers(_LETTER_COLUMNS.values()), _letter_values
+)
 FEEDS: Final = Table("feeds", _FEED_COLUMNS, ("key",), packers(_FEED_COLUMNS.values()), _feed_values)
 
 BY_DATASET: Final = {
@@ -128,5 +159,6 @@ BY_DATASET: Final = {
     "stats": STATS,
     "bars": BARS,
     "alerts": ALERTS,
+    "dlq": DEAD_LETTERS,
 }
 """Where the records of a tenant's dataset go; a tenant's own ticks are ticks."""

@@ -22,7 +22,7 @@ LAG_LIMIT: Final = 50_000
 """Records behind which a reader counts as too slow rather than busy."""
 _FOLDED: Final = frozenset({"ticks", "own-ticks"})
 _SAME_COUNT: Final = _FOLDED | {"trades"}
-_STORED: Final = _SAME_COUNT | {"events", "stats", "bars", "alerts"}
+_STORED: Final = _SAME_COUNT | {"events", "stats", "bars", "alerts", "dlq"}
 _BUDGET_WARNING: Final = 0.9
 SILENCE: Final = 10.0
 """Seconds after which a connection counts as stale: a producer that lives speaks of each every 2 s."""

@@ -81,6 +81,7 @@ class Settings(BaseSettings):
     sink_group: str = Field("ps-sink", description="consumer group of the sink")
     sink_batch: int = Field(5000, ge=1, le=100_000, description="records per database transaction")
     sink_queue_kib: int = Field(32_768, ge=1024, le=2_097_151, description="records read ahead, in KiB")
+    dead_letter_days: int = Field(30, ge=1, le=3650, description="for which dead letters can be searched and replayed")
     sink_topic_refresh: float = Field(1.0, ge=0.1, le=300, description="seconds until a new topic is seen, at most")
 
 

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from api.outbox_publisher import BATCH, OutboxPublisher
+from api.relay import prune_dead_letters
 from api.relay_database import connect
 from pulsestream.core.clock import to_micros
 from pulsestream.core.settings import Settings
@@ -165,6 +166,23 @@ def test_published_rows_older_than_a_day_are_pruned(
         assert publisher.prune() == 1
 
     assert [row[0] for row in admin.execute("SELECT key FROM outbox ORDER BY id").fetchall()] == ["23 hours", "w"]
+
+
+def test_dead_letters_older_than_their_days_are_pruned_whatever_became_of_them(
+    service_settings: SettingsOf, admin: psycopg.Connection, tenant: str
+) -> None:
+    for age, settled in ((29, None), (31, None), (31, "replayed")):
+        admin.execute(
+            """INSERT INTO dead_letters
+            (tenant, id, reason, message, topic, partition, "offset", first_seen, replays, letter, appended_at, settled)
+            VALUES (%s, %s, 'r', 'm', 't', 0, 0, now(), 0, '', now() - make_interval(days => %s), %s)""",
+            (tenant, f"{age} {settled}", age, settled),
+        )
+
+    with connect(service_settings("relay"), "test") as connection:
+        assert prune_dead_letters(connection, 30) == 2
+
+    assert [row[0] for row in admin.execute("SELECT id FROM dead_letters").fetchall()] == ["29 None"]
 
 
 def test_a_second_relay_waits_ready_and_takes_over_when_the_first_is_killed(

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from schemas.records import Record
+from schemas.records import DeadLetter, Record
 from sinks.database import Database
 from sinks.errors import DatabaseAwayError, DatabaseError
 from sinks.plan import Place, Position, plan
@@ -22,8 +22,11 @@ RECORDS: dict[str, Record] = {
     "stats": stat(1, 1),
     "bars": bar(1),
     "alerts": alert(1),
+    "dlq": DeadLetter(
+        reason="undecodable", message="m", topic="ps.acme.ticks.v1", partition=0, offset=1, headers=[], first_seen=START
+    ),
 }
-DATA = (*RECORDS, "trade_hours")
+DATA = ("ticks", "trades", "events", "stats", "bars", "alerts", "dead_letters", "trade_hours")
 CONTROL = ("tenants", "api_keys", "subscriptions", "rules", "tenant_topics", "outbox")
 
 
@@ -88,6 +91,7 @@ def test_the_api_changes_no_stored_data(stored: Any) -> None:
         "SELECT * FROM sink_offsets",
         "SELECT * FROM sink_gaps",
         "UPDATE feeds SET state = 'connected'",
+        "UPDATE dead_letters SET letter = ''",
     ]
 
     assert not_refused(stored.url("ps_api"), statements) == []
@@ -106,6 +110,17 @@ def test_the_sink_touches_nothing_but_data(stored: Any) -> None:
     ]
 
     assert not_refused(stored.url("ps_sink"), statements) == []
+
+
+def test_what_became_of_a_dead_letter_is_written_by_the_api_for_its_tenant_and_not_by_the_sink(stored: Any) -> None:
+    settle = "UPDATE dead_letters SET settled = 'replayed', settled_at = now() RETURNING tenant"
+    with psycopg.connect(stored.url("ps_api")) as connection:
+        connection.execute("SELECT set_config('pulsestream.tenant', 'acme', true)")
+        settled = connection.execute(settle).fetchall()
+
+    assert settled == [("acme",)]
+    assert not_refused(stored.url("ps_sink"), [settle]) == []
+    assert not_refused(stored.url("ps_relay"), [settle, "SELECT letter FROM dead_letters"]) == []
 
 
 def test_the_notifier_reads_the_alerts_of_every_tenant_and_nothing_else(stored: Any) -> None:

@@ -118,7 +118,7 @@ def test_any_bytes_on_any_topic_are_refused_or_removed(value: bytes | None, data
 
 
 def test_a_topic_that_is_not_stored_is_refused() -> None:
-    reading = read(Arrived("ps.acme.dlq.v1", 0, 0, NOW, None, b""), NOW)
+    reading = read(Arrived("ps.acme.notes.v1", 0, 0, NOW, None, b""), NOW)
 
     assert isinstance(reading, Refused)
     assert reading.code == "unknown_topic"

@@ -1,0 +1,226 @@
+"""Dead letters on a real broker and a real database: whole, once, searchable, and never a reason to stop."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.producer import message_accumulator
+from aiokafka.producer import producer as producing
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+from confluent_kafka import Producer
+
+from pulsestream.core.clock import to_datetime
+from pulsestream.core.headers import REPLAY_OF, REPLAYS, UNREADABLE, as_replay
+from pulsestream.core.kafka import producer_config
+from pulsestream.core.metrics import REGISTRY
+from pulsestream.core.settings import Settings
+from schemas.codec import codec
+from schemas.records import DeadLetter, Header, Tick, dead_letter_id
+from tests.support.poison import poisoned
+from tests.support.sinking import START, Scene, origin, running_sink, tick, wait_until
+
+NOISE = b"\xffnoise"
+COLUMNS = 'id, reason, message, topic, partition, "offset", key, size, first_seen, replay_of, replays, settled'
+
+
+@pytest.fixture
+def scene(service_settings: Callable[..., Settings], database: Any, tenant: str) -> Iterator[Scene]:
+    settings = service_settings("sink", sink_group=f"ps-sink-{tenant}")
+    made = Scene(tenant, service_settings("admin"), settings, database.url())
+    yield made
+    made.delete_topics()
+
+
+def metric(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"pulsestream_{name}", labels) or 0.0
+
+
+def send_record(
+    scene: Scene, value: bytes | None, *headers: tuple[str, bytes | None], key: bytes | None = b"k"
+) -> None:
+    producer = Producer(producer_config(scene.admin, "test") | {"message.max.bytes": 20_000_000})
+    producer.produce(scene.topic("ticks"), value, key, partition=0, headers=list(headers))
+    assert producer.flush(30) == 0
+
+
+def stored_letters(scene: Scene, expected: int) -> list[tuple[DeadLetter, tuple[Any, ...]]]:
+    """Return each stored letter with its columns, in the order of origins, once there are so many."""
+    wait_until(lambda: scene.count("dead_letters") >= expected, what=f"{expected} dead letters")
+    rows = scene.rows(f"SELECT letter, {COLUMNS} FROM dead_letters WHERE tenant = %s", scene.tenant)
+    letters = [(codec(DeadLetter).decode(row[0]), row[1:]) for row in rows]
+    return sorted(letters, key=lambda each: origin(each[0]))
+
+
+def test_a_dead_letter_can_be_searched_in_the_database_and_is_there_whole(scene: Scene) -> None:
+    scene.make("dlq", "ticks")
+    headers = [("ce_id", b"1"), ("nothing", None), ("ce_id", b"\x00\xff")]
+    send_record(scene, NOISE, *headers, key=b"BTC\x00\xff")
+
+    with running_sink(scene.settings):
+        ((letter, columns),) = stored_letters(scene, 1)
+
+    assert (letter.key, letter.value) == (b"BTC\x00\xff", NOISE)
+    assert letter.headers == [Header(name=name, value=value) for name, value in headers]
+    assert columns == (
+        dead_letter_id(letter), "undecodable", letter.message, scene.topic("ticks"), 0, 0, b"BTC\x00\xff", len(NOISE),
+        to_datetime(letter.first_seen), None, 0, None,
+    )  # fmt: skip
+
+
+def test_a_dead_letter_that_is_told_twice_is_one_row(scene: Scene) -> None:
+    scene.make("dlq", "ticks")
+    send_record(scene, NOISE)
+    with running_sink(scene.settings):
+        ((letter, _),) = stored_letters(scene, 1)
+        again = codec(DeadLetter).encode(msgspec.structs.replace(letter, first_seen=START))
+        scene.send_bytes("dlq", again, again)
+        scene.wait_stored("dlq", 3)
+
+    assert scene.count("dead_letters") == 1
+
+
+def test_the_same_place_in_another_life_of_the_topic_is_another_dead_letter(scene: Scene) -> None:
+    scene.make("dlq", "ticks")
+    send_record(scene, NOISE)
+    with running_sink(scene.settings):
+        ((letter, _),) = stored_letters(scene, 1)
+        later = msgspec.structs.replace(letter, appended_at=(letter.appended_at or 0) + 1000)
+        scene.send_bytes("dlq", codec(DeadLetter).encode(later))
+        stored_letters(scene, 2)
+
+    assert scene.count("dead_letters") == 2
+
+
+def test_a_dead_letter_that_cannot_be_stored_is_counted_and_never_made_another_one_of(scene: Scene) -> None:
+    scene.make("dlq", "ticks")
+    letter = DeadLetter(
+        reason="NUL\x00", message="m", topic="t", partition=0, offset=1, headers=[], value=b"v", first_seen=START
+    )
+    lost = {reason: metric("sink_dead_letters_lost_total", reason=reason) for reason in ("undecodable", *REFUSED)}
+
+    with running_sink(scene.settings):
+        scene.send_bytes("dlq", NOISE, None, codec(DeadLetter).encode(letter))
+        scene.wait_stored("dlq", 3)
+        wait_until(lambda: metric("sink_dead_letters_lost_total", reason=REFUSED[0]) > lost[REFUSED[0]])
+
+    assert {
+        reason: metric("sink_dead_letters_lost_total", reason=reason) - before for reason, before in lost.items()
+    } == {
+        "undecodable": 2,
+        REFUSED[0]: 1,
+    }
+    assert scene.stored("dlq") == 3
+    assert scene.count("dead_letters") == 0
+
+
+REFUSED = ("refused_by_database",)
+
+
+def test_a_record_that_is_too_large_for_a_letter_is_told_of_without_its_value(scene: Scene) -> None:
+    scene.make("dlq", "ticks")
+    lost = metric("sink_dead_letters_lost_total", reason="undecodable")
+    send_record(scene, bytes(5_000_000), ("ce_id", b"1"))
+    send_record(scene, b"x", ("large", bytes(3_000_000)), key=bytes(1_000_000))
+    send_record(scene, NOISE)
+
+    with running_sink(scene.settings):
+        letters = [letter for letter, _ in stored_letters(scene, 3)]
+
+    assert [letter.omitted for letter in letters] == [5_000_000, 4_000_006, 0]
+    assert [letter.value for letter in letters] == [None, None, NOISE]
+    assert [letter.key for letter in letters] == [b"k", None, b"k"]
+    assert [len(letter.headers) for letter in letters] == [1, 0, 0]
+    assert metric("sink_dead_letters_lost_total", reason="undecodable") == lost
+
+
+def test_a_record_at_its_topics_limit_is_a_dead_letter_with_its_value(scene: Scene) -> None:
+    scene.make("dlq", "ticks")
+    value = secrets.token_bytes(1_048_000)
+    send_record(scene, value)
+
+    with running_sink(scene.settings):
+        ((letter, _),) = stored_letters(scene, 1)
+
+    assert letter.value == value
+
+
+def test_a_replay_that_is_refused_again_carries_the_link_and_the_count_and_is_one_letter_though_sent_twice(
+    scene: Scene,
+) -> None:
+    scene.make("dlq", "ticks")
+    first = secrets.token_hex(16)
+    headers = as_replay([("ce_id", b"1"), (REPLAY_OF, b"f" * 32), (REPLAYS, b"1")], first, 2)
+
+    with running_sink(scene.settings):
+        send_record(scene, NOISE, *headers)
+        send_record(scene, NOISE, *headers)
+        send_record(scene, NOISE, (REPLAY_OF, b"forged"), (REPLAYS, b"-1"))
+        scene.wait_stored("dlq", 3)
+
+    letters = [letter for letter, _ in stored_letters(scene, 2)]
+    assert [(letter.offset, letter.replay_of, letter.replays) for letter in letters] == [(0, first, 2), (2, None, 0)]
+    assert [header.name for header in letters[0].headers] == ["ce_id", REPLAY_OF, REPLAYS]
+
+
+def test_a_header_whose_name_is_no_utf_8_stops_nobody(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (message_accumulator, producing):
+        monkeypatch.setattr(module, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
+    scene.make("dlq", "ticks")
+    good = codec(Tick).encode(tick(1))
+    asyncio.run(_send_odd_header(scene, good))
+    asyncio.run(_send_odd_header(scene, NOISE))
+    send_record(scene, codec(Tick).encode(tick(2)))
+
+    with running_sink(scene.settings):
+        scene.wait_stored("ticks", 3)
+        ((letter, _),) = stored_letters(scene, 1)
+
+    assert scene.count("ticks") == 2
+    assert (letter.value, letter.headers) == (NOISE, [Header(name=UNREADABLE, value=None)])
+
+
+class _Odd(str):
+    __slots__ = ()
+
+    def encode(self, *_: str) -> bytes:
+        return b"\xff\xfe"
+
+
+async def _send_odd_header(scene: Scene, value: bytes) -> None:
+    settings = scene.admin
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap,
+        security_protocol=settings.kafka_security,
+        sasl_mechanism="SCRAM-SHA-256",
+        sasl_plain_username=settings.kafka_username,
+        sasl_plain_password=settings.kafka_password.get_secret_value(),
+    )
+    await producer.start()
+    try:
+        await producer.send_and_wait(scene.topic("ticks"), value, b"k", partition=0, headers=[(_Odd("x"), b"1")])
+    finally:
+        await producer.stop()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 1.0], ids=["1 %", "10 %", "100 %"])
+def test_of_poisoned_records_each_bad_one_is_a_dead_letter_and_each_good_one_a_row(scene: Scene, share: float) -> None:
+    count = 2_000
+    scene.make("dlq", "ticks")
+    records = list(poisoned((tick(number) for number in range(count)), share, seed=5))
+    producer = Producer(producer_config(scene.admin, "test") | {"message.max.bytes": 2_000_000})
+    for (key, value, _), _ in records:
+        producer.produce(scene.topic("ticks"), value, key.encode(), partition=0)
+        producer.poll(0)
+    assert producer.flush(60) == 0
+
+    with running_sink(scene.settings):
+        scene.wait_stored("ticks", count)
+        bad = [value for (_, value, _), sound in records if not sound]
+        letters = stored_letters(scene, len(bad))
+
+    assert [letter.value for letter, _ in letters] == bad
+    assert scene.count("ticks") == count - len(bad)
