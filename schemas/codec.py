@@ -15,6 +15,7 @@ import fastavro
 import msgspec
 
 from schemas import records, registry
+from schemas.columns import ColumnDecoder, column_decoder
 from schemas.errors import DecodeError
 from schemas.row_decoder import row_decoder
 from schemas.row_encoder import row_encoder
@@ -109,6 +110,16 @@ class RowCodec(Generic[R]):
 def codec(record_type: type[R]) -> RecordCodec[R]:
     """Return the codec of a record type; one object a process."""
     return RowCodec(record_type)
+
+
+@cache
+def column_codec(record_type: type[records.Record]) -> ColumnDecoder:
+    """Return the decoder of many records of a type at once; raises TypeError for one that has none."""
+    released = registry.current(NAMES[record_type])
+    decoder = column_decoder(released.json, _PREFIX.pack(_MAGIC, released.schema_id))
+    if decoder is None:
+        raise TypeError(f"{released.name} cannot be decoded into columns")
+    return decoder
 
 
 def decode_any(value: bytes | None) -> records.Record:

@@ -18,7 +18,7 @@ HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 """Signature, no flags, no header extension."""
 TRAILER: Final = b"\xff\xff"
 
-_EPOCH_SHIFT: Final = 946_684_800_000_000
+EPOCH_SHIFT: Final = 946_684_800_000_000
 """Microseconds from 1970 to 2000, where the server's timestamps begin."""
 _NULL: Final = b"\xff\xff\xff\xff"
 _LENGTH: Final = Struct("!i").pack
@@ -51,7 +51,7 @@ def _text(value: str) -> bytes:
 
 
 def _time(micros: int) -> bytes:
-    return _LONG(8, micros - _EPOCH_SHIFT)
+    return _LONG(8, micros - EPOCH_SHIFT)
 
 
 def _json(value: object) -> bytes:

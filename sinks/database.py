@@ -18,8 +18,8 @@ from psycopg import sql
 
 from pulsestream.core.clock import to_datetime
 from schemas.migrate import missing
-from schemas.records import Event, Trade
-from sinks.copy_binary import stream
+from schemas.records import Event
+from sinks.column_rows import ColumnRows, copy_stream
 from sinks.errors import DatabaseAwayError, DatabaseError, FencedError
 from sinks.plan import (
     Batch,
@@ -34,7 +34,7 @@ from sinks.plan import (
     newest_stats,
     surviving,
 )
-from sinks.rows import Refused, Row
+from sinks.rows import Refused, Row, event_time
 from sinks.tables import ALERTS, BARS, DEAD_LETTERS, EVENTS, FEEDS, STATS, TICKS, TRADES, Table
 
 _DATA: Final = frozenset({"22", "23", "54"})
@@ -215,10 +215,10 @@ class Database:
 
     def _copy_into(self, query: str, table: Table, rows: Sequence[Row]) -> None:
         with self._connection.cursor() as cursor, cursor.copy(_statement(query, table)) as copy:
-            copy.write(stream(row.encoded for row in rows))
+            copy.write(copy_stream(rows))
 
     def _store_trades(self, rows: Sequence[Row]) -> Written:
-        times = [cast(Trade, row.record).exchange_time for row in rows]
+        times = rows.times.tolist() if isinstance(rows, ColumnRows) else [event_time(row.record) for row in rows]
         bound = {"oldest": to_datetime(min(times)), "newest": to_datetime(max(times))}
         self._stage(TRADES, rows)
         # Not prepared: with the bounds known, the planner leaves out the chunks beyond them.

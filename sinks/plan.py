@@ -4,12 +4,13 @@
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, TypeVar, cast
+from dataclasses import dataclass
+from typing import TypeVar, cast
 
 from schemas.records import AsOf, Bar, Event, Feed, Stat
-from sinks.rows import Arrived, Refused, Removed, Row, event_body, read
-from sinks.tables import BY_DATASET
+from sinks.intake import take_in
+from sinks.rows import Refused, Removed, Row, event_body
+from sinks.taken import Taken
 
 Partition = tuple[str, int]
 """A topic's name and the number of a partition."""
@@ -62,36 +63,15 @@ class Batch:
     removed: tuple[Removed, ...] = ()
 
 
-@dataclass(slots=True)
-class _Sorted:
-    rows: dict[str, list[Row]] = field(default_factory=dict)
-    refused: list[Refused] = field(default_factory=list)
-    removed: list[Removed] = field(default_factory=list)
+def plan(taken: Sequence[Taken], positions: Mapping[Partition, Position], now: int) -> Batch:
+    """Return the work for records as they were taken; every partition must have a position."""
+    done = take_in(taken, now)
+    return Batch(moves(taken, positions), done.rows, tuple(done.refused), tuple(done.removed))
 
 
-FEED_TABLE: Final = "feeds"
-
-
-def plan(arrived: Sequence[Arrived], positions: Mapping[Partition, Position], now: int) -> Batch:
-    """Return the work for records in the order they were read; every partition must have a position."""
-    done = _Sorted()
-    for record in arrived:
-        reading = read(record, now)
-        if isinstance(reading, Row):
-            table = FEED_TABLE if reading.dataset == FEED_TABLE else BY_DATASET[reading.dataset].name
-            done.rows.setdefault(table, []).append(reading)
-        elif isinstance(reading, Refused):
-            done.refused.append(reading)
-        else:
-            done.removed.append(reading)
-    return Batch(moves(arrived, positions), done.rows, tuple(done.refused), tuple(done.removed))
-
-
-def moves(arrived: Iterable[Arrived], positions: Mapping[Partition, Position]) -> tuple[Move, ...]:
+def moves(taken: Iterable[Taken], positions: Mapping[Partition, Position]) -> tuple[Move, ...]:
     """Return how the positions move over these records, always in the same order so that two sinks never deadlock."""
-    ends: dict[Partition, int] = {}
-    for record in arrived:
-        ends[record.topic, record.partition] = record.offset + 1
+    ends = {(records.topic, records.partition): records.next_offset for records in taken}
     found = [Move(positions[where].place, positions[where].next_offset, end) for where, end in ends.items()]
     return tuple(sorted(found, key=lambda move: (move.place.topic_id, move.place.partition)))
 

@@ -2,7 +2,8 @@
 
 Group membership says who reads, the database says from where: every assigned partition is placed by its topic's id at
 the database's offset, and a record of a partition without a place is dropped, because it will be read again. A
-topic made anew under its old name has another id and begins at 0.
+topic made anew under its old name has another id and begins at 0. Before partitions are given up, what was taken of
+them is stored or dropped, so that their next owner finds where to go on.
 """
 
 import time
@@ -20,11 +21,17 @@ from pulsestream.core.settings import Settings
 from pulsestream.core.topics import FEEDS
 from sinks.errors import GroupRefusedError
 from sinks.plan import Move, Partition, Place, Position
-from sinks.rows import Arrived
+from sinks.taken import Headers, Outer, Taken
 
 PATTERN: Final = r"^ps\.[^.]+\.(ticks|own-ticks|trades|events|stats|bars|alerts|dlq)\.v1$"
 LINGER: Final = 0.005
 """Seconds that a batch is gathered for after its first record: what a lone record waits at most."""
+SHORT: Final = 0.001
+"""Seconds between two looks at whether a batch that waits for the database is still to grow."""
+LOOK: Final = 2000
+"""Records that are asked for at once, at most."""
+GROWTH: Final = 100
+"""How many times as many records are asked for at once as are there already, whose size is known."""
 RETRY_PLACING: Final = 0.5
 CHECK_IDS: Final = 5.0
 """Seconds between two looks at the topics' ids."""
@@ -33,11 +40,22 @@ _Error = KafkaError
 _OUT_OF_RANGE: Final = frozenset({_Error._AUTO_OFFSET_RESET, _Error.OFFSET_OUT_OF_RANGE})  # noqa: SLF001 - confluent-kafka's own names
 _ENDS: Final = frozenset({_Error.GROUP_AUTHORIZATION_FAILED, _Error.SASL_AUTHENTICATION_FAILED})
 
-Headers = list[tuple[str, bytes | None]]
 Locate = Callable[[Collection[Place]], Mapping[Place, int]]
 """Returns the database's next offset of each place; raises OutageError."""
+Finish = Callable[[], None]
+"""Returns once nothing that was taken is on its way to the database."""
+Enough = Callable[[], bool]
+"""Says whether a batch need not grow further: the database has nothing to do."""
 
 _log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large a batch may be: records, and bytes of their values, beyond which goes what was asked for at once."""
+
+    records: int
+    octets: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +88,16 @@ def consumer_config(settings: Settings) -> Config:
 class Source:
     """One membership in the group, from construction to `close`. Everything happens inside its own calls."""
 
-    def __init__(self, settings: Settings, locate: Locate, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, settings: Settings, locate: Locate, finish: Finish, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self.positions: dict[Partition, Position] = {}
+        self._gathered: dict[Partition, _Gathered] = {}
         self.joined = False
         self._assigned: set[Partition] = set()
         self._out_of_range: set[Partition] = set()
         self._locate = locate
+        self._finish = finish
         self._monotonic = monotonic
         self._place_at = self._check_at = 0.0
         self._admin = Admin(settings, "ps-sink-admin")
@@ -91,28 +113,40 @@ class Source:
         """The partitions that are this sink's but cannot be read yet."""
         return self._assigned - self.positions.keys()
 
-    def take(self, limit: int, timeout: float) -> list[Arrived]:
-        """Return at most `limit` records in order, waiting up to `timeout` seconds for the first; raises BrokerError.
+    def take(self, limits: Limits, timeout: float, enough: Enough) -> list[Taken]:
+        """Return records, by partition in order, waiting up to `timeout` seconds for the first; raises BrokerError.
 
+        A batch grows for LINGER seconds and then until there is `enough`, or until it is as large as `limits` allow.
         Offsets only rise within a partition and start at its position.
         """
-        messages = self._consume(1, timeout)
-        if messages and limit > 1:
-            messages += self._consume(limit - 1, LINGER)
-        return self._in_order(messages)
+        self._gathered.clear()
+        count, octets = self._gather(1, timeout)
+        until = self._monotonic() + LINGER
+        while 0 < count < limits.records and octets < limits.octets:
+            left = until - self._monotonic()
+            if left <= 0 and enough():
+                break
+            room = (limits.octets - octets) * count // max(octets, 1) + 1
+            look = min(GROWTH * count, LOOK, limits.records - count, room)
+            more, larger = self._gather(look, max(left, SHORT))
+            count, octets = count + more, octets + larger
+        return [gathered.taken(*where) for where, gathered in self._gathered.items() if len(gathered)]
 
     def rest(self, timeout: float) -> None:
         """Stay a member without taking anything, for up to `timeout` seconds."""
         self._consume(1, timeout)
 
     def advance(self, moves: Iterable[Move]) -> None:
-        """Go on from these moves, which the database holds now; tell the group, for tools that show lag."""
-        offsets = []
+        """Go on from these moves, which are on their way to the database."""
         for move in moves:
             where = (move.place.topic, move.place.partition)
             if where in self.positions:
                 self.positions[where] = Position(move.place, move.next_offset)
-                offsets.append(TopicPartition(*where, move.next_offset))
+
+    def tell(self, moves: Iterable[Move]) -> None:
+        """Tell the group of moves that the database holds now, for tools that show lag."""
+        held = [(move.place.topic, move.place.partition, move.next_offset) for move in moves]
+        offsets = [TopicPartition(*move) for move in held if move[:2] in self.positions]
         if offsets:
             try:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
@@ -122,6 +156,7 @@ class Source:
     def misplace(self) -> None:
         """Stop reading and forget every position: `settle` asks the database again."""
         self.positions.clear()
+        self._gathered.clear()
         self._place_at = 0.0
         self._pause(self._assigned)
 
@@ -129,6 +164,7 @@ class Source:
         """Return the positions that the broker no longer has; they wait unplaced for `settle`. Raises BrokerError."""
         if not self._out_of_range:
             return []
+        self._finish()
         suspects = {where: self.positions.pop(where) for where in self._out_of_range if where in self.positions}
         self._out_of_range.clear()
         known = self._admin.describe({topic for topic, _ in suspects})
@@ -177,10 +213,13 @@ class Source:
     def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         gone = {(partition.topic, partition.partition) for partition in partitions}
         held = gone & self._assigned
+        if held:
+            self._finish()
         self._assigned -= gone
         self._out_of_range -= gone
         for where in gone:
             self.positions.pop(where, None)
+            self._gathered.pop(where, None)
         self._consumer.incremental_unassign([TopicPartition(*where) for where in held])
 
     def _located(self, wanted: Collection[Partition]) -> list[TopicPartition]:
@@ -217,27 +256,32 @@ class Source:
     def _pause(self, wanted: Collection[Partition]) -> None:
         self._consumer.pause([TopicPartition(*where) for where in wanted])
 
-    def _in_order(self, messages: Iterable[Message]) -> list[Arrived]:
-        """Return the records of placed partitions at or after their positions, each offset once."""
-        ends: dict[Partition, int] = {}
-        taken = []
+    def _gather(self, limit: int, timeout: float) -> tuple[int, int]:
+        """Keep the records of placed partitions at or after their positions, each offset once.
+
+        Returns how many came, of which all count, and the bytes of their values.
+        """
+        messages = self._consume(limit, timeout)
+        octets = 0
         for message in messages:
-            arrived = _arrived(message)
-            where = (arrived.topic, arrived.partition)
-            if where not in ends:
-                if where not in self.positions:
+            where = (message.topic() or "", message.partition() or 0)
+            gathered = self._gathered.get(where)
+            if gathered is None:
+                position = self.positions.get(where)
+                if position is None:
                     continue
-                ends[where] = self.positions[where].next_offset
-            if arrived.offset >= ends[where]:
-                ends[where] = arrived.offset + 1
-                taken.append(arrived)
-        return taken
+                gathered = self._gathered[where] = _Gathered(position.next_offset)
+            octets += gathered.add(message)
+        return len(messages), octets
 
     def _consume(self, limit: int, timeout: float) -> list[Message]:
         """Return the records among what the client has to say; raises GroupRefusedError."""
         messages = self._consumer.consume(limit, timeout)
         if self._refusal is not None:
             raise GroupRefusedError(self._refusal)
+        if messages and all(message.error() is None for message in messages):
+            self.problem = None
+            return messages
         records = []
         for message in messages:
             error = message.error()
@@ -266,19 +310,42 @@ class Source:
         _log.warning("consumer", code=error.name(), reason=error.str(), topic=topic, partition=partition)
 
 
-def _arrived(message: Message) -> Arrived:
-    return Arrived(
-        topic=message.topic() or "",
-        partition=message.partition() or 0,
-        offset=message.offset() or 0,
-        appended_at=message.timestamp()[1] * 1000,
-        key=message.key(),
-        value=message.value(),
-        headers=_headers(message),
-    )
+class _Gathered:
+    """What came of one partition from an offset on."""
+
+    def __init__(self, start: int) -> None:
+        self._end = start
+        self._offsets: list[int] = []
+        self._appended_at: list[int] = []
+        self._values: list[bytes | None] = []
+        self._messages: list[Message] = []
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def add(self, message: Message) -> int:
+        """Keep a record unless it was there before; returns the bytes of its value."""
+        offset = message.offset() or 0
+        if offset < self._end:
+            return 0
+        value = message.value()
+        self._end = offset + 1
+        self._offsets.append(offset)
+        self._appended_at.append(message.timestamp()[1] * 1000)
+        self._values.append(value)
+        self._messages.append(message)
+        return 0 if value is None else len(value)
+
+    def taken(self, topic: str, partition: int) -> Taken:
+        """Return it; at least one record must have been kept."""
+        return Taken(topic, partition, self._offsets, self._appended_at, self._values, self._outer)
+
+    def _outer(self, place: int) -> Outer:
+        message = self._messages[place]
+        return message.key(), _headers(message)
 
 
-def _headers(message: Message) -> tuple[tuple[str, bytes | None], ...]:
+def _headers(message: Message) -> Headers:
     """Return a record's headers; the mark alone where a name is no UTF-8, which the client cannot give."""
     try:
         return tuple(cast(Headers, message.headers() or ()))

@@ -1,15 +1,20 @@
 """The sink's process: takes batches from Kafka, stores each in one transaction, and survives what either side does.
 
-A batch that cannot be stored is dropped from memory and read again from the database's positions, so there is one way
-back from every failure. While the database is away the sink stays in its group and rests.
+While one batch is stored, in the database's thread, the next one is taken and encoded; it is handed over when the one
+before is stored for certain. A batch that cannot be stored is dropped from memory, what was taken behind it with it,
+and read again from the database's positions, so there is one way back from every failure. While the database is away
+the sink stays in its group and rests.
 """
 
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from pulsestream.core.clock import Clock, wall_clock
@@ -26,12 +31,12 @@ from pulsestream.core.metrics import (
     SINK_ROWS,
 )
 from pulsestream.core.settings import Settings
-from sinks.database import Database
+from sinks.database import Database, Stored
 from sinks.dead_letters import DeadLetters
 from sinks.errors import DatabaseAwayError, FencedError
-from sinks.plan import Gap, Move, plan
-from sinks.rows import Arrived
-from sinks.source import Overtaken, Source
+from sinks.plan import Batch, Gap, Move, Place, plan
+from sinks.source import LINGER, Limits, Overtaken, Source
+from sinks.thread import Thread
 
 IDLE: Final = 0.25
 """Seconds that an idle sink waits for a record: how late it sees a signal at most."""
@@ -72,6 +77,15 @@ class Backoff:
         self.failures = max(0, self.failures - 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A batch on its way to the database, since `began` (seconds)."""
+
+    batch: Batch
+    stored: Future[Stored]
+    began: float
+
+
 class Sink:
     """One sink. `run` is its whole life; `readiness` may be asked from other threads."""
 
@@ -82,7 +96,9 @@ class Sink:
         self._monotonic = monotonic
         self._database = Database(settings.database_url.get_secret_value())
         self._dead_letters = DeadLetters(settings, clock)
-        self._source = Source(settings, self._database.positions)
+        self._store = Thread("store")
+        self._flight: Flight | None = None
+        self._source = self._joined()
         self._backoff = Backoff()
         self._problem: str | None = "not connected yet"
         self._try_at = 0.0
@@ -96,42 +112,72 @@ class Sink:
         try:
             while not stopping():
                 self._turn()
+            self._land_anyhow()
         finally:
-            self._source.close()
-            self._database.close()
+            self.close()
         _log.info("sink stopped")
+
+    def close(self) -> None:
+        """Leave the group and the database; what is being stored is finished first."""
+        try:
+            self._source.close()
+        finally:
+            self._store.run(self._database.close)
+            self._store.close()
 
     def _turn(self) -> None:
         if self._problem is not None:
             self._recover()
             return
         try:
-            self._cross_gaps()
-            self._source.settle()
-            arrived = self._source.take(self._backoff.limit(self._settings.sink_batch), IDLE)
-            if arrived:
-                self._store(arrived)
+            self._go_on()
         except (DatabaseAwayError, BrokerError) as error:
             self._rest(error)
         except FencedError as error:
             self._rejoin(error)
 
-    def _store(self, arrived: list[Arrived]) -> None:
-        started = self._monotonic()
-        batch = plan(arrived, self._source.positions, self._clock())
-        stored = self._database.store(batch, self._dead_letters.send)
-        self._source.advance(batch.moves)
+    def _go_on(self) -> None:
+        self._cross_gaps()
+        self._source.settle()
+        timeout = LINGER if self._flight else IDLE
+        taken = self._source.take(self._limits(), timeout, self._store.is_idle)
+        if taken:
+            began = self._monotonic()
+            batch = plan(taken, self._source.positions, self._clock())
+            self._land()
+            self._source.advance(batch.moves)
+            stored = self._store.start(partial(self._database.store, batch, self._dead_letters.send))
+            self._flight = Flight(batch, stored, began)
+        elif self._store.is_idle():
+            self._land()
+
+    def _limits(self) -> Limits:
+        return Limits(self._backoff.limit(self._settings.sink_batch), self._settings.sink_batch_kib * 1024)
+
+    def _land(self) -> None:
+        """Wait for the batch on its way to be stored, if there is one; raises why it was not."""
+        if self._flight is None:
+            return
+        flight, self._flight = self._flight, None
+        stored = flight.stored.result()
+        self._source.tell(flight.batch.moves)
         self._backoff.ease()
-        SINK_BATCH_SECONDS.observe(self._monotonic() - started)
+        SINK_BATCH_SECONDS.observe(self._monotonic() - flight.began)
         for table, rows in stored.rows.items():
             SINK_ROWS.labels(table).inc(rows)
         for table, rows in stored.duplicates.items():
             SINK_DUPLICATES.labels(table).inc(rows)
 
+    def _land_anyhow(self) -> None:
+        """Wait for the batch on its way, and go on whether it was stored or not: the database's positions tell."""
+        with suppress(DatabaseAwayError, BrokerError, FencedError):
+            self._land()
+
     def _cross_gaps(self) -> None:
         for found in self._source.overtaken():
+            self._land()
             gap, move = crossing(found)
-            self._database.cross(gap, move)
+            self._store.run(partial(self._database.cross, gap, move))
             SINK_RETENTION_GAPS.inc()
             _log.critical(
                 "records were gone before they could be stored",
@@ -143,6 +189,7 @@ class Sink:
             )
 
     def _rest(self, error: OutageError) -> None:
+        self._land_anyhow()
         delay = self._backoff.next_delay()
         if self._problem is None:
             SINK_PAUSED.set(1)
@@ -157,7 +204,7 @@ class Sink:
             self._source.rest(min(waiting, IDLE))
             return
         try:
-            self._database.connect()
+            self._store.run(self._database.connect)
         except DatabaseAwayError as error:
             self._rest(error)
             return
@@ -170,7 +217,13 @@ class Sink:
         SINK_FENCED.inc()
         _log.warning("sink was fenced", reason=str(error))
         self._source.close()
-        self._source = Source(self._settings, self._database.positions)
+        self._source = self._joined()
+
+    def _joined(self) -> Source:
+        return Source(self._settings, self._positions, self._store.finish)
+
+    def _positions(self, places: Collection[Place]) -> Mapping[Place, int]:
+        return self._store.run(partial(self._database.positions, places))
 
     def _assignment_problem(self) -> str | None:
         if not self._source.joined:

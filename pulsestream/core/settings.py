@@ -79,7 +79,8 @@ class Settings(BaseSettings):
     checkpoint_interval: float = Field(0.4, gt=0, le=10, description="seconds between two checkpoints")
 
     sink_group: str = Field("ps-sink", description="consumer group of the sink")
-    sink_batch: int = Field(5000, ge=1, le=100_000, description="records per database transaction")
+    sink_batch: int = Field(20_000, ge=1, le=100_000, description="records per database transaction, at most")
+    sink_batch_kib: int = Field(16_384, ge=64, le=1_048_576, description="size of a transaction's records, in KiB")
     sink_queue_kib: int = Field(32_768, ge=1024, le=2_097_151, description="records read ahead, in KiB")
     dead_letter_days: int = Field(30, ge=1, le=3650, description="for which dead letters can be searched and replayed")
     sink_topic_refresh: float = Field(1.0, ge=0.1, le=300, description="seconds until a new topic is seen, at most")

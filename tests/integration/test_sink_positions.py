@@ -185,7 +185,6 @@ def test_what_a_resting_sink_threw_away_is_read_again(scene: Scene) -> None:
         sink._try_at = 0.0
         until(lambda: scene.stored("ticks") == 3, sink._turn, "what was thrown away is stored")
     finally:
-        sink._source.close()
-        sink._database.close()
+        sink.close()
 
     assert scene.count("ticks") == 3

@@ -18,6 +18,7 @@ from sinks.copy_binary import HEADER, TRAILER, Kind, encode_row, packers, stream
 from sinks.plan import Place, Position, as_of_rank, distinct_events, moves, newest_stats, plan, surviving
 from sinks.rows import MAX_FUTURE, Arrived, Refused, Removed, Row, dead_letter, event_body, read, time_ahead
 from sinks.tables import ALERTS, BY_DATASET, EVENTS, STATS, TICKS, Table
+from sinks.taken import Taken
 from tests.support.sinking import START, alert, event, stat, tick
 from tests.support.strategies import records
 
@@ -174,13 +175,28 @@ def test_a_time_from_the_edge_is_no_part_of_the_body() -> None:
     assert event_body(first) == event_body(retried)
 
 
+def taken(*records: Arrived) -> Taken:
+    """Return records of one partition as the consumer takes them."""
+    first = records[0]
+    return Taken(
+        first.topic,
+        first.partition,
+        [record.offset for record in records],
+        [record.appended_at for record in records],
+        [record.value for record in records],
+        lambda place: (records[place].key, records[place].headers),
+    )
+
+
 def test_positions_move_past_the_last_record_of_each_partition_in_one_order() -> None:
     places = [Place("ps.acme.ticks.v1", "B", 0), Place("ps.acme.ticks.v1", "B", 1), Place("ps.beta.ticks.v1", "A", 0)]
     positions = {(place.topic, place.partition): Position(place, 5) for place in places}
-    read_in_order = [Arrived("ps.acme.ticks.v1", partition, offset, NOW, None, None) for partition, offset in PAIRS]
-    read_in_order.append(Arrived("ps.beta.ticks.v1", 0, 30, NOW, None, None))
+    offsets = {("ps.acme.ticks.v1", 1): [5], ("ps.acme.ticks.v1", 0): [5, 9], ("ps.beta.ticks.v1", 0): [30]}
 
-    moved = moves(read_in_order, positions)
+    moved = moves(
+        [taken(*(Arrived(*where, offset, NOW, None, None) for offset in read)) for where, read in offsets.items()],
+        positions,
+    )
 
     assert [(move.place, move.expected, move.next_offset) for move in moved] == [
         (places[2], 5, 31),
@@ -189,16 +205,16 @@ def test_positions_move_past_the_last_record_of_each_partition_in_one_order() ->
     ]
 
 
-PAIRS = [(1, 5), (0, 5), (0, 9)]
-
-
 def test_a_batch_is_sorted_by_table() -> None:
     position = Position(Place("ps.acme.ticks.v1", "id", 2), 7)
     own = Position(Place("ps.acme.own-ticks.v1", "id2", 2), 7)
     positions = {("ps.acme.ticks.v1", 2): position, ("ps.acme.own-ticks.v1", 2): own}
 
     batch = plan(
-        [arrived(tick(1)), arrived(b"noise", offset=8), arrived(tick(2, exchange="x-desk"), "own-ticks")],
+        [
+            taken(arrived(tick(1)), arrived(b"noise", offset=8)),
+            taken(arrived(tick(2, exchange="x-desk"), "own-ticks")),
+        ],
         positions,
         NOW,
     )
