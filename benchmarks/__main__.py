@@ -12,11 +12,12 @@ _NAMES: Final = {
     "feed": "frames of an exchange to acknowledged Kafka records: decoding, encoding, fan-out, latency",
     "streams_decode": "Kafka's record batches to records of the engine: by columns, by rows, of many sources",
     "streams": "ticks to windows and alerts: against Quix Streams, Faust, Bytewax and Kafka Streams",
+    "sink": "a topic to committed rows: against psql's binary copy of the same rows and the Debezium JDBC sink",
     "backtest": "a day of bars of 1 s of 100 products, dense and sparse: rules over prices and over windows",
     "forecast": "volatility and price for the next 1, 5, 15 minutes, against the naive baseline, on recorded days",
     "anomaly": "jumps and volume spikes put into recorded days: what z-scores and ratios find of them",
 }
-_IN_PARTS: Final = frozenset({"streams"})
+_IN_PARTS: Final = frozenset({"streams", "sink"})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,9 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("name", choices=sorted(_NAMES), metavar="NAME", help="one of those listed below")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: a smoke test, not a measurement")
-    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="these parts (streams)")
-    parser.add_argument("--repetitions", type=int, metavar="N", help="rounds of each part (streams)")
-    parser.add_argument("--scale", type=float, default=1.0, metavar="S", help="shorter turns of the race (streams)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="these parts (streams, sink)")
+    parser.add_argument("--repetitions", type=int, metavar="N", help="rounds of each part (streams, sink)")
+    parser.add_argument("--scale", type=float, default=1.0, metavar="S", help="shorter turns (streams, sink)")
     return parser
 
 

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -112,7 +111,9 @@ class Sink:
         try:
             while not stopping():
                 self._turn()
-            self._land_anyhow()
+            unstored = self._land_anyhow()
+            if unstored is not None:
+                _log.warning("the last batch was not stored", reason=str(unstored))
         finally:
             self.close()
         _log.info("sink stopped")
@@ -168,10 +169,15 @@ class Sink:
         for table, rows in stored.duplicates.items():
             SINK_DUPLICATES.labels(table).inc(rows)
 
-    def _land_anyhow(self) -> None:
-        """Wait for the batch on its way, and go on whether it was stored or not: the database's positions tell."""
-        with suppress(DatabaseAwayError, BrokerError, FencedError):
+    def _land_anyhow(self) -> OutageError | None:
+        """Wait for the batch on its way, and return what kept it from being stored: its records are read again."""
+        try:
             self._land()
+        except (DatabaseAwayError, BrokerError) as error:
+            return error
+        except FencedError as error:
+            _log.warning("sink was fenced", reason=str(error))
+        return None
 
     def _cross_gaps(self) -> None:
         for found in self._source.overtaken():
@@ -189,7 +195,7 @@ class Sink:
             )
 
     def _rest(self, error: OutageError) -> None:
-        self._land_anyhow()
+        error = self._land_anyhow() or error
         delay = self._backoff.next_delay()
         if self._problem is None:
             SINK_PAUSED.set(1)
