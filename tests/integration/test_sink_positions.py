@@ -1,9 +1,11 @@
 """Where the sink goes on: new topics, topics made again, retention, and several sinks in one group."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import psycopg
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
@@ -13,8 +15,11 @@ from pulsestream.core.metrics import REGISTRY
 from pulsestream.core.settings import Settings
 from schemas.codec import codec
 from schemas.records import Tick
+from sinks.plan import moves
+from sinks.source import Limits, Source
+from sinks.taken import Taken
 from sinks.writer import Sink
-from tests.support.sinking import Load, Scene, running_sink, tick, wait_until
+from tests.support.sinking import Load, Scene, event, running_sink, tick, wait_until
 
 
 @pytest.fixture
@@ -149,6 +154,7 @@ def test_two_sinks_in_a_group_share_the_partitions_and_double_nothing(scene: Sce
         return [("ticks", str(number), codec(Tick).encode(tick(number)))]
 
     scene.make("dlq", "ticks")
+    fenced = REGISTRY.get_sample_value("pulsestream_sink_fenced_total")
     with running_sink(scene.settings) as first, Load(scene, make, rate=200) as load:
         wait_until(lambda: sum(topic == scene.topic("ticks") for topic, _ in first._source.positions) == 3)
         with running_sink(scene.settings) as second:
@@ -158,6 +164,61 @@ def test_two_sinks_in_a_group_share_the_partitions_and_double_nothing(scene: Sce
         scene.wait_stored("ticks", load.numbers)
 
     assert scene.count("ticks") == load.numbers
+    assert REGISTRY.get_sample_value("pulsestream_sink_fenced_total") == fenced, "a partition was given up in mid-air"
+
+
+def test_the_next_batch_is_taken_while_one_is_stored_and_a_failure_drops_both_to_read_them_again(scene: Scene) -> None:
+    scene.make("dlq", "ticks")
+    scene.send("ticks", [tick(number) for number in range(10)], partition=0)
+    where = [TopicPartition(scene.topic("ticks"), 0)]
+
+    with running_sink(scene.settings) as sink, psycopg.connect(scene.url) as other:
+        scene.wait_stored("ticks", 10)
+        other.execute("SELECT 1 FROM sink_offsets FOR UPDATE")
+        scene.send("ticks", [tick(number) for number in range(10, 110)], partition=0)
+        wait_until(lambda: scene.rows(WAITING), what="a batch waits for its position")
+        scene.send("ticks", [tick(number) for number in range(110, 210)], partition=0)
+        wait_until(lambda: sink._source._consumer.position(where)[0].offset == 210, timeout=4, what="the next one")
+        stored = scene.stored("ticks")
+        scene.rows(f"SELECT pg_terminate_backend(pid) FROM ({WAITING}) AS waiting (pid)")
+        wait_until(lambda: "storage" in sink.readiness.problems(), what="the sink notices")
+        other.rollback()
+        scene.wait_stored("ticks", 210)
+
+    assert stored == 10
+    ids = scene.rows("SELECT event_id FROM ticks WHERE tenant = %s", scene.tenant)
+    assert sorted(ids) == sorted((tick(number).event_id,) for number in range(210))
+
+
+WAITING = (
+    "SELECT pid FROM pg_stat_activity WHERE application_name = 'pulsestream-sink'"
+    " AND datname = current_database() AND wait_event_type = 'Lock'"
+)
+
+
+def test_a_batch_is_as_large_as_its_limits_allow_and_no_larger(scene: Scene) -> None:
+    scene.make("events")
+    records = [event(number, data=json.dumps("x" * 9000)) for number in range(300)]
+    scene.send("events", records, partition=1)
+    source = Source(scene.settings, lambda places: dict.fromkeys(places, 0), lambda: None)
+
+    def take(limits: Limits) -> list[Taken]:
+        taken: list[Taken] = []
+        wait_until(lambda: taken.extend(source.take(limits, 0.5, lambda: False)) or taken, what="a batch")
+        source.advance(moves(taken, source.positions))
+        return taken
+
+    try:
+        by_size = take(Limits(1000, 90_000))
+        by_count = take(Limits(50, 10_000_000))
+    finally:
+        source.close()
+
+    [large], [many] = by_size, by_count
+    octets = [len(value or b"") for value in large.values]
+    assert sum(octets[:-1]) < 90_000 <= sum(octets)
+    assert len(many) == 50
+    assert [*large.offsets, *many.offsets] == list(range(len(large) + 50))
 
 
 def test_what_a_resting_sink_threw_away_is_read_again(scene: Scene) -> None:
