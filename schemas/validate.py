@@ -40,6 +40,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _PRODUCT = re.compile(r"[A-Z0-9][A-Z0-9._/-]{0,63}")
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
 _MAX_ID: Final = 256
+_MAX_PRODUCT: Final = 64
 _ZERO_CHARACTER = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _MAX_DIGITS: Final = 400
 """Characters of a number in an event's data, and its largest exponent: the database's numeric holds far more."""
@@ -53,6 +54,7 @@ def _bounded(number: str) -> float:
 
 
 _JSON: Final = msgspec.json.Decoder(float_hook=_bounded)
+_PLAIN_JSON: Final = msgspec.json.Decoder()
 _SIDES: Final = frozenset({None, "buy", "sell"})
 
 
@@ -74,7 +76,7 @@ def check(record: Record, dataset: str) -> Fault | None:
     if isinstance(record, Bar):
         return _check_bar(record)
     if isinstance(record, Event):
-        return _check_event(record)
+        return check_event(record)
     if isinstance(record, Stat | Alert):
         spans = isinstance(record, Alert) and record.exchange == EVERY_EXCHANGE
         return _check_time("at", record.at) or check_names("x" if spans else record.exchange, record.product)
@@ -158,6 +160,11 @@ def _check_bar_amounts(bar: Bar) -> Fault | None:
     return None
 
 
+def check_event(event: Event, *, is_json: bool = False) -> Fault | None:
+    """Return what is wrong with an event, or None; `is_json` says that its data is known to be JSON."""
+    return None if _is_sound_event(event, is_json=is_json) else _check_event(event)
+
+
 def _check_event(event: Event) -> Fault | None:
     for name in ("type", "source", "event_id"):
         value = getattr(event, name)
@@ -235,7 +242,7 @@ def _check_time(name: str, micros: int) -> Fault | None:
     return Fault("invalid_time", f"{name} {micros} is not between 1970 and 2100")
 
 
-# ---- the same in one expression for a tick and for a trade: nearly all are sound, and each is checked three times ----
+# ---- the same in one expression: nearly all records are sound, and each is checked three times ----
 
 
 def _is_sound_tick(tick: Tick, *, own: bool) -> bool:
@@ -269,6 +276,55 @@ def _is_sound_trade(trade: Trade) -> bool:
         and trade.side in _SIDES
         and are_sound_times(trade.exchange_time, trade.received_time)
     )
+
+
+_KIND_OF: Final = bytes.maketrans(b"123456789.E-", b"0000000000e+")
+"""Every digit and point to 0, every E to e, every sign to +."""
+_LONG_NUMBER: Final = b"0" * 300
+
+
+def _is_sound_event(event: Event, *, is_json: bool) -> bool:
+    """Say whether nothing is wrong with an event; False means that `_check_event` has to look."""
+    event_id, product, data = event.event_id, event.product, event.data
+    return (
+        0 < len(event.type) <= _MAX_ID
+        and 0 < len(event.source) <= _MAX_ID
+        and 0 < len(event_id) <= _MAX_ID
+        and event_id not in {"", ":"}
+        and event.type.isprintable()
+        and event.source.isprintable()
+        and event_id.isprintable()
+        and (product is None or (len(product) <= _MAX_PRODUCT and _is_product(product)))
+        and 0 < event.time < MAX_TIME
+        and 0 < event.received_time < MAX_TIME
+        and len(data) <= MAX_EVENT_DATA
+        and "\\u0000" not in data
+        and _has_plain_numbers(data)
+        and (is_json or _is_json(data))
+    )
+
+
+def _has_plain_numbers(data: str) -> bool:
+    """Say whether no number in a JSON text can be beyond _MAX_DIGITS, by the look of the text alone."""
+    try:
+        kinds = data.encode().translate(_KIND_OF)
+    except UnicodeEncodeError:
+        return False
+    is_long = len(data) >= len(_LONG_NUMBER) and _LONG_NUMBER in kinds
+    return not is_long and b"0e000" not in kinds and b"0e+000" not in kinds
+
+
+def _is_json(data: str) -> bool:
+    try:
+        _PLAIN_JSON.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        return False
+    return True
+
+
+@lru_cache(maxsize=4096)
+def _is_product(product: str) -> bool:
+    return _PRODUCT.fullmatch(product) is not None
 
 
 def are_sound_times(exchange_time: int, received_time: int) -> bool:

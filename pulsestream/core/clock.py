@@ -6,6 +6,7 @@ Logic takes a `Clock`; only the shells pass `wall_clock`. Event time never comes
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 Clock = Callable[[], int]
 """Returns microseconds since 1970-01-01T00:00:00Z."""
@@ -45,4 +46,11 @@ def parse_rfc3339(text: str) -> int:
 
 def format_rfc3339(micros: int) -> str:
     """Return `micros` as RFC 3339 in UTC with six digits of a second: 2021-04-17T16:43:37.056746Z."""
-    return to_datetime(micros).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    second, fraction = divmod(micros, MICROS_PER_SECOND)
+    return f"{_second(second)}.{fraction:06d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second(seconds: int) -> str:
+    """Return a whole second since 1970 as RFC 3339 in UTC without its zone: times come close to each other."""
+    return to_datetime(seconds * MICROS_PER_SECOND).isoformat().removesuffix("+00:00")

@@ -1,5 +1,6 @@
-"""The quick checks of ticks and trades never take what the plain ones refuse, and the plain ones word every fault."""
+"""The quick checks never take what the plain ones refuse, and the plain ones word every fault."""
 
+import json
 import math
 from typing import Any
 
@@ -9,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas import validate
-from schemas.records import Tick, Trade
-from schemas.validate import check
+from schemas.records import Event, Tick, Trade
+from schemas.validate import MAX_EVENT_DATA, MAX_TIME, check, check_event
 from tests.support.valued import TICK, TRADE, changes, field_values
 
 
@@ -41,9 +42,51 @@ def test_a_trade_with_one_field_changed_is_judged_as_by_the_plain_check(name: st
     assert check(trade, "trades") == validate._check_trade(trade)
 
 
-@pytest.mark.parametrize("record", [TICK, TRADE])
-def test_a_sound_record_is_seen_as_such_at_once(record: Tick | Trade, monkeypatch: pytest.MonkeyPatch) -> None:
-    for plain in ("_check_tick", "_check_trade"):
+EVENT = Event(event_id="shop:1", type="a", source="shop", product="A-B", time=1, received_time=1, data='{"a":[1.5e3]}')
+ODD_TEXTS = ["", ":", "a", "x" * 256, "x" * 257, "a\0", "\x7f", "é", "\u2028", "\ud800", "a:b"]
+TEXTS = st.sampled_from(ODD_TEXTS) | st.text(max_size=5)
+PRODUCTS = st.none() | st.sampled_from(["BTC-USD", "", "btc", "B" * 64, "B" * 65, "A\n"]) | st.text(max_size=4)
+TIMES = st.sampled_from([-1, 0, 1, MAX_TIME - 1, MAX_TIME]) | st.integers(0, 2**62)
+NUMBERS = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["0", "-1", "1.5", "1" * 299, "1" * 300, "9" * 401, "1." + "2" * 400, "5" * 5000]),
+    st.sampled_from(["", "e", "E", "e+", "E-"]),
+    st.sampled_from(["", "0", "99", "100", "400", "401", "0400", "999999999"]),
+)
+ODD_DATA = ["", "{", "nul", '"\\u0000"', '"\\\\u0000"', '"\ud800"', '"\x01"', "[" * 2000, "01", "1.", "NaN", '"e000"']
+DATA = (
+    st.sampled_from(ODD_DATA)
+    | NUMBERS
+    | NUMBERS.map(lambda number: f'{{"code000":[{number},"e+401"]}}')
+    | st.recursive(st.none() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3)).map(json.dumps)
+    | st.text(max_size=20)
+    | st.just('"' + "x" * MAX_EVENT_DATA + '"')
+)
+
+
+EVENTS = st.builds(
+    Event, event_id=TEXTS, type=TEXTS, source=TEXTS, product=PRODUCTS, time=TIMES, received_time=TIMES, data=DATA
+)
+
+
+@given(EVENTS)
+def test_an_event_is_judged_as_by_the_plain_check(event: Event) -> None:
+    assert check(event, "events") == validate._check_event(event)
+
+
+@given(DATA)
+def test_the_data_of_an_event_is_judged_as_by_the_plain_check(data: str) -> None:
+    event = msgspec.structs.replace(EVENT, data=data)
+    plain = validate._check_event(event)
+
+    assert check(event, "events") == plain
+    if validate._is_json(data):
+        assert check_event(event, is_json=True) == plain
+
+
+@pytest.mark.parametrize("record", [TICK, TRADE, EVENT])
+def test_a_sound_record_is_seen_as_such_at_once(record: Tick | Trade | Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    for plain in ("_check_tick", "_check_trade", "_check_event"):
         monkeypatch.delattr(validate, plain)
 
     assert check(record, "ticks") is None
