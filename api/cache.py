@@ -42,12 +42,20 @@ class AnswerCache(Generic[V]):
         self._answers: OrderedDict[str, _Answer[V]] = OrderedDict()
         self._loading: dict[str, asyncio.Task[V]] = {}
 
+    def fresh(self, key: str) -> tuple[V] | None:
+        """Return the answer for `key` in a tuple where there is a fresh one; asks nobody."""
+        held = self._answers.get(key)
+        if held is None or self._monotonic() - held.at > self._fresh:
+            return None
+        self._answers.move_to_end(key)
+        return (held.value,)
+
     async def get(self, key: str) -> V:
         """Return the answer for `key`; raises what `load` raises when no answer can stand in for it."""
+        fresh = self.fresh(key)
+        if fresh is not None:
+            return fresh[0]
         held = self._answers.get(key)
-        if held is not None and self._monotonic() - held.at <= self._fresh:
-            self._answers.move_to_end(key)
-            return held.value
         try:
             return await self._loaded(key)
         except Problem as problem:

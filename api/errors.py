@@ -113,6 +113,11 @@ def malformed(detail: str) -> Problem:
     return Problem(400, "malformed-body", "Body is not JSON", detail)
 
 
+def malformed_encoding(encoding: str, why: str) -> Problem:
+    """400: the body is not what its content encoding says."""
+    return Problem(400, "malformed-encoding", "Body cannot be unfolded", f"The body is not {encoding}: {why}.")
+
+
 def invalid_parameters(errors: Sequence[FieldError]) -> Problem:
     """400: parameters in the URL."""
     return Problem(400, "invalid-parameters", "Invalid parameters", _summary(errors), errors)
@@ -162,13 +167,29 @@ def unsupported_media_type(content_type: str) -> Problem:
         415,
         "unsupported-media-type",
         "Unsupported media type",
-        f"Content-Type {content_type[:100]!r} is not taken: send application/json, without Content-Encoding.",
+        f"Content-Type {content_type[:100]!r} is not taken: send application/json.",
+    )
+
+
+def unsupported_encoding(encoding: str, accepted: str) -> Problem:
+    """415: the body is compressed in a way that this route does not take; `accepted` lists those that it does."""
+    return Problem(
+        415,
+        "unsupported-encoding",
+        "Unsupported content encoding",
+        f"Content-Encoding {encoding[:100]!r} is not taken here: send one of {accepted}.",
+        headers={"Accept-Encoding": accepted},
     )
 
 
 def unavailable(code: str, title: str, detail: str, retry_after: int = RETRY_SOON, **extensions: Any) -> Problem:
     """503: unknown or not possible now; the same request, with the same ids, can be sent again."""
     return Problem(503, code, title, detail, headers={"Retry-After": str(retry_after)}, extensions=extensions)
+
+
+def overloaded(what: str) -> Problem:
+    """503: there is no room for this request now; nothing of it was done."""
+    return unavailable("overloaded", "Too much is under way", f"{what}, which is the most. Send the request again.")
 
 
 def database_away() -> Problem:

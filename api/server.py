@@ -1,12 +1,13 @@
 """`pulsestream api`: the HTTP service on uvicorn, from its settings to a clean stop."""
 
 import asyncio
+import gc
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 import uvloop
@@ -36,6 +37,8 @@ from pulsestream.core.settings import Settings
 BACKLOG: Final = 2048
 GRACE: Final = 10
 """Seconds that requests under way may take at a stop."""
+YOUNG: Final = 10_000
+"""Objects made until the youngest are looked through: a request under way has hundreds that are no garbage."""
 _log = logger(__name__)
 
 
@@ -75,6 +78,21 @@ async def open_services(
         await database.close()
 
 
+def server_config(app: Callable[..., Any]) -> uvicorn.Config:
+    """Return how uvicorn serves `app`."""
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # nobody asks for the client's address
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+    )
+
+
 async def _serve(settings: Settings, peppers: keys.Peppers, listener: socket.socket) -> None:
     failures: list[BrokerError] = []
 
@@ -84,19 +102,10 @@ async def _serve(settings: Settings, peppers: keys.Peppers, listener: socket.soc
 
     async with open_services(settings, peppers, wall_clock, stop_for) as services:
         app = create_app(services, wall_clock)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=GRACE,
-                h11_max_incomplete_event_size=64 * 1024,
-            )
-        )
+        server = uvicorn.Server(server_config(app))
+        gc.collect()
+        gc.freeze()  # what is there now stays: no collection need look at it again
+        gc.set_threshold(YOUNG)
         with operations(settings.ops_port, services.health.readiness):
             _log.info("serving", port=listener.getsockname()[1], host=settings.api_host)
             await server.serve(sockets=[listener])

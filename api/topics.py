@@ -50,6 +50,10 @@ class EventsTopicGate:
         self._monotonic = monotonic
         self._active: AnswerCache[None] = AnswerCache(self._await_active, monotonic, fresh=FRESH, stale=STALE)
 
+    def is_open(self, tenant: str) -> bool:
+        """Return whether the tenant's events can be published, as far as is known without asking."""
+        return self._active.fresh(tenant) is not None
+
     async def pass_through(self, tenant: str) -> None:
         """Return when the tenant's events can be published; raises Problem 503 when that takes too long."""
         await self._active.get(tenant)

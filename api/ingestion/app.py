@@ -1,4 +1,4 @@
-"""POST /api/v1/ingestion/events and /events/batch: a small ASGI application, because they are the hot path.
+"""POST /api/v1/ingestion/events and /events/batch: plain ASGI, because they are the hot path.
 
 It parses with msgspec, waits for Kafka, and answers; routing, middleware and models of a framework would cost as much
 as the work. 202 means that every event of the request is on its topic.
@@ -11,9 +11,12 @@ from typing import Any, Final
 import msgspec
 
 from api import errors
+from api.admission import Admission
+from api.asgi import Answer, Headers, Receive, Scope
 from api.auth import Authenticator, Caller, Permission
+from api.body import read_body
+from api.encodings import ENCODINGS
 from api.errors import Problem
-from api.ingestion.body import ClientGoneError, Receive, Scope, Send, check_nesting, header, read_body
 from api.ingestion.events import (
     MAX_BATCH,
     MAX_EVENT,
@@ -31,49 +34,44 @@ BATCH: Final = "/api/v1/ingestion/events/batch"
 ROUTES: Final = frozenset({SINGLE, BATCH})
 
 _TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_JSON: Final = b"application/json"
 _encoder: Final = msgspec.json.Encoder()
-Answer = tuple[int, bytes, dict[str, str]]
 
 
 class IngestionApp:
-    """Answers the two routes; `scope["path"]` must be one of ROUTES."""
+    """Answers the two routes."""
 
-    def __init__(self, authenticator: Authenticator, ingestion: Ingestion, clock: Clock) -> None:
+    def __init__(self, authenticator: Authenticator, ingestion: Ingestion, admission: Admission, clock: Clock) -> None:
         self._authenticator = authenticator
         self._ingestion = ingestion
+        self._admission = admission
         self._clock = clock
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        try:
-            status, body, headers = await self._answer(scope, receive)
-        except ClientGoneError:
-            return
-        except Problem as problem:
-            await send_problem(send, problem)
-            return
-        await send_answer(send, status, body, _JSON, headers)
-
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+    async def answer(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        """Return the answer to a request, whose path must be one of ROUTES; raises Problem and ClientGoneError."""
         if scope["method"] != "POST":
             raise errors.method_not_allowed(scope["method"], "POST")
-        caller = await self._authenticator.caller(header(scope, b"x-api-key"))
+        caller = await self._caller(headers)
+        held = self._admission.admit()
+        try:
+            if scope["path"] == SINGLE:
+                body = await read_body(headers, receive, MAX_EVENT, held, ENCODINGS)
+                return await self._single(caller, body, _trace(headers))
+            body = await read_body(headers, receive, MAX_BATCH, held, ENCODINGS)
+            return await self._batch(caller, body, _trace(headers))
+        finally:
+            held.release()
+
+    async def _caller(self, headers: Headers) -> Caller:
+        key = headers.get(b"x-api-key", b"")
+        caller = self._authenticator.recent(key) or await self._authenticator.caller(key.decode("latin-1"))
         caller.require(Permission.EVENTS_WRITE)
-        if scope["path"] == SINGLE:
-            body = await read_body(scope, receive, MAX_EVENT)
-            check_nesting(body)
-            return await self._single(caller, body, _trace(scope))
-        body = await read_body(scope, receive, MAX_BATCH)
-        check_nesting(body)
-        return await self._batch(caller, body, _trace(scope))
+        return caller
 
     async def _single(self, caller: Caller, body: bytes, trace: str | None) -> Answer:
         event = parse_single(body, self._clock)
         outcome = (await self._ingestion.publish(caller.tenant, [event], trace))[0]
-        shown = _result(event, outcome)
         if outcome is ACCEPTED:
-            return 202, _encoder.encode(shown), {}
+            return Answer(202, _encoder.encode(_result(event, outcome)))
         if outcome.status == "rejected":
             raise errors.too_large(f"The event cannot be stored: {outcome.reason}.")
         raise _unknown(f"Kafka did not confirm the event: {outcome.reason}", id=event.id)
@@ -90,25 +88,15 @@ class IngestionApp:
         counts = _counts(results)
         if counts["unknown"]:
             raise _unknown(f"Kafka did not confirm {counts['unknown']} of {len(results)} events", results=results)
-        return (207 if counts["rejected"] else 202), _encoder.encode(counts | {"results": results}), {}
+        return Answer(207 if counts["rejected"] else 202, _encoder.encode(counts | {"results": results}))
 
 
-async def send_problem(send: Send, problem: Problem) -> None:
-    """Send a problem as the answer."""
-    await send_answer(send, problem.status, problem.encoded(), errors.MEDIA_TYPE.encode(), problem.headers)
-
-
-async def send_answer(send: Send, status: int, body: bytes, content_type: bytes, headers: Any) -> None:
-    """Send a whole answer."""
-    raw = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
-    raw += [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _trace(scope: Scope) -> str | None:
-    found = header(scope, b"traceparent")
-    return found if found is not None and _TRACEPARENT.fullmatch(found) else None
+def _trace(headers: Headers) -> str | None:
+    found = headers.get(b"traceparent")
+    if found is None:
+        return None
+    text = found.decode("latin-1")
+    return text if _TRACEPARENT.fullmatch(text) else None
 
 
 def _result(event: Accepted, outcome: Outcome) -> dict[str, Any]:

@@ -4,18 +4,19 @@ Every fault names the member it is about. In a batch each event is judged by its
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from api import errors
-from api.errors import FieldError
+from api.body import MAX_NESTING, check_nesting
+from api.errors import FieldError, Problem
 from api.ids import uuid7
 from pulsestream.core.clock import MICROS_PER_SECOND, Clock, parse_rfc3339
 from schemas.records import Event, event_id
-from schemas.validate import check
+from schemas.validate import check_event
 
 MAX_EVENT: Final = 256 * 1024
 """Bytes of one event."""
@@ -25,6 +26,9 @@ MAX_EVENTS: Final = 1000
 """Events in a batch."""
 MAX_AHEAD: Final = 300 * MICROS_PER_SECOND
 """How far an event's time may lie ahead of the edge's clock: the sink refuses what lies further."""
+
+_AROUND_EVENT: Final = 2
+"""Levels of nesting around an event of a batch."""
 
 _AT: Final = re.compile(r"^(?P<what>.*?) - at `\$(?P<path>[^`]*)`$", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
@@ -72,54 +76,78 @@ class Rejected:
 _single: Final = msgspec.json.Decoder(EventIn)
 _batch: Final = msgspec.json.Decoder(_BatchIn)
 _identity: Final = msgspec.json.Decoder(_IdentityIn)
+IdMaker = Callable[[int], str]
+"""Makes the id of an event that has none, from its place in the request."""
 _shape: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
-def parse_single(body: bytes, clock: Clock) -> Accepted:
-    """Return the event in a body; raises Problem 400 or 422."""
-    _check_json(body)
-    parsed = parse_event(body, clock)
+def parse_single(body: bytes, clock: Clock, made_id: IdMaker | None = None) -> Accepted:
+    """Return the event in a body; raises Problem 400, 413 or 422."""
+    check_nesting(body)
+    try:
+        parsed = _parse_event(body, clock(), 0, made_id)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _not_json(body) from error
     if isinstance(parsed, Accepted):
         return parsed
+    _check_json(body)
     if parsed.names_tenant:
         raise errors.tenant_not_allowed("The body")
     raise errors.invalid_body([parsed.fault])
 
 
-def parse_batch(body: bytes, clock: Clock) -> list[Accepted | Rejected]:
+def parse_batch(body: bytes, clock: Clock, made_id: IdMaker | None = None) -> list[Accepted | Rejected]:
     """Return every event of a batch, judged by itself; raises Problem 400, 413 or 422 for the batch as a whole."""
-    _check_json(body)
+    events = _split(body)
+    now = clock()
     try:
-        batch = _batch.decode(body)
-    except msgspec.ValidationError as error:
-        raise errors.invalid_body([_fault(error)]) from error
-    if batch.tenant is not msgspec.UNSET:
-        raise errors.tenant_not_allowed("The body")
-    if len(batch.events) > MAX_EVENTS:
-        raise errors.too_large(f"The batch has {len(batch.events)} events, at most {MAX_EVENTS} are taken at once.")
-    if not batch.events:
-        raise errors.invalid_body([FieldError("/events", "holds no event: send 1 to 1000")])
-    parsed = [parse_event(bytes(raw), clock) for raw in batch.events]
+        parsed = [_parse_event(raw, now, number, made_id) for number, raw in enumerate(events)]
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _not_json(body) from error
+    if any(isinstance(event, Rejected) for event in parsed):
+        _check_json(body)
     if any(isinstance(event, Rejected) and event.names_tenant for event in parsed):
         raise errors.tenant_not_allowed("An event of the batch")
     return parsed
 
 
-def parse_event(raw: bytes, clock: Clock) -> Accepted | Rejected:
-    """Return the event in a JSON text; `raw` is known to be JSON in UTF-8."""
+def _split(body: bytes) -> list[bytes]:
+    """Return the JSON of each event of a batch."""
+    try:
+        batch = _batch.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        check_nesting(body)
+        _check_json(body)
+        raise errors.invalid_body([_fault(str(error))]) from error
+    if batch.tenant is not msgspec.UNSET:
+        raise errors.tenant_not_allowed("The body")
+    if len(batch.events) > MAX_EVENTS:
+        raise errors.too_large(f"The batch has {len(batch.events)} events, at most {MAX_EVENTS} are taken at once.")
+    if not batch.events:
+        raise errors.invalid_body([FieldError("/events", f"holds no event: send 1 to {MAX_EVENTS}")])
+    events = [bytes(raw) for raw in batch.events]
+    for raw in events:
+        check_nesting(raw, MAX_NESTING - _AROUND_EVENT)
+    return events
+
+
+def _parse_event(raw: bytes, now: int, number: int, made_id: IdMaker | None) -> Accepted | Rejected:
+    """Return the event in a JSON text; raises msgspec.DecodeError or UnicodeDecodeError for what is none."""
     if len(raw) > MAX_EVENT:
         return Rejected(None, FieldError("", f"the event has {len(raw)} bytes, at most {MAX_EVENT} are taken"))
     try:
         event = _single.decode(raw)
     except msgspec.ValidationError as error:
-        return Rejected(_readable_id(raw), _fault(error))
+        return Rejected(_readable_id(raw), _fault(str(error)))
     if event.tenant is not msgspec.UNSET:
         return Rejected(event.id, FieldError("/tenant", "the tenant comes from the key"), names_tenant=True)
-    return _judge(event, clock())
+    identifier = event.id
+    if identifier is None:
+        identifier = uuid7(now) if made_id is None else made_id(number)
+    return _judge(event, identifier, now)
 
 
-def _judge(event: EventIn, now: int) -> Accepted | Rejected:
-    identifier = uuid7(now) if event.id is None else event.id
+def _judge(event: EventIn, identifier: str, now: int) -> Accepted | Rejected:
     time = _time(event.time, now)
     if isinstance(time, FieldError):
         return Rejected(identifier, time)
@@ -134,7 +162,7 @@ def _judge(event: EventIn, now: int) -> Accepted | Rejected:
         received_time=now,
         data=bytes(event.data).decode(),
     )
-    fault = check(record, "events")
+    fault = check_event(record, is_json=True)
     if fault is not None:
         return Rejected(identifier, FieldError(_pointer_of(fault.message), fault.message))
     return Accepted(identifier, record)
@@ -159,6 +187,7 @@ def _pointer_of(message: str) -> str:
 
 
 def _check_json(body: bytes) -> None:
+    """Raise Problem 400 for what is no JSON in UTF-8."""
     if not body:
         raise errors.malformed("The body is empty: send JSON.")
     try:
@@ -170,9 +199,15 @@ def _check_json(body: bytes) -> None:
         raise errors.malformed(f"{error}.") from error
 
 
-def _fault(error: msgspec.ValidationError) -> FieldError:
-    located = _AT.match(str(error))
-    what = located["what"] if located else str(error)
+def _not_json(body: bytes) -> Problem:
+    """Return the problem of a body that could not be decoded."""
+    _check_json(body)
+    return errors.malformed("The body holds text that is no Unicode.")
+
+
+def _fault(message: str) -> FieldError:
+    located = _AT.match(message)
+    what = located["what"] if located else message
     pointer = _pointer(located["path"]) if located else ""
     named = _MISSING.match(what) or _UNKNOWN.match(what)
     return FieldError(f"{pointer}/{named['name']}" if named else pointer, _words(what))

@@ -1,12 +1,12 @@
-"""The producer behind ingestion: records in, delivery reports out as futures of the event loop.
+"""The producer behind ingestion: records in, one future of the event loop for the delivery reports of a request.
 
-librdkafka calls back in one thread, which hands the reports of a poll to the loop in one go. The queue is bounded: what
-does not fit is refused at once. A fatal error of the producer ends the process, as the supervisor expects.
+Reports are polled for in the event loop itself, every PAUSE while any is outstanding: a thread of its own would fight
+the loop for the interpreter at each report, which halves what the process can take. The queue is bounded: what does not
+fit is refused at once. A fatal error of the producer ends the process, as the supervisor expects.
 """
 
 import asyncio
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -21,18 +21,61 @@ from pulsestream.core.settings import Settings
 
 CONFIRM_WITHIN: Final = 5.0
 """Seconds after which a record without a delivery report counts as unknown."""
+BACKSTOP: Final = CONFIRM_WITHIN + 2.0
+"""Seconds after which a request waits no longer, should the producer not have kept its bound."""
 QUEUE_RECORDS: Final = 50_000
 QUEUE_KIB: Final = 64 * 1024
+PAUSE: Final = 0.001
+"""Seconds between two polls while reports are outstanding."""
+_IDLE: Final = 0.1
+"""Seconds between two polls while none is: what the client has to say of the broker."""
 _FLUSH: Final = 6.0
-_POLL: Final = 0.1
 _log = logger(__name__)
 
 Report = KafkaError | None
+Outgoing = tuple[bytes, bytes, Headers]
+"""Key, value and headers of a record."""
 Fatal = Callable[[BrokerError], None]
 
 
 class QueueFullError(BrokerError):
     """More records wait for the broker than the queue may hold."""
+
+
+class Deliveries:
+    """The delivery reports of one request: `done` is set when each of its `count` records has one.
+
+    `reports` holds None for a record that the broker has, else the error; what has none yet counts as timed out.
+    """
+
+    __slots__ = ("_missing", "deadline", "done", "reports")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
+        self.done: asyncio.Future[None] = loop.create_future()
+        self.deadline = loop.time() + BACKSTOP
+        self.reports: list[Report] = [_LATE] * count
+        self._missing = count
+
+    def settle(self, index: int, report: Report, _: Message | None = None) -> None:
+        """Take one record's report, as the producer calls back."""
+        self.reports[index] = report
+        self._missing -= 1
+        if not self._missing:
+            self.give_up()
+
+    def leave_out(self, count: int) -> None:
+        """Expect so many reports less."""
+        self._missing -= count
+        if not self._missing:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Wait no longer."""
+        if not self.done.done():  # a client that went away cancelled it
+            self.done.set_result(None)
+
+
+_LATE: Final = KafkaError(KafkaError._TIMED_OUT, "no delivery report")  # noqa: SLF001 - confluent-kafka's own name
 
 
 class Publisher:
@@ -41,8 +84,8 @@ class Publisher:
     def __init__(self, settings: Settings, on_fatal: Fatal) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_fatal = on_fatal
-        self._reports: deque[tuple[asyncio.Future[Report], Report]] = deque()
-        self._stopping = threading.Event()
+        self._waiting: deque[Deliveries] = deque()
+        self._is_idle = True
         self._producer = Producer(
             producer_config(settings, "ps-api")
             | {
@@ -53,19 +96,27 @@ class Publisher:
             },
             logger=logging.getLogger(__name__),
         )
-        self._thread = threading.Thread(target=self._serve, name="delivery-reports", daemon=True)
-        self._thread.start()
+        self._timer = self._loop.call_later(_IDLE, self._poll)
 
-    def send(self, topic: str, key: bytes, value: bytes, headers: Headers) -> asyncio.Future[Report]:
-        """Queue a record; the future gives None once the broker has it, else the error. Raises QueueFullError."""
-        future: asyncio.Future[Report] = self._loop.create_future()
+    def deliveries(self, count: int) -> Deliveries:
+        """Return what takes the reports of `count` records, within BACKSTOP."""
+        made = Deliveries(self._loop, count)
+        self._waiting.append(made)
+        if self._is_idle:
+            self._is_idle = False
+            self._timer.cancel()
+            self._timer = self._loop.call_later(PAUSE, self._poll)
+        return made
+
+    def send(self, topic: str, record: Outgoing, deliveries: Deliveries, index: int) -> None:
+        """Queue a record, whose report goes to `deliveries` as number `index`. Raises QueueFullError."""
+        key, value, headers = record
         try:
-            self._producer.produce(topic, value, key, headers=[*headers], on_delivery=partial(self._report, future))
+            self._producer.produce(topic, value, key, headers=headers, on_delivery=partial(deliveries.settle, index))  # type: ignore[arg-type] # bytes are right
         except BufferError as error:
             raise QueueFullError(f"{len(self._producer)} records wait for the broker") from error
         except KafkaException as error:
-            future.set_result(error.args[0])
-        return future
+            deliveries.settle(index, error.args[0])
 
     def answers(self) -> str | None:
         """Return None when the broker answers, else one sentence. Blocks up to 2 s: call it in a thread."""
@@ -76,29 +127,19 @@ class Publisher:
         return None
 
     async def close(self) -> None:
-        """Wait for what is queued, within a bound, and end the thread."""
-        await asyncio.to_thread(self._finish)
-        self._hand_over()
+        """Wait for what is queued, within a bound."""
+        deadline = self._loop.time() + _FLUSH
+        while len(self._producer) and self._loop.time() < deadline:  # noqa: ASYNC110 - the client has no event to wait for
+            await asyncio.sleep(PAUSE)
+        self._timer.cancel()
 
-    def _finish(self) -> None:
-        self._producer.flush(_FLUSH)
-        self._stopping.set()
-        self._thread.join()
-
-    def _serve(self) -> None:
-        while not self._stopping.is_set():
-            self._producer.poll(_POLL)
-            if self._reports:
-                self._loop.call_soon_threadsafe(self._hand_over)
-
-    def _report(self, future: asyncio.Future[Report], error: Report, _: Message) -> None:
-        self._reports.append((future, error))
-
-    def _hand_over(self) -> None:
-        while self._reports:
-            future, error = self._reports.popleft()
-            if not future.done():  # a client that went away cancelled it
-                future.set_result(error)
+    def _poll(self) -> None:
+        self._producer.poll(0)
+        waiting, now = self._waiting, self._loop.time()
+        while waiting and (waiting[0].done.done() or waiting[0].deadline < now):
+            waiting.popleft().give_up()
+        self._is_idle = not waiting
+        self._timer = self._loop.call_later(_IDLE if self._is_idle else PAUSE, self._poll)
 
     def _on_error(self, error: KafkaError) -> None:
         _log.warning("producer error", code=error.name(), reason=error.str())

@@ -3,7 +3,7 @@
 import asyncio
 import concurrent.futures
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -195,32 +195,32 @@ def unreachable() -> Settings:
     return Settings(kafka_bootstrap=bootstrap, kafka_username="ps-api", kafka_password=SecretStr("x"))
 
 
-def in_loop(settings: Settings, use: Callable[[Publisher], object]) -> None:
-    async def run() -> None:
-        made = Publisher(settings, on_fatal=lambda error: pytest.fail(str(error)))
-        try:
-            outcome = use(made)
-            if asyncio.isfuture(outcome):
-                error = await outcome
-                assert error is not None
-                assert error.name() == "_MSG_TIMED_OUT"
-        finally:
-            await made.close()
+def fill(settings: Settings, records: int) -> tuple[int, list[str]]:
+    """Send records at once; returns how many fitted, and what each of those was reported as."""
 
-    asyncio.run(run())
+    async def run() -> tuple[int, list[str]]:
+        made = Publisher(settings, on_fatal=lambda error: pytest.fail(str(error)))
+        deliveries = made.deliveries(records)
+        sent = 0
+        try:
+            for sent in range(records):
+                made.send("ps.acme.events.v1", (b"k", b"v", []), deliveries, sent)
+            sent = records
+        except QueueFullError:
+            deliveries.leave_out(records - sent)
+        await deliveries.done
+        said = [report.name() if report else "" for report in deliveries.reports[:sent]]
+        await made.close()
+        return sent, said
+
+    return asyncio.run(run())
 
 
 def test_more_than_the_queue_holds_is_refused_at_once(unreachable: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publisher, "QUEUE_RECORDS", 10)
     monkeypatch.setattr(publisher, "CONFIRM_WITHIN", 0.2)
 
-    def fill(made: Publisher) -> None:
-        for _ in range(10):
-            made.send("ps.acme.events.v1", b"k", b"v", [])
-        with pytest.raises(QueueFullError):
-            made.send("ps.acme.events.v1", b"k", b"v", [])
-
-    in_loop(unreachable, fill)
+    assert fill(unreachable, 11)[0] == 10
 
 
 def test_a_record_that_nobody_confirms_is_reported_within_the_bound(
@@ -228,4 +228,11 @@ def test_a_record_that_nobody_confirms_is_reported_within_the_bound(
 ) -> None:
     monkeypatch.setattr(publisher, "CONFIRM_WITHIN", 0.2)
 
-    in_loop(unreachable, lambda made: made.send("ps.acme.events.v1", b"k", b"v", []))
+    assert fill(unreachable, 2) == (2, ["_MSG_TIMED_OUT"] * 2)
+
+
+def test_a_request_is_not_kept_beyond_the_backstop(unreachable: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher, "CONFIRM_WITHIN", 2.0)
+    monkeypatch.setattr(publisher, "BACKSTOP", 0.1)
+
+    assert fill(unreachable, 1) == (1, ["_TIMED_OUT"])

@@ -1,6 +1,7 @@
 """Bodies are bounded before they are parsed."""
 
 import asyncio
+import gzip
 import json
 import time
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.admission import Admission, Held
+from api.asgi import ClientGoneError
+from api.body import DRAIN, MAX_NESTING, check_nesting, read_body
 from api.errors import Problem
-from api.ingestion.body import DRAIN, MAX_NESTING, ClientGoneError, check_nesting, read_body
 
 JSON = st.recursive(
     st.none() | st.integers() | st.text(alphabet='ab"\\[]{}é\n'),
@@ -80,7 +83,7 @@ def read(chunks: Sequence[bytes], limit: int, headers: Sequence[tuple[bytes, byt
         taken += 1
         return waiting.pop(0) if waiting else {"type": "http.disconnect"}
 
-    return asyncio.run(read_body({"headers": list(headers)}, receive, limit)), taken
+    return asyncio.run(read_body(dict(headers), receive, limit, Admission().admit())), taken
 
 
 @given(st.lists(st.binary(max_size=8), min_size=1, max_size=10))
@@ -97,7 +100,7 @@ def test_reading_stops_at_the_bound_and_not_at_the_end() -> None:
         return {"type": "http.request", "body": b"x" * 10, "more_body": True}
 
     with pytest.raises(Problem, match="more than 25 bytes"):
-        asyncio.run(read_body({"headers": []}, receive, 25))
+        asyncio.run(read_body({}, receive, 25, Admission().admit()))
     assert arrived * 10 < DRAIN + 100
 
 
@@ -123,26 +126,66 @@ def test_a_client_that_waits_for_the_go_ahead_is_refused_before_it_sends() -> No
     async def receive() -> dict[str, Any]:
         raise AssertionError("this would have told the client to go on")
 
-    headers = [(b"content-length", b"26"), (b"expect", b"100-continue")]
+    headers = {b"content-length": b"26", b"expect": b"100-continue"}
     with pytest.raises(Problem, match="more than 25 bytes"):
-        asyncio.run(read_body({"headers": headers}, receive, 25))
+        asyncio.run(read_body(headers, receive, 25, Admission().admit()))
 
 
 def test_a_body_that_does_not_arrive_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.ingestion.body.ARRIVE_WITHIN", 0.01)
+    monkeypatch.setattr("api.body.ARRIVE_WITHIN", 0.01)
 
     async def receive() -> dict[str, Any]:
         await asyncio.Event().wait()
         raise AssertionError
 
     with pytest.raises(Problem) as raised:
-        asyncio.run(read_body({"headers": []}, receive, 25))
+        asyncio.run(read_body({}, receive, 25, Admission().admit()))
     assert raised.value.status == 408
 
 
 def test_a_client_that_goes_away_is_noticed() -> None:
     with pytest.raises(ClientGoneError):
         read([], 25)
+
+
+def read_compressed(body: bytes, limit: int, held: Held) -> bytes:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return asyncio.run(read_body({b"content-encoding": b"GZIP"}, receive, limit, held, ["gzip"]))
+
+
+def test_what_is_read_and_what_it_unfolds_to_is_held() -> None:
+    admission = Admission()
+    held = admission.admit()
+    body = gzip.compress(b" " * 1000)
+
+    assert read_compressed(body, 1000, held) == b" " * 1000
+    assert admission.bytes == len(body) + 1000
+    held.release()
+    assert admission.bytes == 0
+
+
+def test_a_body_for_which_there_is_no_room_is_503_as_soon_as_that_is_so() -> None:
+    admission = Admission(max_bytes=25)
+    arrived = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal arrived
+        arrived += 10
+        return {"type": "http.request", "body": b"x" * 10, "more_body": True}
+
+    with pytest.raises(Problem) as raised:
+        asyncio.run(read_body({}, receive, 1000, admission.admit()))
+    assert (raised.value.status, arrived) == (503, 30)
+
+
+def test_a_body_that_comes_late_but_in_time_is_taken() -> None:
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0.001)
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    assert asyncio.run(read_body({}, receive, 25, Admission().admit())) == b"{}"
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8", "Application/JSON"])

@@ -1,5 +1,6 @@
 """From JSON to event records, without a broker."""
 
+import contextlib
 import json
 import uuid
 from typing import Any
@@ -14,6 +15,7 @@ from api.ingestion.events import MAX_AHEAD, MAX_EVENT, Accepted, Rejected, parse
 from pulsestream.core.clock import format_rfc3339
 from schemas.codec import codec
 from schemas.records import Event
+from schemas.validate import _check_event as check_plainly
 from schemas.validate import check
 
 NOW = 1_618_677_817_056_746
@@ -86,6 +88,30 @@ def test_any_bytes_are_an_event_or_a_problem(body: bytes) -> None:
         parse_single(body, clock)
     except Problem as problem:
         assert problem.status in {400, 422}  # noqa: PT017 - either outcome is right
+
+
+BODY = json.dumps(EVENT | {"data": {"text": "é\\n", "numbers": [0.25, -1e3, 10]}}, ensure_ascii=False).encode()
+BYTES = st.sampled_from([bytes((byte,)) for byte in b'"\\{}[],:0e.-+ux\t\0\x80\xff'])
+
+
+@given(st.lists(st.tuples(st.integers(0, len(BODY)), st.integers(0, 2), BYTES), min_size=1, max_size=3))
+def test_a_body_with_a_few_bytes_changed_is_json_and_sound_or_refused(edits: list[tuple[int, int, bytes]]) -> None:
+    body = BODY
+    for place, removed, put in edits:
+        body = body[:place] + put + body[place + removed :]
+    batch = b'{"events":[%s]}' % body
+
+    try:
+        event = parse_single(body, clock)
+    except Problem as problem:
+        assert problem.status in {400, 413, 422}  # noqa: PT017 - either outcome is right
+        with contextlib.suppress(Problem):
+            assert not any(isinstance(one, Accepted) for one in parse_batch(batch, clock)) or b"},{" in batch
+        return
+
+    assert json.loads(body)["source"] == event.record.source
+    assert check_plainly(event.record) is None
+    assert parse_batch(batch, clock) == [event]
 
 
 def test_without_an_id_the_edge_makes_one_and_says_it() -> None:
