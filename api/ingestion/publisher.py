@@ -14,7 +14,7 @@ from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from pulsestream.core.headers import Headers
+from pulsestream.core.headers import AnyHeaders
 from pulsestream.core.kafka import BrokerError, producer_config, reason
 from pulsestream.core.log import logger
 from pulsestream.core.settings import Settings
@@ -33,7 +33,7 @@ _FLUSH: Final = 6.0
 _log = logger(__name__)
 
 Report = KafkaError | None
-Outgoing = tuple[bytes, bytes, Headers]
+Outgoing = tuple[bytes | None, bytes | None, AnyHeaders]
 """Key, value and headers of a record."""
 Fatal = Callable[[BrokerError], None]
 
@@ -108,7 +108,24 @@ class Publisher:
             self._timer = self._loop.call_later(PAUSE, self._poll)
         return made
 
-    def send(self, topic: str, record: Outgoing, deliveries: Deliveries, index: int) -> None:
+    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: AnyHeaders) -> asyncio.Future[Report]:
+        """Queue a record; the future gives None once the broker has it, else the error. Raises QueueFullError."""
+        deliveries = self.deliveries(1)
+        reported: asyncio.Future[Report] = self._loop.create_future()
+
+        def report(_: object) -> None:
+            if not reported.done():
+                reported.set_result(deliveries.reports[0])
+
+        deliveries.done.add_done_callback(report)
+        try:
+            self.queue(topic, (key, value, headers), deliveries, 0)
+        except QueueFullError:
+            deliveries.give_up()
+            raise
+        return reported
+
+    def queue(self, topic: str, record: Outgoing, deliveries: Deliveries, index: int) -> None:
         """Queue a record, whose report goes to `deliveries` as number `index`. Raises QueueFullError."""
         key, value, headers = record
         try:

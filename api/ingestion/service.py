@@ -59,7 +59,7 @@ class Ingestion:
             record = event.record
             outgoing = (record.product or record.source).encode(), _codec.encode(record), _headers(record, trace)
             try:
-                self._publisher.send(topic, outgoing, deliveries, number)
+                self._publisher.queue(topic, outgoing, deliveries, number)
             except QueueFullError as error:
                 deliveries.leave_out(len(events) - number)
                 if not number:

@@ -204,7 +204,7 @@ def fill(settings: Settings, records: int) -> tuple[int, list[str]]:
         sent = 0
         try:
             for sent in range(records):
-                made.send("ps.acme.events.v1", (b"k", b"v", []), deliveries, sent)
+                made.queue("ps.acme.events.v1", (b"k", b"v", []), deliveries, sent)
             sent = records
         except QueueFullError:
             deliveries.leave_out(records - sent)
@@ -236,3 +236,22 @@ def test_a_request_is_not_kept_beyond_the_backstop(unreachable: Settings, monkey
     monkeypatch.setattr(publisher, "BACKSTOP", 0.1)
 
     assert fill(unreachable, 1) == (1, ["_TIMED_OUT"])
+
+
+def test_a_record_sent_by_itself_has_a_future_of_its_own(
+    unreachable: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "QUEUE_RECORDS", 1)
+    monkeypatch.setattr(publisher, "CONFIRM_WITHIN", 0.2)
+
+    async def run() -> str:
+        made = Publisher(unreachable, on_fatal=lambda error: pytest.fail(str(error)))
+        reported = made.send("ps.acme.events.v1", None, b"v", [])
+        with pytest.raises(QueueFullError):
+            made.send("ps.acme.events.v1", None, b"v", [])
+        report = await reported
+        await made.close()
+        assert report is not None
+        return report.name()
+
+    assert asyncio.run(run()) == "_MSG_TIMED_OUT"

@@ -41,7 +41,7 @@ class Reports:
         loop.call_later(0.01, made.give_up)
         return made
 
-    def send(self, _topic: str, _record: object, deliveries: Deliveries, index: int) -> None:
+    def queue(self, _topic: str, _record: object, deliveries: Deliveries, index: int) -> None:
         report = self._reports.pop(0)
         if report is QueueFullError:
             raise QueueFullError("3 records wait for the broker")
