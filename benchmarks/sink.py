@@ -17,7 +17,7 @@ from benchmarks.broker import running_broker
 from benchmarks.choice import Choice, Figures
 from benchmarks.peers.environments import UnavailableError
 from benchmarks.peers.race import SpoiltError
-from benchmarks.sink_stand import PLAIN, REPEATED, Filled, Stand, running_server
+from benchmarks.sink_stand import PLAIN, REPEATED, Filled, Span, Stand, running_server
 from benchmarks.table import show
 
 SHOWN: Final = {
@@ -37,15 +37,19 @@ LEFT_OUT: Final = "left out"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of it: ticks in the backlog, rounds, and who takes part."""
+    """Ticks in the backlog, rounds, who takes part, a slow one's turn, and whether peers may be installed."""
 
     ticks: int
     rounds: int
     parts: Sequence[str]
+    span: Span
+    install: bool
 
 
-QUICK: Final = Plan(60_000, 1, ("psql", "sink", "duplicates"))
-WHOLE: Final = Plan(1_000_000, 5, PARTS)
+QUICK: Final = Plan(60_000, 1, PARTS, Span(1.0, 4.0), install=False)
+WHOLE: Final = Plan(1_000_000, 5, PARTS, Span(10.0, 20.0), install=True)
+PARTLY: Final = frozenset({"debezium"})
+"""Those that store a part of the ticks in the time they are given: their tables cannot be compared whole."""
 
 
 @dataclass(slots=True)
@@ -81,7 +85,7 @@ def run(quick: bool, choice: Choice) -> Figures:  # noqa: FBT001 - what the comm
         stand = Stand(broker, server, Path(folder), int(plan.ticks * choice.scale))
         try:
             stand.lay()
-            outcome = measure(stand, names, choice.repetitions or plan.rounds)
+            outcome = measure(stand, names, plan, choice.repetitions or plan.rounds)
             table = "a hypertable" if stand.is_hypertable else "a plain table: the server has no TimescaleDB"
         finally:
             stand.close()
@@ -89,12 +93,13 @@ def run(quick: bool, choice: Choice) -> Figures:  # noqa: FBT001 - what the comm
     return figures(outcome)
 
 
-def measure(stand: Stand, names: Sequence[str], rounds: int) -> Outcome:
+def measure(stand: Stand, names: Sequence[str], plan: Plan, rounds: int) -> Outcome:
     """Let these entrants fill a fresh database each, in turn, round after round."""
     entrants: Mapping[str, Callable[[str], Filled]] = {
         "psql": stand.psql,
         "sink": lambda database: stand.sink(database, PLAIN),
         "duplicates": lambda database: stand.sink(database, REPEATED),
+        "debezium": lambda database: stand.debezium(database, plan.span, install=plan.install),
     }
     outcome = Outcome({name: [] for name in names})
     prints: dict[str, tuple[int, int]] = {}
@@ -114,7 +119,7 @@ def _turn(
     try:
         with stand.database() as database:
             turn = entrant(database)
-            if name not in prints:
+            if name not in prints and name not in PARTLY:
                 prints[name] = stand.fingerprint(database)
     except (UnavailableError, SpoiltError) as error:
         reasons[name] = str(error)

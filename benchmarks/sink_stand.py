@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ import psycopg
 from confluent_kafka import Consumer, Producer, TopicPartition
 from pydantic import SecretStr
 
-from benchmarks.peers import backlog
+from benchmarks.peers import backlog, debezium_sink
+from benchmarks.peers.debezium_sink import Running
 from benchmarks.peers.environments import UnavailableError
 from benchmarks.peers.race import SpoiltError, cpu_seconds
 from pulsestream.core.clock import wall_clock
@@ -51,6 +52,8 @@ REPEATED: Final = "bench-repeated"
 BEHIND: Final = 30_000
 """Records after which a tick comes again."""
 EVERY: Final = 100
+START: Final = 120.0
+"""Seconds until a connector's first row, at most."""
 _STORED: Final = "SELECT coalesce(sum(next_offset), 0) FROM sink_offsets WHERE topic = %s"
 _LOOK: Final = 0.02
 _STALL: Final = 60.0
@@ -70,6 +73,14 @@ class Filled:
     def per_second(self) -> float:
         """Rows a second."""
         return self.rows / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What a turn of a slow one takes after its first row: seconds of warm-up, and seconds that count."""
+
+    warm_up: float
+    seconds: float
 
 
 @contextmanager
@@ -169,6 +180,24 @@ class Stand:
             return self._watched(database, topic, running, log)
         finally:
             process.stop(running)
+
+    def debezium(self, database: str, span: Span, *, install: bool) -> Filled:
+        """Let the Debezium sink store the topic whose ticks come once, for a span that begins with its first row."""
+        topic, url = tenant_topic(PLAIN, "ticks"), self.url("ps_sink", database)
+        home = self._folder / f"debezium-{self._turns}"
+        with (
+            debezium_sink.running(self._broker.settings(), topic, PLAIN, url, home, install=install) as running,
+            psycopg.connect(self.url("postgres", database), autocommit=True) as connection,
+        ):
+            held = _Held(connection, running)
+            held.wait(lambda rows: rows > 0, START)
+            time.sleep(span.warm_up)
+            first = held.look()
+            held.wait(lambda rows: rows >= self._count, span.seconds)
+            last = held.look()
+        if last.rows == first.rows:
+            raise SpoiltError(f"the connector stands still:\n{process.last_lines(running.log, 20)}")
+        return Filled(last.rows - first.rows, last.seconds - first.seconds, (last.cpu or 0) - (first.cpu or 0))
 
     def fingerprint(self, database: str) -> tuple[int, int]:
         """Return how many ticks a database holds, and a sum over all their fields but the tenant."""
@@ -273,6 +302,26 @@ class Stand:
         with psycopg.connect(self.url("postgres", database), autocommit=True) as connection:
             found = connection.execute(query).fetchone()
             return tuple(found) if found else ()
+
+
+class _Held:
+    """Looks at the rows that a running connector has stored."""
+
+    def __init__(self, connection: psycopg.Connection, running: Running) -> None:
+        self._connection, self._running = connection, running
+
+    def look(self) -> Filled:
+        """Return the rows that are there, the clock in seconds, and the connector's CPU seconds."""
+        found = self._connection.execute("SELECT count(*) FROM ticks").fetchone()
+        return Filled(int(found[0]) if found else 0, time.monotonic(), cpu_seconds(self._running.connect.pid))
+
+    def wait(self, enough: Callable[[int], bool], timeout: float) -> None:
+        """Return when there are enough of them, or after so many seconds; raises SpoiltError when it has died."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end and not enough(self.look().rows):
+            if self._running.connect.poll() is not None:
+                raise SpoiltError(f"the connector died:\n{process.last_lines(self._running.log, 20)}")
+            time.sleep(max(min(1.0, end - time.monotonic()), 0.0))
 
 
 def _repeated(records: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:

@@ -44,10 +44,10 @@ class PythonPeer:
         return [python, "-m", f"{__package__}.{self.program}", str(orders)]
 
     def _python(self, *, install: bool) -> str:
-        folder = _folder(self.program, "\n".join((sys.version, *self.requirements)))
-        python = str(folder / "bin" / "python")
-        if not _is_ready(folder, install=install):
-            _make(folder, [sys.executable, "-m", "venv", str(folder)], [*_pip(python), *self.requirements])
+        home = place(self.program, "\n".join((sys.version, *self.requirements)))
+        python = str(home / "bin" / "python")
+        if not is_ready(home, install=install):
+            make(home, [sys.executable, "-m", "venv", str(home)], [*_pip(python), *self.requirements])
         return python
 
 
@@ -59,15 +59,15 @@ class JavaPeer:
 
     def command(self, orders: Path, *, install: bool) -> list[str]:
         """Return how to run it with its orders; builds what is missing, or raises UnavailableError."""
-        java = _java()
+        program = java()
         sources = [_JAVA / "pom.xml", *sorted(_JAVA.glob("src/**/*.java"))]
-        folder = _folder("kafka-streams", "\n".join(source.read_text("utf-8") for source in sources))
-        if not _is_ready(folder, install=install):
-            maven = _maven(folder)
-            shutil.copytree(_JAVA, folder)
-            _make(folder, maven)
-        class_path = f"{folder}/target/classes:{folder}/target/dependency/*"
-        return [str(java), "-cp", class_path, "peers.Windows", str(orders), self.reading]
+        home = place("kafka-streams", "\n".join(source.read_text("utf-8") for source in sources))
+        if not is_ready(home, install=install):
+            build = _build(home)
+            shutil.copytree(_JAVA, home)
+            make(home, build)
+        class_path = f"{home}/target/classes:{home}/target/dependency/*"
+        return [str(program), "-cp", class_path, "peers.Windows", str(orders), self.reading]
 
 
 def environment() -> dict[str, str]:
@@ -75,7 +75,8 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-def _folder(name: str, made_of: str) -> Path:
+def place(name: str, made_of: str) -> Path:
+    """Return the folder of what is made of something: pins, or sources."""
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     return cache_folder() / "benchmarks" / f"{name}-{digest}"
 
@@ -84,35 +85,42 @@ def _pip(python: str) -> list[str]:
     return [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet"]
 
 
-def _maven(folder: Path) -> list[str]:
-    maven = shutil.which("mvn")
-    if maven is None:
+def maven() -> str:
+    """Return the program Maven, or raise UnavailableError."""
+    found = shutil.which("mvn")
+    if found is None:
         raise UnavailableError("Maven is not installed")
+    return found
+
+
+def _build(home: Path) -> list[str]:
     goals = ["compile", "dependency:copy-dependencies", "-DincludeScope=runtime"]
-    return [maven, "--quiet", "--batch-mode", "--file", str(folder / "pom.xml"), *goals]
+    return [maven(), "--quiet", "--batch-mode", "--file", str(home / "pom.xml"), *goals]
 
 
-def _java() -> Path:
+def java() -> Path:
+    """Return the program Java, or raise UnavailableError."""
     try:
         return find_java(cache_folder())
     except JavaMissingError as error:
         raise UnavailableError(str(error)) from error
 
 
-def _is_ready(folder: Path, *, install: bool) -> bool:
+def is_ready(home: Path, *, install: bool) -> bool:
     """Return whether it was made; if not, clear its place, or raise UnavailableError where that is unwanted."""
-    if (folder / _READY).exists():
+    if (home / _READY).exists():
         return True
     if not install:
         raise UnavailableError("not installed yet, and --quick installs nothing: run once without it")
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(home, ignore_errors=True)
     return False
 
 
-def _make(folder: Path, *commands: Sequence[str]) -> None:
+def make(home: Path, *commands: Sequence[str]) -> None:
+    """Run what makes a folder, and note that it is whole; raises UnavailableError."""
     for command in commands:
         _run(command)
-    (folder / _READY).touch()
+    (home / _READY).touch()
 
 
 def _run(command: Sequence[str]) -> None:
