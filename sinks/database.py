@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from typing import Final, LiteralString, cast
@@ -19,7 +20,7 @@ from psycopg import sql
 from pulsestream.core.clock import to_datetime
 from schemas.migrate import missing
 from schemas.records import Event
-from sinks.column_rows import ColumnRows, copy_stream
+from sinks.column_rows import copy_stream, event_times, first_of_each
 from sinks.errors import DatabaseAwayError, DatabaseError, FencedError
 from sinks.plan import (
     Batch,
@@ -34,7 +35,7 @@ from sinks.plan import (
     newest_stats,
     surviving,
 )
-from sinks.rows import Refused, Row, event_time
+from sinks.rows import Refused, Row
 from sinks.tables import ALERTS, BARS, DEAD_LETTERS, EVENTS, FEEDS, STATS, TICKS, TRADES, Table
 
 _DATA: Final = frozenset({"22", "23", "54"})
@@ -75,7 +76,7 @@ class Database:
         self._url = url
         self._session: psycopg.Connection | None = None
         self._writers: Mapping[str, Write] = {
-            TICKS.name: lambda rows: self._copy(TICKS, rows),
+            TICKS.name: self._store_ticks,
             ALERTS.name: lambda rows: self._copy(ALERTS, rows),
             DEAD_LETTERS.name: lambda rows: self._copy(DEAD_LETTERS, rows),
             EVENTS.name: self._store_events,
@@ -201,6 +202,24 @@ class Database:
             return self._insert_new(table, rows)
         return Written(len(rows))
 
+    def _store_ticks(self, rows: Sequence[Row]) -> Written:
+        """Copy ticks, or, where one is there already, those that are not."""
+        try:
+            with self._connection.transaction():
+                self._copy_into("copy", TICKS, rows)
+        except psycopg.errors.UniqueViolation:
+            return self._store_unknown(first_of_each(rows))
+        return Written(len(rows))
+
+    def _store_unknown(self, rows: Sequence[Row]) -> Written:
+        self._stage(TICKS, rows)
+        insert = _statement("insert_unknown_ticks", TICKS)
+        try:
+            with self._connection.transaction():
+                return Written(self._connection.execute(insert, _span(rows), prepare=False).rowcount)
+        except psycopg.errors.UniqueViolation:
+            return Written(self._connection.execute(_statement("insert_staged", TICKS)).rowcount)
+
     def _insert_new(self, table: Table, rows: Sequence[Row]) -> Written:
         self._stage(table, rows)
         return Written(self._connection.execute(_statement("insert_staged", table)).rowcount)
@@ -218,11 +237,10 @@ class Database:
             copy.write(copy_stream(rows))
 
     def _store_trades(self, rows: Sequence[Row]) -> Written:
-        times = rows.times.tolist() if isinstance(rows, ColumnRows) else [event_time(row.record) for row in rows]
-        bound = {"oldest": to_datetime(min(times)), "newest": to_datetime(max(times))}
         self._stage(TRADES, rows)
         # Not prepared: with the bounds known, the planner leaves out the chunks beyond them.
-        new = self._connection.execute(_statement("insert_staged_trades", TRADES), bound, prepare=False).fetchone()
+        insert = _statement("insert_staged_trades", TRADES)
+        new = self._connection.execute(insert, _span(rows), prepare=False).fetchone()
         return Written(new[0] if new else 0)
 
     def _store_events(self, rows: Sequence[Row]) -> Written:
@@ -248,6 +266,12 @@ class Database:
         if len(held) != len(events):
             raise DatabaseAwayError("ids of events were removed while they were compared: try again")
         return {(tenant, event_id): bytes(body) for tenant, event_id, body in held}
+
+
+def _span(rows: Sequence[Row]) -> dict[str, datetime]:
+    """Return the least and the greatest event time of ticks or trades."""
+    times = event_times(rows)
+    return {"oldest": to_datetime(min(times)), "newest": to_datetime(max(times))}
 
 
 def _columns_of(places: Sequence[Place]) -> dict[str, object]:

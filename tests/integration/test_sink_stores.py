@@ -15,7 +15,7 @@ from pulsestream.core.settings import Settings
 from pulsestream.core.topics import FEEDS
 from schemas.codec import codec
 from schemas.records import Bar, Feed, Gap, Record, Tick, Trade
-from sinks import tables
+from sinks import database, tables
 from tests.support.sinking import (
     START,
     Scene,
@@ -197,6 +197,26 @@ def test_a_record_repeated_within_a_batch_is_one_row(scene: Scene) -> None:
             scene.wait_stored(dataset, 40)
 
     assert [scene.count(table) for table in tables] == [20, 20, 20, 20, 20]
+
+
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["known before", "stored by somebody meanwhile"])
+def test_many_ticks_of_which_some_are_stored_are_one_row_each(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, *, meanwhile: bool
+) -> None:
+    if meanwhile:  # what comes twice within the batch then looks like another session's
+        monkeypatch.setattr(database, "first_of_each", lambda rows: rows)
+    scene.make("dlq", "ticks")
+    scene.send("ticks", [tick(number) for number in range(0, 1000, 7)], partition=0)
+
+    with running_sink(scene.settings):
+        scene.wait_stored("ticks", 143)
+        before = metric("sink_duplicates_total", dataset="ticks")
+        scene.send("ticks", [tick(number // 2, price=7.0) for number in range(2000)], partition=0)
+        scene.wait_stored("ticks", 2143)
+        wait_until(lambda: metric("sink_duplicates_total", dataset="ticks") == before + 1143)
+
+    stored = scene.rows("SELECT event_id, price = 7.0 FROM ticks WHERE tenant = %s", scene.tenant)
+    assert sorted(stored) == sorted((tick(number).event_id, number % 7 > 0) for number in range(1000))
 
 
 def test_a_retried_event_is_one_row_though_the_edge_gave_it_another_time(scene: Scene) -> None:
