@@ -16,6 +16,7 @@ from api.edge import Edge
 from api.errors import MEDIA_TYPE, FieldError, Problem
 from api.feeds import endpoints as feeds
 from api.ingestion.app import IngestionApp
+from api.ingestion.idempotency import IdempotencyKeys
 from api.openapi import documented
 from api.rules import endpoints as rules
 from api.search import endpoints as search
@@ -67,7 +68,8 @@ def create_app(services: Services, clock: Clock) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_error)
     admission = Admission()
-    ingestion = IngestionApp(services.authenticator, services.ingestion, admission, clock)
+    keys = IdempotencyKeys(services.database)
+    ingestion = IngestionApp(services.authenticator, services.ingestion, keys, admission, clock)
     app.edge = Edge(app.behind_the_edge, ingestion, admission, clock)
     app.openapi = documented(app)  # type: ignore[method-assign] # FastAPI's documented way to extend the document
     return app

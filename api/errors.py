@@ -128,6 +128,17 @@ def invalid_body(errors: Sequence[FieldError]) -> Problem:
     return Problem(422, "invalid-body", "Invalid body", _summary(errors), errors)
 
 
+def idempotency_key_reused(key: str, used_at: str, hours: int) -> Problem:
+    """422: the key was used for another request."""
+    return Problem(
+        422,
+        "idempotency-key-reused",
+        "Idempotency key used for another request",
+        f"Idempotency-Key {key[:60]!r} was used at {used_at} with another body or route: nothing of this request was "
+        f"done. Send a new key with a new request, and the same body with the same key; a key is free after {hours} h.",
+    )
+
+
 def refused_value(detail: str) -> Problem:
     """400: a value that the database cannot hold, such as text with NUL."""
     return Problem(400, "refused-value", "Value cannot be stored", f"The database refuses a value: {detail}.")

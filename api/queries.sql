@@ -53,6 +53,17 @@ SELECT pg_notify('pulsestream_topics', '');
 -- name: list_topics
 SELECT dataset, status, detail FROM tenant_topics WHERE tenant = %(tenant)s ORDER BY dataset;
 
+-- name: claim_idempotency_key
+-- The first use is kept until it is too old; whoever comes at the same time waits for it here.
+INSERT INTO idempotency_keys AS held (tenant, key, fingerprint, used_at)
+VALUES (%(tenant)s, %(key)s, %(fingerprint)s, now())
+ON CONFLICT (tenant, key) DO UPDATE SET
+    fingerprint = CASE WHEN held.used_at < now() - make_interval(hours => %(hours)s)
+                       THEN EXCLUDED.fingerprint ELSE held.fingerprint END,
+    used_at = CASE WHEN held.used_at < now() - make_interval(hours => %(hours)s)
+                   THEN EXCLUDED.used_at ELSE held.used_at END
+RETURNING fingerprint, used_at;
+
 -- name: insert_rule
 INSERT INTO rules (tenant, rule_id, version, name, enabled, deleted, definition, created_by)
 VALUES (%(tenant)s, %(rule_id)s, %(version)s, %(name)s, %(enabled)s, %(deleted)s, %(definition)s::text::jsonb, %(created_by)s)
@@ -208,6 +219,12 @@ WHERE tenant = %(tenant)s AND rule_id = %(rule_id)s AND version = %(version)s AN
 
 -- name: prune_outbox
 DELETE FROM outbox WHERE published_at < now() - INTERVAL '1 day';
+
+-- name: prune_idempotency_keys
+DELETE FROM idempotency_keys WHERE (tenant, key) IN (
+    SELECT tenant, key FROM idempotency_keys
+    WHERE used_at < now() - make_interval(hours => %(hours)s) ORDER BY used_at LIMIT %(limit)s
+);
 
 -- name: prune_dead_letters
 DELETE FROM dead_letters

@@ -14,6 +14,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Final
 
+from api.ingestion.idempotency import WINDOW_HOURS
 from api.outbox_publisher import OutboxPublisher
 from api.reconciler import Reconciler
 from api.relay_database import Connection, await_notice, connect, execute, fetch_one
@@ -31,6 +32,7 @@ TURN: Final = 1.0
 LONGEST_PAUSE: Final = 5.0
 PRUNE_EVERY: Final = 600.0
 PRUNE_LETTERS: Final = 20_000
+PRUNE_KEYS: Final = 100_000
 VERIFY_EVERY: Final = 60.0
 STOP_WITHIN: Final = 5.0
 """Seconds that the reconciler may take to finish its step; what it leaves undone the next relay does."""
@@ -83,11 +85,17 @@ def _relay(
         if pruning.due():
             publisher.prune()
             prune_dead_letters(connection, settings.dead_letter_days)
+            prune_idempotency_keys(connection)
 
 
 def prune_dead_letters(connection: Connection, days: int) -> int:
     """Delete dead letters older than `days`, the oldest first and a bounded number at once; return how many."""
     return execute(connection, "prune_dead_letters", days=days, limit=PRUNE_LETTERS)
+
+
+def prune_idempotency_keys(connection: Connection) -> int:
+    """Delete keys of ingestion that are free again, a bounded number at once; return how many."""
+    return execute(connection, "prune_idempotency_keys", hours=WINDOW_HOURS, limit=PRUNE_KEYS)
 
 
 class _Reconciling:

@@ -21,11 +21,13 @@ from api.ingestion.events import (
     MAX_BATCH,
     MAX_EVENT,
     Accepted,
+    IdMaker,
     Rejected,
     parse_batch,
     parse_single,
     rejections,
 )
+from api.ingestion.idempotency import HEADER, IdempotencyKeys, parse_key
 from api.ingestion.service import ACCEPTED, Ingestion, Outcome
 from pulsestream.core.clock import Clock
 
@@ -34,15 +36,24 @@ BATCH: Final = "/api/v1/ingestion/events/batch"
 ROUTES: Final = frozenset({SINGLE, BATCH})
 
 _TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_KEY: Final = HEADER.lower().encode()
 _encoder: Final = msgspec.json.Encoder()
 
 
 class IngestionApp:
     """Answers the two routes."""
 
-    def __init__(self, authenticator: Authenticator, ingestion: Ingestion, admission: Admission, clock: Clock) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        ingestion: Ingestion,
+        idempotency: IdempotencyKeys,
+        admission: Admission,
+        clock: Clock,
+    ) -> None:
         self._authenticator = authenticator
         self._ingestion = ingestion
+        self._idempotency = idempotency
         self._admission = admission
         self._clock = clock
 
@@ -55,9 +66,9 @@ class IngestionApp:
         try:
             if scope["path"] == SINGLE:
                 body = await read_body(headers, receive, MAX_EVENT, held, ENCODINGS)
-                return await self._single(caller, body, _trace(headers))
+                return await self._single(caller, body, headers)
             body = await read_body(headers, receive, MAX_BATCH, held, ENCODINGS)
-            return await self._batch(caller, body, _trace(headers))
+            return await self._batch(caller, body, headers)
         finally:
             held.release()
 
@@ -67,21 +78,25 @@ class IngestionApp:
         caller.require(Permission.EVENTS_WRITE)
         return caller
 
-    async def _single(self, caller: Caller, body: bytes, trace: str | None) -> Answer:
+    async def _single(self, caller: Caller, body: bytes, headers: Headers) -> Answer:
         event = parse_single(body, self._clock)
-        outcome = (await self._ingestion.publish(caller.tenant, [event], trace))[0]
+        if _KEY in headers:
+            event = parse_single(body, self._clock, await self._claim(caller, headers, SINGLE, body))
+        outcome = (await self._ingestion.publish(caller.tenant, [event], _trace(headers)))[0]
         if outcome is ACCEPTED:
             return Answer(202, _encoder.encode(_result(event, outcome)))
         if outcome.status == "rejected":
             raise errors.too_large(f"The event cannot be stored: {outcome.reason}.")
         raise _unknown(f"Kafka did not confirm the event: {outcome.reason}", id=event.id)
 
-    async def _batch(self, caller: Caller, body: bytes, trace: str | None) -> Answer:
+    async def _batch(self, caller: Caller, body: bytes, headers: Headers) -> Answer:
         parsed = parse_batch(body, self._clock)
-        fit = [event for event in parsed if isinstance(event, Accepted)]
-        if not fit:
+        if not any(isinstance(event, Accepted) for event in parsed):
             raise errors.invalid_body(rejections(parsed))
-        outcomes = iter(await self._ingestion.publish(caller.tenant, fit, trace))
+        if _KEY in headers:
+            parsed = parse_batch(body, self._clock, await self._claim(caller, headers, BATCH, body))
+        fit = [event for event in parsed if isinstance(event, Accepted)]
+        outcomes = iter(await self._ingestion.publish(caller.tenant, fit, _trace(headers)))
         results = [
             _rejection(event) if isinstance(event, Rejected) else _result(event, next(outcomes)) for event in parsed
         ]
@@ -89,6 +104,9 @@ class IngestionApp:
         if counts["unknown"]:
             raise _unknown(f"Kafka did not confirm {counts['unknown']} of {len(results)} events", results=results)
         return Answer(207 if counts["rejected"] else 202, _encoder.encode(counts | {"results": results}))
+
+    async def _claim(self, caller: Caller, headers: Headers, route: str, body: bytes) -> IdMaker:
+        return await self._idempotency.claim(caller.tenant, parse_key(headers[_KEY]), route, body)
 
 
 def _trace(headers: Headers) -> str | None:

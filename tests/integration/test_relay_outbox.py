@@ -10,8 +10,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from api.ingestion.idempotency import WINDOW_HOURS
 from api.outbox_publisher import BATCH, OutboxPublisher
-from api.relay import prune_dead_letters
+from api.relay import prune_dead_letters, prune_idempotency_keys
 from api.relay_database import connect
 from pulsestream.core.clock import to_micros
 from pulsestream.core.settings import Settings
@@ -183,6 +184,23 @@ def test_dead_letters_older_than_their_days_are_pruned_whatever_became_of_them(
         assert prune_dead_letters(connection, 30) == 2
 
     assert [row[0] for row in admin.execute("SELECT id FROM dead_letters").fetchall()] == ["29 None"]
+
+
+def test_idempotency_keys_that_are_free_again_are_pruned(
+    service_settings: SettingsOf, admin: psycopg.Connection, tenant: str
+) -> None:
+    admin.execute("INSERT INTO tenants (tenant, name) VALUES (%s, 'x') ON CONFLICT DO NOTHING", (tenant,))
+    for hours in (WINDOW_HOURS - 1, WINDOW_HOURS + 1):
+        admin.execute(
+            """INSERT INTO idempotency_keys (tenant, key, fingerprint, used_at)
+            VALUES (%s, %s, '', now() - make_interval(hours => %s))""",
+            (tenant, str(hours), hours),
+        )
+
+    with connect(service_settings("relay"), "test") as connection:
+        assert prune_idempotency_keys(connection) == 1
+
+    assert [row[0] for row in admin.execute("SELECT key FROM idempotency_keys").fetchall()] == [str(WINDOW_HOURS - 1)]
 
 
 def test_a_second_relay_waits_ready_and_takes_over_when_the_first_is_killed(

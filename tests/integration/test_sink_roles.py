@@ -27,7 +27,7 @@ RECORDS: dict[str, Record] = {
     ),
 }
 DATA = ("ticks", "trades", "events", "stats", "bars", "alerts", "dead_letters", "trade_hours")
-CONTROL = ("tenants", "api_keys", "subscriptions", "rules", "tenant_topics", "outbox")
+CONTROL = ("tenants", "api_keys", "subscriptions", "rules", "tenant_topics", "outbox", "idempotency_keys")
 
 
 @pytest.fixture
