@@ -14,7 +14,7 @@ from pulsestream.core.settings import Settings
 from tests.support.sinking import Scene, SinkProcess, event, wait_until
 
 MIB = 1024 * 1024
-EVENTS, SIZE = 450, 200_000
+EVENTS, SIZE = 500, 200_000
 BOUND = 40 * MIB
 """Queue (4 MiB) and an answer of the broker (8 MiB), two batches of 1 MiB and what one look brings too much (4 MiB),
 each as values, rows and columns at once, and what the allocator keeps."""

@@ -21,7 +21,7 @@ from schemas.records import Feed, Gap, Record
 from sinks.database import Database as SinkDatabase
 from sinks.plan import Place, Position, plan
 from sinks.rows import Arrived
-from tests.support.sinking import encoded, trade
+from tests.support.sinking import encoded, taken, trade
 
 HOUR = 3_600_000_000
 NOW = 1_800_000_000_000_000 // HOUR * HOUR + HOUR // 2
@@ -53,7 +53,7 @@ class Store:
             Arrived(topic, 0, held + number, NOW, key.encode(), encoded([record])[0][1])
             for number, (key, record) in enumerate(keyed)
         ]
-        done = self.sink.store(plan(arrived, {(topic, 0): Position(place, held)}, NOW), lambda _: None)
+        done = self.sink.store(plan([taken(*arrived)], {(topic, 0): Position(place, held)}, NOW), lambda _: None)
         assert sum(done.rows.values()) + sum(done.duplicates.values()) == len(arrived)
 
     def say(self, **feeds: Feed) -> None:

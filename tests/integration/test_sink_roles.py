@@ -13,7 +13,7 @@ from sinks.database import Database
 from sinks.errors import DatabaseAwayError, DatabaseError
 from sinks.plan import Place, Position, plan
 from sinks.rows import Arrived
-from tests.support.sinking import START, alert, bar, encoded, event, stat, tick, trade
+from tests.support.sinking import START, alert, bar, encoded, event, stat, taken, tick, trade
 
 RECORDS: dict[str, Record] = {
     "ticks": tick(1),
@@ -40,7 +40,7 @@ def stored(database: Any) -> Any:
             place = Place(f"ps.{tenant}.{dataset}.v1", f"{tenant}-{dataset}", 0)
             arrived = Arrived(place.topic, 0, 0, START, None, encoded([record])[0][1])
             sink.positions([place])
-            sink.store(plan([arrived], {(place.topic, 0): Position(place, 0)}, START), lambda _: None)
+            sink.store(plan([taken(arrived)], {(place.topic, 0): Position(place, 0)}, START), lambda _: None)
     sink.close()
     return database
 

@@ -23,6 +23,8 @@ from pulsestream.core.topics import tenant_topic
 from pulsestream.local.roles import child_environment
 from schemas.codec import codec
 from schemas.records import Alert, AsOf, Bar, DeadLetter, Event, PricePoint, Record, Stat, Tick, Trade
+from sinks.rows import Arrived
+from sinks.taken import Taken
 from sinks.writer import Sink
 
 START = 1_618_677_817_056_746
@@ -80,6 +82,18 @@ def alert(number: int, **fields: object) -> Alert:
 def encoded(records: Iterable[Record]) -> list[Keyed]:
     """Return (key, value) of each record, keyed by its product."""
     return [(getattr(record, "product", None) or "", codec(type(record)).encode(record)) for record in records]
+
+
+def taken(*records: Arrived) -> Taken:
+    """Return records of one partition as the consumer takes them."""
+    return Taken(
+        records[0].topic,
+        records[0].partition,
+        [record.offset for record in records],
+        [record.appended_at for record in records],
+        [record.value for record in records],
+        lambda place: (records[place].key, records[place].headers),
+    )
 
 
 def send(admin: Settings, topic: str, values: Sequence[Keyed], partition: int | None = None) -> list[tuple[int, int]]:

@@ -18,8 +18,7 @@ from sinks.copy_binary import HEADER, TRAILER, Kind, encode_row, packers, stream
 from sinks.plan import Place, Position, as_of_rank, distinct_events, moves, newest_stats, plan, surviving
 from sinks.rows import MAX_FUTURE, Arrived, Refused, Removed, Row, dead_letter, event_body, read, time_ahead
 from sinks.tables import ALERTS, BY_DATASET, EVENTS, STATS, TICKS, Table
-from sinks.taken import Taken
-from tests.support.sinking import START, alert, event, stat, tick
+from tests.support.sinking import START, alert, event, stat, taken, tick
 from tests.support.strategies import records
 
 NOW = START + 10**9
@@ -173,19 +172,6 @@ def test_a_time_from_the_edge_is_no_part_of_the_body() -> None:
     first, retried = (event(1, time=at, received_time=at) for at in (START, START + 7))
 
     assert event_body(first) == event_body(retried)
-
-
-def taken(*records: Arrived) -> Taken:
-    """Return records of one partition as the consumer takes them."""
-    first = records[0]
-    return Taken(
-        first.topic,
-        first.partition,
-        [record.offset for record in records],
-        [record.appended_at for record in records],
-        [record.value for record in records],
-        lambda place: (records[place].key, records[place].headers),
-    )
 
 
 def test_positions_move_past_the_last_record_of_each_partition_in_one_order() -> None:
