@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from api import errors, health_endpoints
 from api.admission import Admission
 from api.asgi import Receive, Scope, Send
+from api.dead_letters import endpoints as dead_letters
 from api.dependencies import Services
 from api.edge import Edge
 from api.errors import MEDIA_TYPE, FieldError, Problem
@@ -31,6 +32,7 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
     rules.router,
     search.router,
     feeds.router,
+    dead_letters.router,
 )
 _NOTHING: Final = object()
 _DESCRIPTION: Final = (

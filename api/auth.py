@@ -37,6 +37,7 @@ class Permission(StrEnum):
     SUBSCRIPTIONS_WRITE = "subscriptions:write"
     RULES_READ = "rules:read"
     RULES_WRITE = "rules:write"
+    DEAD_LETTERS_WRITE = "dead-letters:write"
 
 
 _EVERYTHING: Final = frozenset(Permission)
@@ -173,3 +174,4 @@ CanReadSubscriptions = Annotated[Caller, _permission(Permission.SUBSCRIPTIONS_RE
 CanWriteSubscriptions = Annotated[Caller, _permission(Permission.SUBSCRIPTIONS_WRITE)]
 CanReadRules = Annotated[Caller, _permission(Permission.RULES_READ)]
 CanWriteRules = Annotated[Caller, _permission(Permission.RULES_WRITE)]
+CanWriteDeadLetters = Annotated[Caller, _permission(Permission.DEAD_LETTERS_WRITE)]

@@ -6,6 +6,7 @@ from fastapi import Request
 
 from api.auth import Authenticator
 from api.database import Database
+from api.dead_letters.service import DeadLetters
 from api.feeds.service import Feeds
 from api.health import Health
 from api.ingestion.service import Ingestion
@@ -28,6 +29,7 @@ class Services:
     search: Search
     feeds: Feeds
     ingestion: Ingestion
+    dead_letters: DeadLetters
 
 
 def services(request: Request) -> Services:
@@ -59,3 +61,8 @@ def search(request: Request) -> Search:
 def feeds(request: Request) -> Feeds:
     """Return the feeds' service."""
     return services(request).feeds
+
+
+def dead_letters(request: Request) -> DeadLetters:
+    """Return the dead letters' service."""
+    return services(request).dead_letters

@@ -195,6 +195,72 @@ CROSS JOIN LATERAL (
 ) AS counted
 ORDER BY own.exchange, own.product, counted.hour;
 
+-- name: search_dead_letters
+SELECT id, reason, message, topic, partition, "offset", key, size, first_seen, replay_of, replays, settled, settled_at,
+       settled_by, settled_reason
+FROM dead_letters WHERE tenant = %(tenant)s {filters}
+ORDER BY first_seen {direction}, id {direction} LIMIT %(limit)s;
+
+-- name: find_dead_letters
+SELECT id, reason, message, topic, partition, "offset", key, size, first_seen, replay_of, replays, settled, settled_at,
+       settled_by, settled_reason
+FROM dead_letters WHERE tenant = %(tenant)s AND id = ANY(%(ids)s);
+
+-- name: filter_letters_open
+AND settled IS NULL
+
+-- name: filter_letters_settled
+AND settled = %(settled)s
+
+-- name: filter_letters_reason
+AND reason = %(reason)s
+
+-- name: filter_letters_topic
+AND topic = %(topic)s
+
+-- name: filter_letters_key
+AND key = %(key)s
+
+-- name: filter_letters_from
+AND first_seen >= %(from)s
+
+-- name: filter_letters_to
+AND first_seen < %(to)s
+
+-- name: filter_letters_behind_asc
+AND (first_seen, id) > (%(cursor_time)s::timestamptz, %(cursor_id)s::text)
+
+-- name: filter_letters_behind_desc
+AND (first_seen, id) < (%(cursor_time)s::timestamptz, %(cursor_id)s::text)
+
+-- name: read_dead_letter
+SELECT letter FROM dead_letters WHERE tenant = %(tenant)s AND id = %(id)s;
+
+-- name: refused_replays
+SELECT id FROM dead_letters WHERE tenant = %(tenant)s AND replay_of = %(id)s ORDER BY first_seen, id LIMIT 100;
+
+-- name: lock_dead_letters
+-- What another replay holds is left to it.
+SELECT id, letter FROM dead_letters
+WHERE tenant = %(tenant)s AND id = ANY(%(ids)s) AND settled IS NULL
+ORDER BY first_seen, id
+FOR UPDATE SKIP LOCKED;
+
+-- name: settle_dead_letters
+UPDATE dead_letters
+SET settled = %(settled)s, settled_at = now(), settled_by = %(by)s, settled_reason = %(reason)s
+WHERE tenant = %(tenant)s AND id = ANY(%(ids)s) AND settled IS NULL
+RETURNING id;
+
+-- name: event_body
+SELECT body FROM event_ids WHERE tenant = %(tenant)s AND event_id = %(event_id)s;
+
+-- name: make_twin
+CREATE TEMPORARY TABLE {twin} (LIKE {table} INCLUDING INDEXES) ON COMMIT DROP;
+
+-- name: copy_into_twin
+COPY {twin} ({columns}) FROM STDIN (FORMAT BINARY);
+
 -- name: take_relay_lock
 SELECT pg_try_advisory_lock(%(lock)s) AS taken;
 

@@ -17,6 +17,7 @@ from api.app import create_app
 from api.auth import Authenticator, database_lookup
 from api.cursor import CursorSeal
 from api.database import Database
+from api.dead_letters.service import DeadLetters
 from api.dependencies import Services
 from api.feeds.service import Feeds
 from api.health import Health
@@ -70,6 +71,7 @@ async def open_services(
             Search(database, CursorSeal(peppers)),
             Feeds(database, clock, settings.feed_shards),
             Ingestion(publisher, EventsTopicGate(database, time.monotonic)),
+            DeadLetters(database, CursorSeal(peppers), publisher, clock),
         )
     finally:
         watching.cancel()

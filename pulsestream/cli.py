@@ -29,6 +29,8 @@ tenant_app = typer.Typer(help="Tenants over the HTTP API.", no_args_is_help=True
 app.add_typer(tenant_app, name="tenant")
 rules_app = typer.Typer(help="Files of alert rules.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(rules_app, name="rules")
+dlq_app = typer.Typer(help="Dead letters: records that were refused.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(dlq_app, name="dlq")
 
 SourceNames = Annotated[
     list[str], typer.Argument(help="recording, bars (btcusd-second-20161007-trade.csv), or db:TENANT")
@@ -39,6 +41,12 @@ BasisChoice = Annotated[
     Literal["auto", "trades", "ticks"],
     typer.Option(help="what prices are taken from; auto: trades where there are some of the product"),
 ]
+ApiKey = Annotated[str, typer.Option(envvar="PULSESTREAM_API_KEY", help="the tenant's API key")]
+LetterIds = Annotated[list[str] | None, typer.Argument(help="ids of dead letters", show_default=False)]
+Where = Annotated[
+    list[str] | None, typer.Option(help="reason=…, topic=…, key=…, from=TIME, to=TIME; can be repeated, all must hold")
+]
+EveryLetter = Annotated[bool, typer.Option("--all", help="every open one")]
 
 
 def main() -> NoReturn:
@@ -424,7 +432,7 @@ def tenant_register(
 @tenant_app.command("subscribe")
 def tenant_subscribe(
     products: Annotated[list[str], typer.Argument(help="EXCHANGE:PRODUCT, such as coinbase:BTC-USD")],
-    key: Annotated[str, typer.Option(envvar="PULSESTREAM_API_KEY", help="the tenant's API key")],
+    key: ApiKey,
 ) -> None:
     """Set which products a tenant gets; those not named are dropped.
 
@@ -433,6 +441,113 @@ def tenant_subscribe(
     from pulsestream.commands.tenant import subscribe
 
     typer.echo(subscribe(_client("tenant"), products, key))
+
+
+@dlq_app.command("list")
+def dlq_list(
+    key: ApiKey,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="reason=…, topic=…, key=…, from=TIME, to=TIME, state=open|replayed|discarded|any"),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="at most so many; 0: all")] = 100,
+    *,
+    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="default: newest first")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one dead letter a line")] = False,
+) -> None:
+    """List dead letters, by default the open ones.
+
+    Examples: pulsestream dlq list; pulsestream dlq list --where reason=unknown_schema --where topic=events
+    --where from=2026-01-31T12:00:00Z; pulsestream dlq list --where state=any --limit 0 --json
+    """
+    from pulsestream.commands.dlq import Api, listed, parse_where
+
+    wanted = parse_where(where or (), "state")
+    listed(Api(_api_client(), key), wanted, limit, oldest_first=oldest_first, as_json=as_json, out=sys.stdout)
+
+
+@dlq_app.command("show")
+def dlq_show(
+    letter_id: Annotated[str, typer.Argument(help="id of a dead letter")],
+    key: ApiKey,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="everything, as the API gives it")] = False,
+    as_bytes: Annotated[bool, typer.Option("--bytes", help="nothing but the record's value, as it was")] = False,
+) -> None:
+    """Show a dead letter with its record: the original bytes, and decoded as far as they can be.
+
+    Examples: pulsestream dlq show 6f1d2c3b4a5968778695a4b3c2d1e0f0;
+    pulsestream dlq show 6f1d2c3b4a5968778695a4b3c2d1e0f0 --bytes > record.bin
+    """
+    from pulsestream.commands.dlq import Api, show, show_bytes
+
+    api = Api(_api_client(), key)
+    if as_bytes:
+        show_bytes(api, letter_id, sys.stdout.buffer)
+    else:
+        show(api, letter_id, as_json=as_json, out=sys.stdout)
+
+
+@dlq_app.command("replay")
+def dlq_replay(
+    key: ApiKey,
+    ids: LetterIds = None,
+    where: Where = None,
+    *,
+    everything: EveryLetter = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="send nothing, say what would become of each now")] = False,
+    force: Annotated[bool, typer.Option("--force", help="send those too that would be refused now")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="what became of each letter, one a line")] = False,
+) -> None:
+    """Send records again to their topics, as they were.
+
+    What would be refused again is told with the reason and stays open. Safe to repeat and to interrupt: a record has
+    one effect. Exit code 1 if a letter stays open, or would.
+
+    Examples: pulsestream dlq replay --all --dry-run; pulsestream dlq replay --where reason=unknown_schema;
+    pulsestream dlq replay 6f1d2c3b4a5968778695a4b3c2d1e0f0
+    """
+    from pulsestream.commands.dlq import Api, Chosen, parse_where, settle
+
+    chosen = Chosen.of(ids or (), parse_where(where or ()), everything=everything)
+    more = {"dry_run": dry_run, "force": force}
+    api = Api(_api_client(), key)
+    if not settle(api, "/replay", chosen, more, as_json=as_json, out=sys.stdout, err=sys.stderr):
+        raise typer.Exit(1)
+
+
+@dlq_app.command("discard")
+def dlq_discard(
+    key: ApiKey,
+    reason: Annotated[str, typer.Option(help="why; it is kept with the letter")],
+    ids: LetterIds = None,
+    where: Where = None,
+    *,
+    everything: EveryLetter = False,
+    as_json: Annotated[bool, typer.Option("--json", help="what became of each letter, one a line")] = False,
+) -> None:
+    """Settle dead letters without sending their records again; they can still be listed and shown.
+
+    Examples: pulsestream dlq discard --where reason=undecodable --reason "test data";
+    pulsestream dlq discard 6f1d2c3b4a5968778695a4b3c2d1e0f0 --reason "sent again by hand"
+    """
+    from pulsestream.commands.dlq import Api, Chosen, parse_where, settle
+
+    chosen = Chosen.of(ids or (), parse_where(where or ()), everything=everything)
+    api = Api(_api_client(), key)
+    if not settle(api, "/discard", chosen, {"reason": reason}, as_json=as_json, out=sys.stdout, err=sys.stderr):
+        raise typer.Exit(1)
+
+
+def _api_client() -> Settings:
+    """Return settings that say where the API is: those given, else those of the stack that runs here."""
+    from pulsestream.local.attach import attach
+
+    settings = load_settings()
+    log.configure("client", "warning", "console")
+    with suppress(UsageError):  # no stack runs here
+        return attach(settings)
+    return settings
 
 
 def _start(process: str) -> Settings:

@@ -16,6 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from pulsestream.core.headers import AnyHeaders
 from pulsestream.core.kafka import BrokerError, producer_config, reason
+from pulsestream.core.layout import MAX_MESSAGE_BYTES
 from pulsestream.core.log import logger
 from pulsestream.core.settings import Settings
 
@@ -92,6 +93,7 @@ class Publisher:
                 "message.timeout.ms": int(CONFIRM_WITHIN * 1000),
                 "queue.buffering.max.messages": QUEUE_RECORDS,
                 "queue.buffering.max.kbytes": QUEUE_KIB,
+                "message.max.bytes": MAX_MESSAGE_BYTES,
                 "error_cb": self._on_error,
             },
             logger=logging.getLogger(__name__),

@@ -89,4 +89,5 @@ SINK_PAUSED = _gauge("sink_paused", "1 while the database is away and consumptio
 HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")
 HTTP_SECONDS = _histogram("http_seconds", "Time to answer an HTTP request", "route")
 INGESTED = _counter("ingested_total", "Events acknowledged by the broker")
+DEAD_LETTERS_SETTLED = _counter("dead_letters_settled_total", "Dead letters replayed or discarded", "settled")
 OUTBOX_PENDING = _gauge("outbox_pending", "Control records not yet on their topic")

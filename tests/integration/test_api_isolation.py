@@ -10,6 +10,8 @@ import psycopg
 import pytest
 
 from pulsestream.local.kafka import EmbeddedKafka
+from schemas.codec import codec
+from schemas.records import DeadLetter
 from tests.support.api import EVENT, RULE, installation, problem
 from tests.support.e2e import Installation, Tenant, read_topic
 
@@ -18,6 +20,7 @@ SUBSCRIPTIONS = "/api/v1/subscriptions"
 RULES = "/api/v1/rules"
 SEARCH = "/api/v1/ingestion/events/search"
 FEEDS = "/api/v1/feeds"
+LETTERS = "/api/v1/dead-letters"
 
 
 @dataclass
@@ -89,6 +92,15 @@ def _store_rows(running: Installation, tenant: str) -> None:
             now())""",
             (tenant,),
         )
+        letter = DeadLetter(
+            reason="r", message="m", topic=f"ps.{tenant}.events.v1", partition=0, offset=1, headers=[], first_seen=0
+        )
+        connection.execute(
+            """INSERT INTO dead_letters
+            (tenant, id, reason, message, topic, partition, "offset", first_seen, replays, letter, appended_at)
+            VALUES (%s, 'victims-own', 'r', 'm', %s, 0, 1, now(), 0, %s, now())""",
+            (tenant, letter.topic, codec(DeadLetter).encode(letter)),
+        )
         connection.execute(
             """INSERT INTO feeds (key, exchange, product, state, at, gap_kind, gap_opened, gap_cause, version)
             VALUES ('gap:coinbase:BTC-USD:1', 'coinbase', 'BTC-USD', 'connected', now(), 'time', now(), %s, 1)""",
@@ -154,6 +166,35 @@ def the_feeds_are_those_of_ones_own_products(pair: Pair) -> None:
     pair.intrude("PUT", SUBSCRIPTIONS, json={"subscriptions": []})
 
 
+def listing_dead_letters_shows_ones_own(pair: Pair) -> None:
+    for query in ("", "?state=any", f"?topic=ps.{pair.victim.slug}.events.v1", "?topic=events"):
+        assert pair.intrude("GET", LETTERS + query).json()["dead_letters"] == []
+        assert "victims-own" in str(pair.victim.call("GET", LETTERS + query))
+
+
+def another_tenants_dead_letter_does_not_exist(pair: Pair) -> None:
+    there = problem(pair.intrude("GET", f"{LETTERS}/victims-own"), 404, "not-found")
+    nowhere = problem(pair.intrude("GET", f"{LETTERS}/nobodys-own"), 404, "not-found")
+    assert str(there["detail"]).replace("victims-own", "") == str(nowhere["detail"]).replace("nobodys-own", "")
+    assert pair.victim.call("GET", f"{LETTERS}/victims-own")["state"] == "open"
+
+
+def another_tenants_dead_letter_is_not_replayed(pair: Pair) -> None:
+    _leaves_the_letter(pair, "/replay", {"force": True})
+    _leaves_the_letter(pair, "/replay", {"dry_run": True})
+
+
+def another_tenants_dead_letter_is_not_discarded(pair: Pair) -> None:
+    _leaves_the_letter(pair, "/discard", {"reason": "gone"})
+
+
+def _leaves_the_letter(pair: Pair, path: str, more: dict[str, Any]) -> None:
+    problem(pair.intrude("POST", LETTERS + path, json={"ids": ["victims-own"]} | more), 404, "not-found")
+    answer = pair.intrude("POST", LETTERS + path, json={"where": {}} | more)
+    assert (answer.status_code, answer.json()["results"]) == (200, [])
+    assert pair.victim.call("GET", f"{LETTERS}/victims-own")["state"] == "open"
+
+
 def an_event_goes_to_ones_own_topic(pair: Pair) -> None:
     _stays_out(pair, lambda event: pair.intrude("POST", "/api/v1/ingestion/events", json=event))
 
@@ -188,6 +229,10 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("get", RULES + "/{rule_id}"): another_tenants_rule_does_not_exist,
     ("delete", RULES + "/{rule_id}"): another_tenants_rule_cannot_be_deleted,
     ("get", SEARCH): searching_finds_ones_own,
+    ("get", LETTERS): listing_dead_letters_shows_ones_own,
+    ("get", LETTERS + "/{letter_id}"): another_tenants_dead_letter_does_not_exist,
+    ("post", LETTERS + "/replay"): another_tenants_dead_letter_is_not_replayed,
+    ("post", LETTERS + "/discard"): another_tenants_dead_letter_is_not_discarded,
     ("get", FEEDS): the_feeds_are_those_of_ones_own_products,
     ("post", "/api/v1/ingestion/events"): an_event_goes_to_ones_own_topic,
     ("post", "/api/v1/ingestion/events/batch"): a_batch_goes_to_ones_own_topic,

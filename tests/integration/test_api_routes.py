@@ -170,6 +170,10 @@ def test_without_a_key_or_with_a_wrong_one_every_route_is_401(tenant: Tenant) ->
             ("GET", "/api/v1/subscriptions", None),
             ("PUT", "/api/v1/subscriptions", {"subscriptions": []}),
             ("GET", "/api/v1/ingestion/events/search", None),
+            ("GET", "/api/v1/dead-letters", None),
+            ("GET", "/api/v1/dead-letters/x", None),
+            ("POST", "/api/v1/dead-letters/replay", {"where": {}}),
+            ("POST", "/api/v1/dead-letters/discard", {"where": {}, "reason": "x"}),
             ("POST", "/api/v1/ingestion/events", EVENT),
             ("POST", "/api/v1/ingestion/events/batch", {"events": [EVENT]}),
         ):
@@ -216,7 +220,9 @@ def test_a_revoked_key_is_refused_within_seconds(running: Installation, viewer: 
 
 
 @pytest.mark.parametrize("query", ["tenant=acme", "TENANT=x", "tenant", "%74enant=acme", "a=1&tenant="])
-@pytest.mark.parametrize("path", ["/api/v1/rules", "/api/v1/ingestion/events/search", "/api/v1/subscriptions"])
+@pytest.mark.parametrize(
+    "path", ["/api/v1/rules", "/api/v1/ingestion/events/search", "/api/v1/subscriptions", "/api/v1/dead-letters"]
+)
 def test_a_tenant_in_the_url_is_400(tenant: Tenant, path: str, query: str) -> None:
     problem(call(tenant, "GET", f"{path}?{query}"), 400, "tenant-not-allowed")
 
@@ -228,6 +234,8 @@ def test_a_tenant_in_the_url_is_400(tenant: Tenant, path: str, query: str) -> No
         ("PUT", "/api/v1/subscriptions", {"subscriptions": []}),
         ("POST", "/api/v1/ingestion/events", EVENT),
         ("POST", "/api/v1/ingestion/events/batch", {"events": [EVENT]}),
+        ("POST", "/api/v1/dead-letters/replay", {"where": {}}),
+        ("POST", "/api/v1/dead-letters/discard", {"where": {}, "reason": "x"}),
     ],
 )
 def test_a_tenant_in_a_body_or_beside_it_is_400(tenant: Tenant, method: str, path: str, body: dict[str, Any]) -> None:
@@ -245,6 +253,7 @@ def test_a_tenant_in_a_body_or_beside_it_is_400(tenant: Tenant, method: str, pat
         ("PUT", "/api/v1/subscriptions"),
         ("POST", "/api/v1/ingestion/events"),
         ("POST", "/api/v1/ingestion/events/batch"),
+        ("POST", "/api/v1/dead-letters/replay"),
     ],
 )
 def test_hostile_bodies_are_refused_before_they_are_parsed(tenant: Tenant, method: str, path: str) -> None:

@@ -1,0 +1,1 @@
+"""Dead letters: found, shown, sent again through the normal path, or discarded."""
