@@ -9,7 +9,8 @@ them is stored or dropped, so that their next owner finds where to go on.
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, cast
+from operator import methodcaller
+from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -46,6 +47,9 @@ Finish = Callable[[], None]
 """Returns once nothing that was taken is on its way to the database."""
 Enough = Callable[[], bool]
 """Says whether a batch need not grow further: the database has nothing to do."""
+
+_read_headers: Final[Callable[[Message], Headers | None]] = methodcaller("headers")
+"""The client returns a result beside an error that it forgot to raise; a plain call is optimized not to notice."""
 
 _log = logger(__name__)
 
@@ -348,6 +352,6 @@ class _Gathered:
 def _headers(message: Message) -> Headers:
     """Return a record's headers; the mark alone where a name is no UTF-8, which the client cannot give."""
     try:
-        return tuple(cast(Headers, message.headers() or ()))
+        return tuple(_read_headers(message) or ())
     except (SystemError, UnicodeDecodeError):
         return ((UNREADABLE, None),)

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -171,16 +171,17 @@ def test_a_header_whose_name_is_no_utf_8_stops_nobody(scene: Scene, monkeypatch:
         monkeypatch.setattr(module, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
     scene.make("dlq", "ticks")
     good = codec(Tick).encode(tick(1))
-    asyncio.run(_send_odd_header(scene, good))
-    asyncio.run(_send_odd_header(scene, NOISE))
+    asyncio.run(_send_odd_headers(scene, [good, *[NOISE] * 40]))
     send_record(scene, codec(Tick).encode(tick(2)))
 
     with running_sink(scene.settings):
-        scene.wait_stored("ticks", 3)
-        ((letter, _),) = stored_letters(scene, 1)
+        scene.wait_stored("ticks", 42)
+        letters = [letter for letter, _ in stored_letters(scene, 40)]
 
     assert scene.count("ticks") == 2
-    assert (letter.value, letter.headers) == (NOISE, [Header(name=UNREADABLE, value=None)])
+    assert [(letter.value, letter.headers) for letter in letters] == [
+        (NOISE, [Header(name=UNREADABLE, value=None)])
+    ] * 40
 
 
 class _Odd(str):
@@ -190,7 +191,7 @@ class _Odd(str):
         return b"\xff\xfe"
 
 
-async def _send_odd_header(scene: Scene, value: bytes) -> None:
+async def _send_odd_headers(scene: Scene, values: Sequence[bytes]) -> None:
     settings = scene.admin
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.kafka_bootstrap,
@@ -201,7 +202,8 @@ async def _send_odd_header(scene: Scene, value: bytes) -> None:
     )
     await producer.start()
     try:
-        await producer.send_and_wait(scene.topic("ticks"), value, b"k", partition=0, headers=[(_Odd("x"), b"1")])
+        for value in values:
+            await producer.send_and_wait(scene.topic("ticks"), value, b"k", partition=0, headers=[(_Odd("x"), b"1")])
     finally:
         await producer.stop()
 
