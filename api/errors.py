@@ -16,6 +16,7 @@ MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:pulsestream:problem:"
 RETRY_SOON: Final = 1
 """Seconds in Retry-After where the obstacle usually passes at once."""
+_CLOSE: Final[Mapping[str, str]] = {"Connection": "close"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ def too_large(detail: str) -> Problem:
 def body_too_large(limit: int, *, close: bool) -> Problem:
     """413: more bytes than the route takes; `close` ends the connection of a client that is still sending."""
     problem = too_large(f"The body has more than {limit} bytes: send less at once.")
-    problem.headers = {"Connection": "close"} if close else {}
+    problem.headers = _CLOSE if close else {}
     return problem
 
 
@@ -168,8 +169,35 @@ def body_timeout(seconds: float) -> Problem:
         "body-timeout",
         "Body did not arrive",
         f"The body was not complete within {seconds:.0f} s: send it again, faster.",
-        headers={"Connection": "close"},
+        headers=_CLOSE,
     )
+
+
+def head_timeout(seconds: float) -> Problem:
+    """408: no request came in time."""
+    return Problem(
+        408,
+        "head-timeout",
+        "Request did not arrive",
+        f"Request line and headers were not complete within {seconds:.0f} s: send them again, faster.",
+        headers=_CLOSE,
+    )
+
+
+def head_too_large(size: int, count: int) -> Problem:
+    """431: more bytes of headers, or more of them, than a request may have."""
+    return Problem(
+        431,
+        "head-too-large",
+        "Request head too large",
+        f"Request line and headers have more than {size} bytes, or are more than {count}: send less.",
+        headers=_CLOSE,
+    )
+
+
+def malformed_request(detail: str) -> Problem:
+    """400: what came is no HTTP."""
+    return Problem(400, "malformed-request", "Not an HTTP request", f"{detail} Send HTTP/1.1.", headers=_CLOSE)
 
 
 def unsupported_media_type(content_type: str) -> Problem:

@@ -21,6 +21,7 @@ from api.dead_letters.service import DeadLetters
 from api.dependencies import Services
 from api.feeds.service import Feeds
 from api.health import Health
+from api.http_protocol import BoundedHttpProtocol
 from api.ingestion.publisher import Fatal, Publisher
 from api.ingestion.service import Ingestion
 from api.rules.service import Rules
@@ -84,7 +85,7 @@ def server_config(app: Callable[..., Any]) -> uvicorn.Config:
     """Return how uvicorn serves `app`."""
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=BoundedHttpProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
