@@ -123,7 +123,7 @@ class Stand:
         specs = [tenant_topic_spec(settings, tenant, "ticks") for tenant in (PLAIN, REPEATED)]
         self._admin.create(specs)
         self._produce(tenant_topic(PLAIN, "ticks"), backlog.encoded(self._count))
-        self._produce(tenant_topic(REPEATED, "ticks"), _repeated(backlog.encoded(self._count)))
+        self._produce(tenant_topic(REPEATED, "ticks"), repeated(backlog.encoded(self._count)))
         with self._file.open("wb") as file:
             file.write(HEADER)
             for taken in self._read(tenant_topic(PLAIN, "ticks")):
@@ -324,7 +324,7 @@ class _Held:
             time.sleep(max(min(1.0, end - time.monotonic()), 0.0))
 
 
-def _repeated(records: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+def repeated(records: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
     """Yield records, and after each EVERY of them one that came BEHIND before."""
     past: deque[tuple[bytes, bytes]] = deque(maxlen=BEHIND)
     for number, record in enumerate(records, start=1):

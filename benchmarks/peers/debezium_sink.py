@@ -5,6 +5,7 @@ copy times carry the name by which the connector knows microseconds, which chang
 """
 
 import json
+import tarfile
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,8 @@ _MADE_OF: Final = (_CONNECTOR, _REGISTRY)
 _PROVIDED: Final = "org.apache.kafka,org.slf4j,org.lz4,org.xerial.snappy,com.github.luben"
 """What Connect has already, by Maven's group."""
 _PLUGIN: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
+_GETTER: Final = "org.apache.maven.plugins:maven-dependency-plugin:2.8"
+"""The registry's parent is not published, and what is newer stumbles over that."""
 _CONVERTER: Final = "io.apicurio.registry.utils.converter.AvroConverter"
 _READY: Final = 60.0
 _LOOK: Final = 0.2
@@ -90,12 +93,23 @@ def _home(*, install: bool) -> Path:
             *("-DincludeScope=runtime", f"-DexcludeGroupIds={_PROVIDED}"),
         ],
         [*maven, f"{_PLUGIN}:unpack", f"-Dartifact={_CONNECTOR}", f"-DoutputDirectory={home}/plugins"],
-        [*maven, f"{_PLUGIN}:unpack", f"-Dartifact={_REGISTRY}", f"-DoutputDirectory={home}/registry"],
+        [
+            *maven,
+            *(f"-Dmaven.repo.local={home}/registry", f"{_GETTER}:get"),
+            *(f"-Dartifact={_REGISTRY}", "-Dtransitive=false"),
+        ],
+        finish=lambda: _finish(home),
     )
-    # Named here, Connect need not search all classes for it.
+    return home
+
+
+def _finish(home: Path) -> None:
+    """Unpack the registry, and name the converter to Connect, which need not search all classes for it then."""
+    [archive] = (home / "registry").glob("io/apicurio/**/*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(home / "registry", filter="data")
     with zipfile.ZipFile(home / "plugins" / "converter" / "services.jar", "w") as jar:
         jar.writestr("META-INF/services/org.apache.kafka.connect.storage.Converter", f"{_CONVERTER}\n")
-    return home
 
 
 def _registry_command(java: str, home: Path, port: int) -> list[str]:

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -116,10 +116,11 @@ def is_ready(home: Path, *, install: bool) -> bool:
     return False
 
 
-def make(home: Path, *commands: Sequence[str]) -> None:
-    """Run what makes a folder, and note that it is whole; raises UnavailableError."""
+def make(home: Path, *commands: Sequence[str], finish: Callable[[], None] = lambda: None) -> None:
+    """Run what makes a folder, finish it, and note that it is whole; raises UnavailableError."""
     for command in commands:
         _run(command)
+    finish()
     (home / _READY).touch()
 
 

@@ -2,10 +2,12 @@
 
 import pytest
 
+from benchmarks import sink, sink_stand
 from benchmarks.__main__ import main
 from benchmarks.feed_codec import measure
 from benchmarks.peers.race import Turn
 from benchmarks.rounds import Rounds, percentile
+from benchmarks.sink_stand import Filled
 from benchmarks.streams_cost import BUSY_RATE, RATE, Load, capacity
 from benchmarks.streams_windows import Outcome, figures
 
@@ -22,6 +24,32 @@ def test_help_lists_the_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_streams_benchmark_knows_its_parts() -> None:
     with pytest.raises(SystemExit, match="no such part: flink"):
         main(["streams", "--quick", "--only", "flink"])
+
+
+def test_the_sink_benchmark_knows_its_parts() -> None:
+    with pytest.raises(SystemExit, match="no such part: flink"):
+        main(["sink", "--quick", "--only", "flink"])
+
+
+def test_the_sink_compares_within_each_round_and_says_why_a_peer_has_no_figure() -> None:
+    fast, slow = Filled(1000, 1.0, 0.004), Filled(1000, 2.0)
+    outcome = sink.Outcome({"psql": [fast, slow, slow], "sink": [fast, fast, fast]}, {"debezium": "not here\nat all"})
+
+    told = sink.figures(outcome)
+
+    assert told["vs_copy_binary"] == 2.0
+    assert told["sink_cpu_us"] == pytest.approx(4.0)
+    assert (told["vs_debezium"], told["vs_debezium_reason"]) == (None, "not here")
+
+
+def test_a_hundredth_of_the_ticks_comes_twice_and_nothing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sink_stand, "BEHIND", 300)
+    records = [(b"key", b"%d" % number) for number in range(10_000)]
+
+    sent = list(sink_stand.repeated(records))
+
+    assert list(dict.fromkeys(sent)) == records
+    assert len(sent) - len(records) == 97
 
 
 def test_a_peer_that_cannot_be_had_is_reported_as_null_with_the_reason() -> None:
