@@ -238,10 +238,29 @@ class Database:
 
     def _store_trades(self, rows: Sequence[Row]) -> Written:
         self._stage(TRADES, rows)
-        # Not prepared: with the bounds known, the planner leaves out the chunks beyond them.
-        insert = _statement("insert_staged_trades", TRADES)
-        new = self._connection.execute(insert, _span(rows), prepare=False).fetchone()
-        return Written(new[0] if new else 0)
+        if not self._may_know_staged(rows):
+            try:
+                return self._copy_trades(rows)
+            except psycopg.errors.UniqueViolation:
+                pass  # somebody stored one of them meanwhile
+        return Written(self._count("insert_staged_trades", rows))
+
+    def _may_know_staged(self, rows: Sequence[Row]) -> bool:
+        return bool(self._count("find_known_trades", rows))
+
+    def _count(self, query: str, rows: Sequence[Row]) -> int:
+        """Return the number that a query on staged trades gives.
+
+        Not prepared: with the bounds of their times known, the planner leaves out the chunks beyond them.
+        """
+        found = self._connection.execute(_statement(query, TRADES), _span(rows), prepare=False).fetchone()
+        return int(found[0]) if found else 0
+
+    def _copy_trades(self, rows: Sequence[Row]) -> Written:
+        with self._connection.transaction():
+            self._copy_into("copy", TRADES, rows)
+            self._connection.execute(_statement("count_staged_trades", TRADES))
+        return Written(len(rows))
 
     def _store_events(self, rows: Sequence[Row]) -> Written:
         events = distinct_events(rows)

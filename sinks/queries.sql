@@ -90,6 +90,36 @@ WHERE (coalesce(held.as_of_topic, '') COLLATE "C", coalesce(held.as_of_partition
     < (coalesce(EXCLUDED.as_of_topic, '') COLLATE "C", coalesce(EXCLUDED.as_of_partition, -1),
         coalesce(EXCLUDED.as_of_offset, -1), EXCLUDED.received_time);
 
+-- name: find_known_trades
+-- Whether any staged id may be stored or comes twice: of live trades, whose ids rise, none does.
+WITH ranges AS (
+    SELECT tenant, exchange, product, min(trade_id) AS first_id, max(trade_id) AS last_id,
+        count(*) <> count(DISTINCT event_id) AS repeated
+    FROM {staging}
+    GROUP BY tenant, exchange, product
+)
+SELECT bool_or(ranges.repeated OR (
+    SELECT true
+    FROM trades AS held
+    WHERE held.tenant = ranges.tenant
+        AND held.exchange = ranges.exchange
+        AND held.product = ranges.product
+        AND held.trade_id BETWEEN ranges.first_id AND ranges.last_id
+        AND held.exchange_time BETWEEN %(oldest)s - INTERVAL '1 minute' AND %(newest)s + INTERVAL '1 minute'
+    LIMIT 1) IS NOT NULL)
+FROM ranges;
+
+-- name: count_staged_trades
+INSERT INTO trade_hours AS held (tenant, exchange, product, hour, trades, first_id, last_id)
+SELECT tenant, exchange, product, date_trunc('hour', exchange_time, 'UTC'), count(*), min(trade_id), max(trade_id)
+FROM {staging}
+GROUP BY 1, 2, 3, 4
+ORDER BY 1, 2, 3, 4
+ON CONFLICT (tenant, exchange, product, hour) DO UPDATE
+SET trades = held.trades + EXCLUDED.trades,
+    first_id = least(held.first_id, EXCLUDED.first_id),
+    last_id = greatest(held.last_id, EXCLUDED.last_id);
+
 -- name: insert_staged_trades
 -- An id that is stored stays as it is, though another source rounds its time differently: so the key alone does not
 -- say. The look-up is a subquery with a limit because the planner never turns that into a scan of the whole table.

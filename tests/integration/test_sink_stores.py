@@ -169,6 +169,22 @@ def test_the_hours_of_trades_are_those_of_a_recount_in_whatever_order_they_come(
     assert sum(row[1] for row in expected) == len(set(numbers))
 
 
+def test_a_trade_that_somebody_stores_meanwhile_is_one_row_and_counted_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.make("dlq", "trades")
+
+    with running_sink(scene.settings):
+        scene.send("trades", [trade(number) for number in range(0, 300, 7)], partition=0)
+        scene.wait_stored("trades", 43)
+        monkeypatch.setattr(database.Database, "_may_know_staged", lambda *_: False)  # a look that comes too early
+        scene.send("trades", [trade(number) for number in range(300)], partition=0)
+        scene.wait_stored("trades", 343)
+
+    assert scene.rows("SELECT trades, first_id, last_id FROM trade_hours") == [(300, 0, 299)]
+    assert scene.count("trades") == 300
+
+
 def test_the_bar_with_the_greatest_as_of_wins_and_of_an_exchanges_own_the_one_read_last(scene: Scene) -> None:
     start = bar(1).start
     scene.make("dlq", "bars")
