@@ -92,7 +92,11 @@ def _home(*, install: bool) -> Path:
             *("--file", str(poms[1]), copy, f"-DoutputDirectory={home}/plugins/converter"),
             *("-DincludeScope=runtime", f"-DexcludeGroupIds={_PROVIDED}"),
         ],
-        [*maven, f"{_PLUGIN}:unpack", f"-Dartifact={_CONNECTOR}", f"-DoutputDirectory={home}/plugins"],
+        [
+            *maven,
+            *(f"{_PLUGIN}:unpack", f"-Dartifact={_CONNECTOR}"),
+            *(f"-DoutputDirectory={home}/plugins", f"-DmarkersDirectory={home}/markers"),
+        ],
         [
             *maven,
             *(f"-Dmaven.repo.local={home}/registry", f"{_GETTER}:get"),
