@@ -54,7 +54,7 @@ class Application(FastAPI):
         await super().__call__(scope, receive, send)
 
 
-def create_app(services: Services, clock: Clock) -> FastAPI:
+def create_app(services: Services, clock: Clock) -> Application:
     """Return the ASGI application over these services."""
     app = Application(
         title="PulseStream",

@@ -16,6 +16,8 @@ MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:pulsestream:problem:"
 RETRY_SOON: Final = 1
 """Seconds in Retry-After where the obstacle usually passes at once."""
+REFUSED_RETRY: Final = 60
+"""The same where an operator has to act."""
 _CLOSE: Final[Mapping[str, str]] = {"Connection": "close"}
 
 
@@ -229,6 +231,25 @@ def unavailable(code: str, title: str, detail: str, retry_after: int = RETRY_SOO
 def overloaded(what: str) -> Problem:
     """503: there is no room for this request now; nothing of it was done."""
     return unavailable("overloaded", "Too much is under way", f"{what}, which is the most. Send the request again.")
+
+
+def topics_provisioning() -> Problem:
+    """503: the tenant's topics are on their way."""
+    return unavailable(
+        "topics-provisioning",
+        "Topics are being made",
+        "The topics of this tenant are being made for its first events. Send the request again.",
+    )
+
+
+def topics_refused(topic: str, why: str) -> Problem:
+    """503: the tenant's topics cannot be made as things are."""
+    return unavailable(
+        "topics-refused",
+        "Topics cannot be made",
+        f"Topic {topic} is refused: {why}. The operator has to act.",
+        REFUSED_RETRY,
+    )
 
 
 def database_away() -> Problem:

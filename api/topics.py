@@ -16,7 +16,6 @@ MAX_WAIT: Final = 5.0
 """Seconds that the first request of a tenant waits for its topics."""
 FRESH: Final = 30.0
 STALE: Final = 300.0
-_REFUSED_RETRY: Final = 60
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.25
 
@@ -67,11 +66,7 @@ class EventsTopicGate:
         pause = _FIRST_PAUSE
         while not await self._look(tenant):
             if self._monotonic() >= deadline:
-                raise errors.unavailable(
-                    "topics-provisioning",
-                    "Topics are being made",
-                    "The topics of this tenant are being made for its first events. Send the request again.",
-                )
+                raise errors.topics_provisioning()
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -83,10 +78,5 @@ class EventsTopicGate:
                 await request_topics(connection, tenant, "events")
                 return False
         if events.status == "refused":
-            raise errors.unavailable(
-                "topics-refused",
-                "Topics cannot be made",
-                f"Topic {events.topic} is refused: {events.detail or 'no reason given'}. The operator has to act.",
-                _REFUSED_RETRY,
-            )
+            raise errors.topics_refused(events.topic, events.detail or "no reason given")
         return events.status == "active"

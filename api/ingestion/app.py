@@ -87,7 +87,7 @@ class IngestionApp:
             return Answer(202, _encoder.encode(_result(event, outcome)))
         if outcome.status == "rejected":
             raise errors.too_large(f"The event cannot be stored: {outcome.reason}.")
-        raise _unknown(f"Kafka did not confirm the event: {outcome.reason}", id=event.id)
+        raise unconfirmed(f"Kafka did not confirm the event: {outcome.reason}", id=event.id)
 
     async def _batch(self, caller: Caller, body: bytes, headers: Headers) -> Answer:
         parsed = parse_batch(body, self._clock)
@@ -102,7 +102,7 @@ class IngestionApp:
         ]
         counts = _counts(results)
         if counts["unknown"]:
-            raise _unknown(f"Kafka did not confirm {counts['unknown']} of {len(results)} events", results=results)
+            raise unconfirmed(f"Kafka did not confirm {counts['unknown']} of {len(results)} events", results=results)
         return Answer(207 if counts["rejected"] else 202, _encoder.encode(counts | {"results": results}))
 
     async def _claim(self, caller: Caller, headers: Headers, route: str, body: bytes) -> IdMaker:
@@ -135,7 +135,8 @@ def _counts(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {status: statuses.count(status) for status in ("accepted", "rejected", "unknown")}
 
 
-def _unknown(what: str, **extensions: Any) -> Problem:
+def unconfirmed(what: str, **extensions: Any) -> Problem:
+    """503: some events may be stored and others not."""
     return errors.unavailable(
         "unconfirmed",
         "Not confirmed by Kafka",
