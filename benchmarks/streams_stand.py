@@ -91,6 +91,7 @@ class Stand:
         self.settings = broker.settings().model_copy(update={"stream_app": self.app, "partitions": partitions})
         self._admin = Admin(self.settings)
         self._made = [topics.state_topic(self.app)]
+        self._rules: list[str] = []
         self._admin.create([spec for spec in platform_topic_specs(self.settings) if spec.name in self._made])
 
     @classmethod
@@ -105,7 +106,8 @@ class Stand:
                 stand.clear()
 
     def clear(self) -> None:
-        """Delete the topics of its application and tenants; returns when they are gone: the names come again."""
+        """Delete rules, and topics of its application and tenants; returns when they are gone: the names come again."""
+        self.write((topics.RULES, rule_id.encode(), None) for rule_id in self._rules)
         for start in range(0, len(self._made), _AT_ONCE):
             self._admin.delete(self._made[start : start + _AT_ONCE])
         deadline = time.monotonic() + _GONE
@@ -148,6 +150,7 @@ class Stand:
     def rule(self, tenant: str, definition: Mapping[str, object]) -> None:
         """Put a rule in force."""
         rule_id = secrets.token_hex(8)
+        self._rules.append(rule_id)
         rule = Rule(
             rule_id=rule_id,
             tenant=tenant,
@@ -160,7 +163,7 @@ class Stand:
         )
         self._control(topics.RULES, [(rule_id, codec(Rule).encode(rule))])
 
-    def write(self, records: Iterable[tuple[str, bytes, bytes]]) -> int:
+    def write(self, records: Iterable[tuple[str, bytes, bytes | None]]) -> int:
         """Append records: topic, key, value; returns how many. SpoiltError when the broker did not take one."""
         failures: list[str] = []
 
@@ -241,7 +244,7 @@ class Stand:
         self.write((topic, key.encode(), value) for key, value in records)
 
 
-def offered(producer: Producer, topic: str, key: bytes, value: bytes) -> bool:
+def offered(producer: Producer, topic: str, key: bytes, value: bytes | None) -> bool:
     """Hand a record to a producer; False when its buffer is full."""
     try:
         producer.produce(topic, value, key)
