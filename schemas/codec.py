@@ -122,6 +122,12 @@ def column_codec(record_type: type[records.Record]) -> ColumnDecoder:
     return decoder
 
 
+def schema_id(value: bytes | None) -> int | None:
+    """Return the schema id that framed bytes name, None where they are none."""
+    framed = value is not None and len(value) >= _PREFIX.size and value[0] == _MAGIC
+    return int(_PREFIX.unpack_from(value)[1]) if framed and value is not None else None
+
+
 def decode_any(value: bytes | None) -> records.Record:
     """Return the record that the bytes' schema id says they are; raises DecodeError."""
     if value is None or len(value) < _PREFIX.size or value[0] != _MAGIC:

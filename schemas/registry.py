@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Final
 
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
+from avro.errors import AvroException
 from avro.schema import parse
 
 from schemas.errors import DecodeError
@@ -45,12 +46,28 @@ def released() -> dict[int, Released]:
     return dict(sorted(found.items()))
 
 
+@cache
+def _learned() -> dict[int, Released]:
+    """Return the schemas of other versions that this process was told of: facts that do not change, as those above."""
+    return {}
+
+
+def learn(schema: Released) -> None:
+    """Know a schema of another version from now on; one that was released here stays as it is."""
+    _learned()[schema.schema_id] = schema
+
+
 def by_id(schema_id: int) -> Released:
-    """Return a released schema; raises DecodeError `unknown_schema`."""
-    try:
-        return released()[schema_id]
-    except KeyError:
-        raise DecodeError("unknown_schema", f"schema id {schema_id} was never released here") from None
+    """Return a schema, released here or learned; raises DecodeError `unknown_schema`."""
+    found = released().get(schema_id) or _learned().get(schema_id)
+    if found is None:
+        raise DecodeError("unknown_schema", f"schema id {schema_id} was never released here")
+    return found
+
+
+def names() -> list[str]:
+    """Return the names of all records."""
+    return sorted({schema.name for schema in released().values()})
 
 
 def versions(name: str) -> list[Released]:
@@ -69,6 +86,15 @@ def current(name: str) -> Released:
 def working_text(name: str) -> str:
     """Return the text of `avro/{name}.avsc`, which the next release will be made from."""
     return (_AVRO / f"{name}.avsc").read_text("utf-8")
+
+
+def reads(reader: str, writer: str) -> bool:
+    """Return whether records written with one schema text can be read with another."""
+    try:
+        result = ReaderWriterCompatibilityChecker().get_compatibility(parse(reader), parse(writer))  # type: ignore[no-untyped-call]  # avro has no annotation there
+    except AvroException:
+        return False
+    return result.compatibility is SchemaCompatibilityType.compatible
 
 
 def incompatibilities(first: str, second: str) -> list[str]:

@@ -78,6 +78,10 @@ class Settings(BaseSettings):
     stream_shards: int = Field(1, ge=1, le=64, description="groups of stream workers that tenants are split over")
     checkpoint_interval: float = Field(0.4, gt=0, le=10, description="seconds between two checkpoints")
 
+    schema_registry_url: SecretStr = Field(
+        SecretStr(""), description="registry (Confluent's API) that the sink asks for unknown schemas; empty: none"
+    )
+
     sink_group: str = Field("ps-sink", description="consumer group of the sink")
     sink_batch: int = Field(20_000, ge=1, le=100_000, description="records per database transaction, at most")
     sink_batch_kib: int = Field(16_384, ge=64, le=1_048_576, description="size of a transaction's records, in KiB")
