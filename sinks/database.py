@@ -5,9 +5,11 @@ stopped before it writes anything. Driver errors are sorted here, by SQLSTATE, i
 away (retry) and everything else (end).
 """
 
+import os
 import re
+import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -44,7 +46,13 @@ _AWAY: Final = frozenset({"08", "40", "53", "55", "57", "58"})
 _AWAY_CODES: Final = frozenset({"25006", "25P03", "25P04"})
 """Read-only (a standby, after a failover), and transactions that the server ended for taking too long."""
 _WRONG_SETTING: Final = re.compile(r"authentication failed|does not exist|no pg_hba\.conf entry")
-_CONNECT_OPTIONS: Final = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_CONNECT_OPTIONS: Final = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 _TABLES: Final = (TICKS, TRADES, EVENTS, STATS, BARS, ALERTS, DEAD_LETTERS, FEEDS)
 
 
@@ -102,6 +110,14 @@ class Database:
             self._connection.execute(_query("session"))
             for table in _TABLES:
                 self._connection.execute(_statement("staging", table))
+
+    def abandon(self) -> None:
+        """Cut the session's connection, so that who waits for the server fails; safe in any thread."""
+        session = self._session
+        if session is None or session.closed:
+            return
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(session.fileno())) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End the session."""
@@ -309,6 +325,17 @@ def _refusal(row: Row, error: psycopg.Error) -> Refused:
     return Refused(row.arrived, "refused_by_database", f"SQLSTATE {error.sqlstate}: {error.diag.message_primary}")
 
 
+def away(error: psycopg.Error) -> DatabaseAwayError:
+    """Return what an error of class _AWAY says of the database."""
+    match error.sqlstate:
+        case "53100":
+            return DatabaseAwayError(f"the database's disk is full: give it room. Nothing is lost: {error}", "full")
+        case "25006":
+            return DatabaseAwayError(f"the database is read-only now. Nothing is lost: {error}", "read_only")
+        case _:
+            return DatabaseAwayError(f"the database cannot be used now: {error}")
+
+
 @contextmanager
 def _sorted_errors() -> Iterator[None]:
     try:
@@ -316,7 +343,7 @@ def _sorted_errors() -> Iterator[None]:
     except psycopg.Error as error:
         state = error.sqlstate
         if state is None or state[:2] in _AWAY or state in _AWAY_CODES:
-            raise DatabaseAwayError(f"the database cannot be used now: {error}") from error
+            raise away(error) from error
         raise DatabaseError(f"the database refused (SQLSTATE {state}): {error}") from error
 
 

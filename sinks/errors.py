@@ -10,11 +10,20 @@
 A dead-letter topic that cannot be reached is a `BrokerError` of the core.
 """
 
+from typing import Literal
+
 from pulsestream.core.errors import OutageError, PulseStreamError
+
+State = Literal["ready", "slow", "away", "full", "read_only"]
+"""What a database can be like."""
 
 
 class DatabaseAwayError(OutageError):
     """The database cannot be used now: away, restarting, out of room, read-only, or a lock was not given."""
+
+    def __init__(self, message: str, state: State = "away") -> None:
+        super().__init__(message)
+        self.state = state
 
 
 class DatabaseError(OutageError):

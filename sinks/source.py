@@ -43,7 +43,7 @@ _ENDS: Final = frozenset({_Error.GROUP_AUTHORIZATION_FAILED, _Error.SASL_AUTHENT
 
 Locate = Callable[[Collection[Place]], Mapping[Place, int]]
 """Returns the database's next offset of each place; raises OutageError."""
-Finish = Callable[[], None]
+Finish = Callable[[], object]
 """Returns once nothing that was taken is on its way to the database."""
 Enough = Callable[[], bool]
 """Says whether a batch need not grow further: the database has nothing to do."""
@@ -136,9 +136,24 @@ class Source:
             count, octets = count + more, octets + larger
         return [gathered.taken(*where) for where, gathered in self._gathered.items() if len(gathered)]
 
-    def rest(self, timeout: float) -> None:
-        """Stay a member without taking anything, for up to `timeout` seconds."""
-        self._consume(1, timeout)
+    def hold(self) -> None:
+        """Take nothing more for now; `rest` keeps the membership meanwhile."""
+        self._pause(self._assigned)
+
+    def let_go(self) -> None:
+        """Go on taking what is placed."""
+        self._consumer.resume([TopicPartition(*where) for where in self.positions])
+
+    def rest(self, timeout: float) -> bool:
+        """Stay a member without taking anything, for up to `timeout` seconds; returns whether a record was dropped."""
+        return bool(self._consume(1, timeout))
+
+    def holds(self, moves: Iterable[Move]) -> bool:
+        """Return whether these moves begin where this sink stands, in partitions that are its own."""
+        return all(
+            self.positions.get((move.place.topic, move.place.partition)) == Position(move.place, move.expected)
+            for move in moves
+        )
 
     def advance(self, moves: Iterable[Move]) -> None:
         """Go on from these moves, which are on their way to the database."""

@@ -37,10 +37,9 @@ class Thread:
         """Say whether nothing is left to do."""
         return self._newest is None or self._newest.done()
 
-    def finish(self) -> None:
-        """Return once nothing is left to do, however it ended."""
-        if self._newest is not None:
-            wait([self._newest])
+    def finish(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is left to do, however it ended, or for so many seconds; return whether nothing is."""
+        return self._newest is None or bool(wait([self._newest], timeout).done)
 
     def close(self) -> None:
         """Do what was started, and end."""

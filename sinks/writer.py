@@ -11,10 +11,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from pulsestream.core.clock import Clock, wall_clock
 from pulsestream.core.errors import OutageError
@@ -25,7 +25,6 @@ from pulsestream.core.metrics import (
     SINK_BATCH_SECONDS,
     SINK_DUPLICATES,
     SINK_FENCED,
-    SINK_PAUSED,
     SINK_RETENTION_GAPS,
     SINK_ROWS,
 )
@@ -35,12 +34,22 @@ from sinks.dead_letters import DeadLetters
 from sinks.errors import DatabaseAwayError, FencedError
 from sinks.plan import Batch, Gap, Move, Place, plan
 from sinks.source import LINGER, Limits, Overtaken, Source
+from sinks.storage import Storage
 from sinks.thread import Thread
+from sinks.unknown import UnknownSchemas
 
 IDLE: Final = 0.25
 """Seconds that an idle sink waits for a record: how late it sees a signal at most."""
+PATIENCE: Final = 5.0
+"""Seconds that a batch may be on its way before the sink rests until it is stored, and before a revocation goes on."""
+SILENCE: Final = 300.0
+"""Seconds after which a connection whose server says nothing counts as dead."""
+ANSWER: Final = 20.0
+"""Seconds that the database may take to say where partitions go on; less than a member may go without a poll."""
 FIRST_BACKOFF: Final = 0.25
 LONGEST_BACKOFF: Final = 10.0
+
+R = TypeVar("R")
 
 _log = logger(__name__)
 
@@ -78,11 +87,12 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A batch on its way to the database, since `began` (seconds)."""
+    """A batch on its way to the database since `left`; its first record was taken at `began` (seconds, both)."""
 
     batch: Batch
     stored: Future[Stored]
     began: float
+    left: float
 
 
 class Sink:
@@ -95,13 +105,15 @@ class Sink:
         self._monotonic = monotonic
         self._database = Database(settings.database_url.get_secret_value())
         self._dead_letters = DeadLetters(settings, clock)
+        self._unknown = UnknownSchemas(settings.schema_registry_url.get_secret_value())
         self._store = Thread("store")
         self._flight: Flight | None = None
         self._source = self._joined()
         self._backoff = Backoff()
-        self._problem: str | None = "not connected yet"
+        self._storage = Storage(monotonic)
+        self._resting = True
         self._try_at = 0.0
-        self.readiness.add("storage", lambda: self._problem)
+        self.readiness.add("storage", lambda: self._storage.problem)
         self.readiness.add("broker", lambda: self._source.problem)
         self.readiness.add("assignment", self._assignment_problem)
 
@@ -127,7 +139,7 @@ class Sink:
             self._store.close()
 
     def _turn(self) -> None:
-        if self._problem is not None:
+        if self._resting:
             self._recover()
             return
         try:
@@ -145,12 +157,19 @@ class Sink:
         if taken:
             began = self._monotonic()
             batch = plan(taken, self._source.positions, self._clock())
+            if self._unknown.learn(batch.refused):
+                batch = plan(taken, self._source.positions, self._clock())
             self._land()
+            if not self._source.holds(batch.moves):  # partitions went, or came back, while it was waited for
+                self._source.misplace()
+                return
             self._source.advance(batch.moves)
             stored = self._store.start(partial(self._database.store, batch, self._dead_letters.send))
-            self._flight = Flight(batch, stored, began)
+            self._flight = Flight(batch, stored, began, self._monotonic())
         elif self._store.is_idle():
             self._land()
+        elif self._flight is not None:
+            self._watch(self._flight.left)
 
     def _limits(self) -> Limits:
         return Limits(self._backoff.limit(self._settings.sink_batch), self._settings.sink_batch_kib * 1024)
@@ -159,8 +178,12 @@ class Sink:
         """Wait for the batch on its way to be stored, if there is one; raises why it was not."""
         if self._flight is None:
             return
-        flight, self._flight = self._flight, None
-        stored = flight.stored.result()
+        flight = self._flight
+        try:
+            stored = self._stay(flight.stored, flight.left)
+        finally:
+            self._flight = None
+        self._storage.answered()
         self._source.tell(flight.batch.moves)
         self._backoff.ease()
         SINK_BATCH_SECONDS.observe(self._monotonic() - flight.began)
@@ -168,6 +191,27 @@ class Sink:
             SINK_ROWS.labels(table).inc(rows)
         for table, rows in stored.duplicates.items():
             SINK_DUPLICATES.labels(table).inc(rows)
+
+    def _stay(self, doing: Future[R], since: float) -> R:
+        """Wait for what the database does; for what takes long as a member of the group that takes nothing."""
+        if not wait([doing], PATIENCE).done:
+            self._source.hold()
+            dropped = False
+            while not doing.done():
+                self._watch(since)
+                dropped |= self._source.rest(IDLE)
+            if dropped:
+                self._source.misplace()
+            self._source.let_go()
+        return doing.result()
+
+    def _watch(self, since: float) -> None:
+        """Say that the database has been silent since a time, and give the connection up when that is too long."""
+        silent = self._monotonic() - since
+        if silent > PATIENCE:
+            self._storage.silent(silent)
+        if silent > SILENCE:
+            self._database.abandon()
 
     def _land_anyhow(self) -> OutageError | None:
         """Wait for the batch on its way, and return what kept it from being stored: its records are read again."""
@@ -183,7 +227,7 @@ class Sink:
         for found in self._source.overtaken():
             self._land()
             gap, move = crossing(found)
-            self._store.run(partial(self._database.cross, gap, move))
+            self._ask(partial(self._database.cross, gap, move))
             SINK_RETENTION_GAPS.inc()
             _log.critical(
                 "records were gone before they could be stored",
@@ -197,12 +241,12 @@ class Sink:
     def _rest(self, error: OutageError) -> None:
         error = self._land_anyhow() or error
         delay = self._backoff.next_delay()
-        if self._problem is None:
-            SINK_PAUSED.set(1)
+        if not self._resting:
+            self._resting = True
             self._source.misplace()
-        self._problem = str(error)
+        self._storage.failed(error)
         self._try_at = self._monotonic() + delay
-        _log.warning("sink rests", seconds=round(delay, 2), reason=self._problem)
+        _log.warning("sink rests", seconds=round(delay, 2), reason=str(error))
 
     def _recover(self) -> None:
         waiting = self._try_at - self._monotonic()
@@ -210,26 +254,36 @@ class Sink:
             self._source.rest(min(waiting, IDLE))
             return
         try:
-            self._store.run(self._database.connect)
+            self._stay(self._store.start(self._database.connect), self._monotonic())
         except DatabaseAwayError as error:
             self._rest(error)
             return
         self._source.misplace()  # a rebalance while resting placed partitions, whose records resting threw away
-        self._problem = None
-        SINK_PAUSED.set(0)
+        self._resting = False
+        self._storage.connected()
 
     def _rejoin(self, error: FencedError) -> None:
         """Leave the group and join it anew: what it assigns then is truly this sink's."""
         SINK_FENCED.inc()
         _log.warning("sink was fenced", reason=str(error))
+        self._storage.answered()
         self._source.close()
         self._source = self._joined()
 
     def _joined(self) -> Source:
-        return Source(self._settings, self._positions, self._store.finish)
+        return Source(self._settings, self._positions, partial(self._store.finish, PATIENCE))
 
     def _positions(self, places: Collection[Place]) -> Mapping[Place, int]:
-        return self._store.run(partial(self._database.positions, places))
+        if not self._store.finish(PATIENCE):
+            raise DatabaseAwayError("the database does not answer yet")
+        return self._ask(partial(self._database.positions, places))
+
+    def _ask(self, task: Callable[[], R]) -> R:
+        """Have a short task done, and give the connection up when it takes long: nobody polls meanwhile."""
+        doing = self._store.start(task)
+        if not wait([doing], ANSWER).done:
+            self._database.abandon()
+        return doing.result()
 
     def _assignment_problem(self) -> str | None:
         if not self._source.joined:

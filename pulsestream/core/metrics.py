@@ -83,7 +83,10 @@ SINK_DEAD_LETTERS_LOST = _counter(
 SINK_BATCH_SECONDS = _histogram("sink_batch_seconds", "From a batch's first record read to its commit")
 SINK_FENCED = _counter("sink_fenced_total", "Batches given up because another sink moved the offset")
 SINK_RETENTION_GAPS = _counter("sink_retention_gaps_total", "Times that retention overtook this sink")
-SINK_PAUSED = _gauge("sink_paused", "1 while the database is away and consumption rests")
+SINK_PAUSED = _gauge(
+    "sink_paused", "1 while consumption rests: the database or the broker cannot be used, or is silent"
+)
+SINK_STORAGE = _gauge("sink_storage", "1 for the state that the database is in", "state")
 
 # api
 HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")
