@@ -28,6 +28,7 @@ from benchmarks.peers import backlog, debezium_sink
 from benchmarks.peers.debezium_sink import Running
 from benchmarks.peers.environments import UnavailableError
 from benchmarks.peers.race import SpoiltError, cpu_seconds
+from benchmarks.peers.ticks import PRODUCTS
 from pulsestream.core.clock import wall_clock
 from pulsestream.core.kafka import Admin, client_config, producer_config
 from pulsestream.core.layout import tenant_topic_spec
@@ -199,10 +200,14 @@ class Stand:
             raise SpoiltError(f"the connector stands still:\n{process.last_lines(running.log, 20)}")
         return Filled(last.rows - first.rows, last.seconds - first.seconds, (last.cpu or 0) - (first.cpu or 0))
 
-    def fingerprint(self, database: str) -> tuple[int, int]:
-        """Return how many ticks a database holds, and a sum over all their fields but the tenant."""
-        text = "SELECT count(*), sum(hashtext((to_jsonb(ticks) - 'tenant' - 'appended_at')::text)::bigint) FROM ticks"
-        count, summed = self._ask(database, text)
+    def fingerprint(self, database: str, rows: int | None = None) -> tuple[int, int]:
+        """Return how many ticks a database holds, and a sum over all their fields but the tenant and the append time.
+
+        `rows`: only so many of the first of one product, which whoever reads a topic has stored first.
+        """
+        part = "" if rows is None else f"WHERE product = '{PRODUCTS[0]}' ORDER BY exchange_time LIMIT {rows}"
+        each = f"SELECT (to_jsonb(ticks) - 'tenant' - 'appended_at')::text AS told FROM ticks {part}"
+        count, summed = self._ask(database, f"SELECT count(*), sum(hashtext(told)::bigint) FROM ({each}) AS each")
         return int(count), int(summed)
 
     def end(self, topic: str) -> int:

@@ -28,11 +28,10 @@ from schemas import registry
 _PLACE: Final = Path(__file__).parent / "debezium"
 _CONNECTOR: Final = "io.debezium:debezium-connector-jdbc:3.3.1.Final:tar.gz:plugin"
 _REGISTRY: Final = "io.apicurio:apicurio-registry-app:3.0.9:tar.gz:all"
-_MADE_OF: Final = (_CONNECTOR, _REGISTRY)
+_ARCHIVES: Final = (_CONNECTOR, _REGISTRY)
 _PROVIDED: Final = "org.apache.kafka,org.slf4j,org.lz4,org.xerial.snappy,com.github.luben"
 """What Connect has already, by Maven's group."""
-_PLUGIN: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
-_GETTER: Final = "org.apache.maven.plugins:maven-dependency-plugin:2.8"
+_GETTER: Final = "org.apache.maven.plugins:maven-dependency-plugin:2.8:get"
 """The registry's parent is not published, and what is newer stumbles over that."""
 _CONVERTER: Final = "io.apicurio.registry.utils.converter.AvroConverter"
 _READY: Final = 60.0
@@ -79,7 +78,7 @@ def running(
 
 def _home(*, install: bool) -> Path:
     poms = [_PLACE / "connect.xml", _PLACE / "converter.xml"]
-    home = environments.place("debezium", "\n".join([*_MADE_OF, *(pom.read_text("utf-8") for pom in poms)]))
+    home = environments.place("debezium", "\n".join([*_ARCHIVES, *(pom.read_text("utf-8") for pom in poms)]))
     if environments.is_ready(home, install=install):
         return home
     maven = [environments.maven(), "--quiet", "--batch-mode"]
@@ -92,26 +91,21 @@ def _home(*, install: bool) -> Path:
             *("--file", str(poms[1]), copy, f"-DoutputDirectory={home}/plugins/converter"),
             *("-DincludeScope=runtime", f"-DexcludeGroupIds={_PROVIDED}"),
         ],
-        [
-            *maven,
-            *(f"{_PLUGIN}:unpack", f"-Dartifact={_CONNECTOR}"),
-            *(f"-DoutputDirectory={home}/plugins", f"-DmarkersDirectory={home}/markers"),
-        ],
-        [
-            *maven,
-            *(f"-Dmaven.repo.local={home}/registry", f"{_GETTER}:get"),
-            *(f"-Dartifact={_REGISTRY}", "-Dtransitive=false"),
-        ],
+        *(
+            [*maven, f"-Dmaven.repo.local={home}/maven", _GETTER, f"-Dartifact={artifact}", "-Dtransitive=false"]
+            for artifact in _ARCHIVES
+        ),
         finish=lambda: _finish(home),
     )
     return home
 
 
 def _finish(home: Path) -> None:
-    """Unpack the registry, and name the converter to Connect, which need not search all classes for it then."""
-    [archive] = (home / "registry").glob("io/apicurio/**/*.tar.gz")
-    with tarfile.open(archive) as packed:
-        packed.extractall(home / "registry", filter="data")
+    """Unpack the archives, and name the converter to Connect, which need not search all classes for it then."""
+    for archive, place in (("debezium-connector-jdbc", "plugins"), ("apicurio-registry-app", "registry")):
+        [found] = (home / "maven").glob(f"io/*/{archive}/**/*.tar.gz")
+        with tarfile.open(found) as packed:
+            packed.extractall(home / place, filter="data")
     with zipfile.ZipFile(home / "plugins" / "converter" / "services.jar", "w") as jar:
         jar.writestr("META-INF/services/org.apache.kafka.connect.storage.Converter", f"{_CONVERTER}\n")
 
