@@ -8,7 +8,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -87,7 +87,8 @@ def run(quick: bool, choice: Choice) -> Figures:  # noqa: FBT001 - what the comm
         stand = Stand(broker, server, Path(folder), int(plan.ticks * choice.scale))
         try:
             stand.lay()
-            outcome = measure(stand, names, plan, choice.repetitions or plan.rounds)
+            span = Span(plan.span.warm_up * choice.scale, plan.span.seconds * choice.scale)
+            outcome = measure(stand, names, replace(plan, span=span), choice.repetitions or plan.rounds)
             table = "a hypertable" if stand.is_hypertable else "a plain table: the server has no TimescaleDB"
         finally:
             stand.close()

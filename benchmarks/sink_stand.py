@@ -110,13 +110,11 @@ class Stand:
         self._template = f"bench_{secrets.token_hex(4)}"
         self._execute(f"CREATE DATABASE {self._template}")
         migrate(self.url("postgres", self._template))
+        [extensions] = self._ask(self._template, "SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'")
+        self.is_hypertable = bool(extensions)
+        self._execute(f"ALTER DATABASE {self._template} ALLOW_CONNECTIONS false")  # else it cannot be copied
+        self._execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self._template}'")
         self._file = folder / "ticks.copy"
-
-    @property
-    def is_hypertable(self) -> bool:
-        """Whether the table is one."""
-        found = self._ask(self._template, "SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'")
-        return bool(found[0])
 
     def lay(self) -> None:
         """Write the backlog, and the file."""
