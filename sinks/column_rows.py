@@ -4,9 +4,8 @@ To whoever stores them they are a sequence of rows like any other, which can be 
 one of them is made when somebody asks for it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import overload
 
 import numpy as np
@@ -53,16 +52,6 @@ class ColumnRows(Sequence[Row]):
         first, last = self.bounds[0].item(), self.bounds[-1].item()
         return b"".join((HEADER, memoryview(self.octets)[first:last], TRAILER))
 
-    def without(self, indices: Sequence[int]) -> "ColumnRows":
-        """Return the rows but those at some indices, which rise."""
-        kept = np.ones(len(self), np.bool_)
-        kept[indices] = False
-        edges = [-1, *indices, len(self)]
-        runs = [(self.bounds[one + 1].item(), self.bounds[two].item()) for one, two in pairwise(edges)]
-        octets = b"".join(memoryview(self.octets)[start:stop] for start, stop in runs)
-        bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.diff(self.bounds)[kept])))
-        return replace(self, octets=octets, bounds=bounds, times=self.times[kept], places=self.places[kept])
-
     def with_rows(self, rows: Sequence[tuple[int, Row, int]]) -> "ColumnRows":
         """Return these rows and others, each with its place, which says where it belongs, and its event time."""
         if not rows:
@@ -97,32 +86,3 @@ def event_times(rows: Sequence[Row]) -> list[int]:
         times: list[int] = rows.times.tolist()
         return times
     return [event_time(row.record) for row in rows]
-
-
-def first_of_each(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the first of ticks or trades with the same tenant, time and id."""
-    seen: set[tuple[int, bytes]] = set()
-    repeated = []
-    for index, identity in enumerate(zip(event_times(rows), _identities(rows), strict=True)):
-        if identity in seen:
-            repeated.append(index)
-        seen.add(identity)
-    if not repeated:
-        return rows
-    if isinstance(rows, ColumnRows):
-        return rows.without(repeated)
-    again = set(repeated)
-    return [row for index, row in enumerate(rows) if index not in again]
-
-
-def _identities(rows: Sequence[Row]) -> Iterator[bytes]:
-    """Return tenant and id of each row, encoded: its first two fields."""
-    if isinstance(rows, ColumnRows):
-        return (_identity(rows.octets, at) for at in rows.bounds[:-1].tolist())
-    return (_identity(row.encoded, 0) for row in rows)
-
-
-def _identity(octets: bytes, at: int) -> bytes:
-    begin = at + 2
-    second = begin + 4 + int.from_bytes(octets[begin : begin + 4])
-    return octets[begin : second + 4 + int.from_bytes(octets[second : second + 4])]

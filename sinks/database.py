@@ -22,7 +22,7 @@ from psycopg import sql
 from pulsestream.core.clock import to_datetime
 from schemas.migrate import missing
 from schemas.records import Event
-from sinks.column_rows import copy_stream, event_times, first_of_each
+from sinks.column_rows import copy_stream, event_times
 from sinks.errors import DatabaseAwayError, DatabaseError, FencedError
 from sinks.plan import (
     Batch,
@@ -84,7 +84,7 @@ class Database:
         self._url = url
         self._session: psycopg.Connection | None = None
         self._writers: Mapping[str, Write] = {
-            TICKS.name: self._store_ticks,
+            TICKS.name: lambda rows: self._copy(TICKS, rows),
             ALERTS.name: lambda rows: self._copy(ALERTS, rows),
             DEAD_LETTERS.name: lambda rows: self._copy(DEAD_LETTERS, rows),
             EVENTS.name: self._store_events,
@@ -217,24 +217,6 @@ class Database:
         except psycopg.errors.UniqueViolation:
             return self._insert_new(table, rows)
         return Written(len(rows))
-
-    def _store_ticks(self, rows: Sequence[Row]) -> Written:
-        """Copy ticks, or, where one is there already, those that are not."""
-        try:
-            with self._connection.transaction():
-                self._copy_into("copy", TICKS, rows)
-        except psycopg.errors.UniqueViolation:
-            return self._store_unknown(first_of_each(rows))
-        return Written(len(rows))
-
-    def _store_unknown(self, rows: Sequence[Row]) -> Written:
-        self._stage(TICKS, rows)
-        insert = _statement("insert_unknown_ticks", TICKS)
-        try:
-            with self._connection.transaction():
-                return Written(self._connection.execute(insert, _span(rows), prepare=False).rowcount)
-        except psycopg.errors.UniqueViolation:
-            return Written(self._connection.execute(_statement("insert_staged", TICKS)).rowcount)
 
     def _insert_new(self, table: Table, rows: Sequence[Row]) -> Written:
         self._stage(table, rows)

@@ -61,19 +61,6 @@ INSERT INTO {table} ({columns})
 SELECT {columns} FROM {staging}
 ON CONFLICT DO NOTHING;
 
--- name: insert_unknown_ticks
--- Two thirds of what ON CONFLICT takes, which looks for each row twice; fails where another session stores one of them
--- meanwhile. The bounds let the planner leave out chunks.
-INSERT INTO ticks ({columns})
-SELECT {columns}
-FROM {staging} AS staged
-WHERE NOT EXISTS (
-    SELECT FROM ticks AS held
-    WHERE held.tenant = staged.tenant
-        AND held.exchange_time = staged.exchange_time
-        AND held.event_id = staged.event_id
-        AND held.exchange_time BETWEEN %(oldest)s AND %(newest)s);
-
 -- name: upsert_staged_stats
 INSERT INTO stats AS held ({columns})
 SELECT {columns} FROM {staging}

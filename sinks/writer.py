@@ -8,6 +8,7 @@ the sink stays in its group and rests.
 
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -46,6 +47,9 @@ SILENCE: Final = 300.0
 """Seconds after which a connection whose server says nothing counts as dead."""
 ANSWER: Final = 20.0
 """Seconds that the database may take to say where partitions go on; less than a member may go without a poll."""
+SWITCH: Final = 0.0005
+"""Seconds after which a thread that computes lets another one go on: with Python's own 5 ms, each of the database's
+answers waits that long for the thread that decodes."""
 FIRST_BACKOFF: Final = 0.25
 LONGEST_BACKOFF: Final = 10.0
 
@@ -59,6 +63,7 @@ def run(settings: Settings) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    sys.setswitchinterval(SWITCH)
     sink = Sink(settings, wall_clock)
     with operations(settings.ops_port, sink.readiness):
         sink.run(stop.is_set)

@@ -215,12 +215,7 @@ def test_a_record_repeated_within_a_batch_is_one_row(scene: Scene) -> None:
     assert [scene.count(table) for table in tables] == [20, 20, 20, 20, 20]
 
 
-@pytest.mark.parametrize("meanwhile", [False, True], ids=["known before", "stored by somebody meanwhile"])
-def test_many_ticks_of_which_some_are_stored_are_one_row_each(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, *, meanwhile: bool
-) -> None:
-    if meanwhile:  # what comes twice within the batch then looks like another session's
-        monkeypatch.setattr(database, "first_of_each", lambda rows: rows)
+def test_many_ticks_of_which_some_are_stored_are_one_row_each(scene: Scene) -> None:
     scene.make("dlq", "ticks")
     scene.send("ticks", [tick(number) for number in range(0, 1000, 7)], partition=0)
 

@@ -13,7 +13,7 @@ from schemas.codec import codec
 from schemas.columns import Octets
 from schemas.records import Tick, Trade
 from sinks import intake
-from sinks.column_rows import ColumnRows, copy_stream, event_times, first_of_each
+from sinks.column_rows import ColumnRows, copy_stream, event_times
 from sinks.copy_binary import encode_row, packers, stream
 from sinks.copy_columns import Column, Numbers, Texts, encode
 from sinks.intake import Read, one_by_one, take_in
@@ -98,23 +98,9 @@ def test_any_part_of_the_rows_is_a_copy_stream_of_their_own(records: list[Taken]
 
         part = rows[start:stop]
 
+        assert event_times(part) == event_times([*rows][start:stop])
         assert copy_stream(part) == stream(row.encoded for row in [*rows][start:stop])
         assert [*part] == [*rows][start:stop]
-
-
-@given(batches())
-def test_of_rows_that_come_again_the_first_stays_however_they_were_encoded(records: list[Taken]) -> None:
-    for table in ("ticks", "trades"):
-        both = [done.rows.get(table, []) for done in (by_columns(records), by_rows(records))]
-        first: dict[Any, Row] = {}
-        for row in both[1]:
-            first.setdefault((row.tenant, row.record.exchange_time, row.record.event_id), row)  # type: ignore[attr-defined]
-
-        kept = [first_of_each(rows) for rows in both]
-
-        assert [[*rows] for rows in kept] == [[*first.values()]] * 2
-        assert copy_stream(kept[0]) == copy_stream(kept[1])
-        assert event_times(kept[0]) == event_times(kept[1])
 
 
 @pytest.mark.parametrize("dataset", FRAMED)
