@@ -7,7 +7,7 @@ what a pause of this process puts in doubt is settled by a checkpoint before the
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -28,6 +28,11 @@ from streams.rulebook import RuleChange
 UNCONFIRMED_LIMIT: Final = 4.0
 """Seconds that a checkpoint may wait before no more is folded: less than the group's session, so that a worker cut
 off from the broker stops before its successor starts."""
+
+RELEASED_AT_ONCE: Final = 20
+"""Keys that are folded in one go of those whose records could wait: some milliseconds, which an alert may wait."""
+
+_PROOF: Final = {OWNER: b"\x01"}
 
 _log = logger(__name__)
 
@@ -83,6 +88,7 @@ class Lane:
         self._waiting: tuple[Cut, _Work, float] | None = None
         self._writing = asyncio.Lock()
         self._folding = asyncio.Lock()
+        self._sending = asyncio.Lock()
         #: How many pauses have put the ownership in doubt; certain: a checkpoint has settled the last one.
         self._doubts = 0
         self._certain = asyncio.Event()
@@ -98,7 +104,9 @@ class Lane:
         self._keep(self._checkpoints())
 
     async def take(self, source: Source, intake: Intake, ack: Ack, wanted: Callable[[], bool]) -> None:
-        """Fold a batch and send what comes out; `ack` is called when a checkpoint contains it.
+        """Take a batch in and send what comes out; `ack` is called when a checkpoint contains it.
+
+        What can change no alert is folded soon after, with what follows it.
 
         Drops the batch when, by the time its turn has come, it is not `wanted` any more.
         """
@@ -106,20 +114,20 @@ class Lane:
             await self._safe_to_fold()
             if not wanted() or self.is_closed() or source.tenant in self.shard.parked:
                 return
-            folding = self.shard.fold(source, intake)
-            receipt = self._receipt(source.tenant)
+            folding = self.shard.take(source, intake)
             self._open.acks.append((source.tenant, ack))
-            _count(source, folding)
-            await self._send(folding.outputs, receipt)
+            await self._send_all([(source, folding)])
 
     async def tick(self, connected: Callable[[str], bool]) -> None:
         """Let the event clocks and the ends of rules act; not while a batch is folded or anything is in doubt."""
         if self._folding.locked() or not self._certain.is_set():
             return
+        await self._release_some()
         async with self._folding:
             await self._safe_to_fold()
             if self.is_closed():
                 return
+            await self._send_all(self.shard.release())
             self.shard.end_rules(self._read_whole)
             self.shard.change_bases(self._at_end)
             self.shard.miss(wall_clock(), connected, self._at_end)
@@ -130,6 +138,15 @@ class Lane:
                 by_tenant.setdefault(output.tenant, []).append(output)
             for tenant, theirs in by_tenant.items():
                 await self._send(theirs, self._receipt(tenant))
+
+    async def _release_some(self) -> None:
+        """Fold most of what is held a few keys at a time: batches that arrive meanwhile come in between."""
+        for _ in range(self.shard.held // RELEASED_AT_ONCE):
+            async with self._folding:
+                await self._safe_to_fold()
+                if self.is_closed():
+                    return
+                await self._send_all(self.shard.release(RELEASED_AT_ONCE))
 
     def learn(self, changes: Collection[RuleChange]) -> None:
         """Take rule changes in, before any record appended after them is folded."""
@@ -198,7 +215,7 @@ class Lane:
         """Wait until no pause leaves the ownership in doubt and no checkpoint is too long on its way."""
         while not self.is_closed():
             if self._paused():
-                await self._prove()
+                await self.checkpoint()
             elif not self._certain.is_set():
                 await self._certain.wait()
             elif self._waiting and time.monotonic() - self._waiting[2] > UNCONFIRMED_LIMIT:
@@ -210,12 +227,14 @@ class Lane:
         return self._tools.pauses() != self._pauses
 
     async def _prove(self) -> None:
-        """Write to the state partition: that fails when another worker has taken it over."""
-        self._pauses = self._tools.pauses()
-        _log.warning("this process stood still: asking whether the partition is still ours", partition=self.partition)
-        self._doubts += 1
-        self._certain.clear()
-        await self.checkpoint()
+        """Where this process stood still, write to the state partition: that fails when another has taken it over."""
+        if self._paused():
+            self._pauses = self._tools.pauses()
+            _log.warning("this process stood still: is the partition still ours?", partition=self.partition)
+            self._doubts += 1
+            self._certain.clear()
+        if not self._certain.is_set():
+            await self._loop.run_in_executor(self._tools.pool, self._store.commit, _PROOF)
 
     def _at_end(self, topic: str) -> bool:
         position = self.shard.positions.get(topic)
@@ -231,8 +250,20 @@ class Lane:
         self._open.receipts.append(receipt)
         return receipt
 
+    def _receipts(self, foldings: Iterable[tuple[Source, Folding]]) -> list[tuple[list[Output], Receipt]]:
+        """Count what was folded, and return its outputs, each with the receipt that the next checkpoint waits for."""
+        for source, folding in foldings:
+            _count(source, folding)
+        return [(folding.outputs, self._receipt(source.tenant)) for source, folding in foldings if folding.outputs]
+
+    async def _send_all(self, foldings: Iterable[tuple[Source, Folding]]) -> None:
+        for outputs, receipt in self._receipts([*foldings]):
+            await self._send(outputs, receipt)
+
     async def _send(self, outputs: Sequence[Output], receipt: Receipt) -> None:
-        await self._tools.outputs.send(outputs, receipt, lambda: not self.is_closed() and not receipt.abandoned)
+        """Send outputs after those that were folded before them, should the producer's buffer have been full."""
+        async with self._sending:
+            await self._tools.outputs.send(outputs, receipt, lambda: not self.is_closed() and not receipt.abandoned)
         receipt.seal()
 
     def _send_pending(self) -> None:
@@ -274,10 +305,15 @@ class Lane:
             await self._checkpoint()
 
     async def _checkpoint(self) -> None:
+        """Prove the ownership if it is in doubt, fold what is held, and write what there is then."""
+        await self._prove()
         if self.is_closed():
             return
+        sending = self._receipts(self.shard.release())
         doubts, cut, work, self._open = self._doubts, self.shard.cut(), self._open, _Work()
         self._waiting = (cut, work, time.monotonic())
+        for outputs, receipt in sending:
+            await self._send(outputs, receipt)
         for receipt in work.receipts:
             await receipt.done.wait()
         self._waiting = None
@@ -289,7 +325,9 @@ class Lane:
             self._written(cut, work, doubts)
 
     def _write(self, cut: Cut) -> None:
-        self._store.commit(cut.entries() or {OWNER: b"\x01"})
+        entries = cut.entries()
+        if entries:
+            self._store.commit(entries)
 
     def _written(self, cut: Cut, work: _Work, doubts: int) -> None:
         self.shard.written(cut)

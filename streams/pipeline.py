@@ -7,7 +7,7 @@ before any later record) is an input: it goes into a checkpoint before it has an
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -29,6 +29,7 @@ from streams.engine.rules import EVERY_PRODUCT, ActiveRule
 from streams.engine.snapshot import Glance
 from streams.engine.transitions import FEED_DOWN, QUIET_MARKET
 from streams.entries import PendingAlert, Position, Restored, alert_entry
+from streams.holding import Held
 from streams.intake import Intake, Source, key_of, parts_of, source_topic
 from streams.kinds import State, Step, prices_of, step_of
 from streams.outbox import Outbox
@@ -37,6 +38,8 @@ from streams.ruleset import Concern, RuleSet, concerns
 from streams.states import States
 from streams.tables import Name
 
+HELD_AT_MOST: Final = 500
+"""Records of a source that are held before they are folded together."""
 REST_AFTER: Final = 60_000_000
 """Microseconds without a change after which, at the second look, a state is kept as bytes."""
 RESTED_AT_ONCE: Final = 100
@@ -61,6 +64,20 @@ class Folding:
     folded: int = 0
 
 
+@dataclass(slots=True)
+class _Result:
+    """A folding while keys are folded: alerts come first among its outputs."""
+
+    skipped: Counter[str] = field(default_factory=Counter)
+    alerts: list[Output] = field(default_factory=list)
+    others: list[Output] = field(default_factory=list)
+    folded: int = 0
+
+    def folding(self) -> Folding:
+        """Return what it has come to."""
+        return Folding(self.alerts + self.others, self.skipped, self.folded)
+
+
 class Shard:
     """The state of one partition. Not safe to share between threads."""
 
@@ -76,6 +93,8 @@ class Shard:
         self._rebased: dict[str, None] = {}
         self._sources: dict[str, Source] = {}
         self._changes = Changes()
+        #: Records that are not folded yet, by source topic.
+        self._held: dict[str, Held] = {}
         self._awaiting = Awaiting()
         #: Keys of which no record is expected, and about which a rule on missing ones may have something open.
         self._unexpected: dict[str, None] = {}
@@ -88,27 +107,91 @@ class Shard:
 
     # ---- records ----
 
+    def take(self, source: Source, intake: Intake) -> Folding:
+        """Fold of a batch, as `fold` takes it, what can change an alert; the rest is held until it is released.
+
+        Records of a key that are held are folded before those that follow them. Many records are folded at once.
+        """
+        held = self._held.setdefault(source.topic, Held(source))
+        arrived = sum(len(records) for records in intake.records.values())
+        if held.count + arrived > HELD_AT_MOST or self._compares(source, intake):
+            return self.fold(source, intake)
+        result = _Result(intake.skipped)
+        for name, records in intake.records.items():
+            urgent = self._is_urgent(source, key_of(source.tenant, source.dataset, *name), records)
+            held.add(name, records)
+            if urgent:
+                self._fold_held(held, name, result)
+        self._drop_empty(held)
+        self._move(source, intake.next_offset)
+        return result.folding()
+
     def fold(self, source: Source, intake: Intake) -> Folding:
         """Fold a batch: records of one source partition, in offset order, the first at or after its position.
 
         Alerts come first among the outputs: many statistics would keep them waiting.
         """
-        result = Folding(skipped=intake.skipped)
-        folded = 0
-        others: list[Output] = []
-        for (exchange, product), records in intake.records.items():
-            key = key_of(source.tenant, source.dataset, exchange, product)
-            watermark = self._watermark(key)
-            for step in self._fold_key(source, key, records, result.skipped):
-                folded += step.counts.get("folded", 0)
-                result.outputs.extend(self._alerts(key, step.alerts, decided=False))
-                others += emitted(key, step)
-            self._after_fold(key, watermark)
+        result, held = _Result(intake.skipped), self._held.pop(source.topic, None) or Held(source)
+        for name, records in intake.records.items():
+            held.add(name, records)
+        for name in list(held.names()):
+            self._fold_held(held, name, result)
         if source.dataset == "ticks":
-            result.outputs.extend(self._compare(source.tenant, intake.records))
-        result.outputs.extend(others)
+            result.alerts += self._compare(source.tenant, intake.records)
         self._move(source, intake.next_offset)
-        return replace(result, folded=folded)
+        return result.folding()
+
+    def release(self, keys: int | None = None) -> list[tuple[Source, Folding]]:
+        """Fold what is held, of so many keys at most; those that have waited longest come first."""
+        released = []
+        left = self.held if keys is None else keys
+        for held in [*self._held.values()]:
+            result = _Result()
+            for name in list(held.names())[:left]:
+                self._fold_held(held, name, result)
+                left -= 1
+            self._drop_empty(held)
+            released.append((held.source, result.folding()))
+            if left <= 0:
+                break
+        return released
+
+    @property
+    def held(self) -> int:
+        """How many keys have records that are held."""
+        return sum(map(len, self._held.values()))
+
+    def _drop_empty(self, held: Held) -> None:
+        if not len(held):
+            self._held.pop(held.source.topic, None)
+
+    def _fold_held(self, held: Held, name: Name, result: _Result) -> None:
+        """Fold what is held of a key."""
+        source = held.source
+        key = key_of(source.tenant, source.dataset, *name)
+        watermark = self._watermark(key)
+        for records in held.take(name):
+            for step in self._fold_key(source, key, records, result.skipped):
+                result.folded += step.counts.get("folded", 0)
+                result.alerts += self._alerts(key, step.alerts, decided=False)
+                result.others += emitted(key, step)
+        self._after_fold(key, watermark)
+
+    def _is_urgent(self, source: Source, key: str, records: Records) -> bool:
+        """Tell whether records may change an alert, or what a key is about."""
+        state = self._source_state(key)
+        if state is None or state.prices is not prices_live_on(source.dataset, self._bases.newest(product_of(key))):
+            return True
+        rules = self._rules_for(key, state)
+        try:
+            return bool(rules) and engine.may_alert(state, records, rules)
+        except Exception:  # noqa: BLE001 - folding it finds the record that is to blame
+            return True
+
+    def _compares(self, source: Source, intake: Intake) -> bool:
+        if source.dataset != "ticks" or not self._rules.compares:
+            return False
+        return any(self._rules.compare(source.tenant, product) for _, product in intake.records)
 
     def _fold_key(self, source: Source, key: str, inputs: Records, skipped: Counter[str]) -> Iterable[Folded]:
         tenant = source.tenant
@@ -444,7 +527,9 @@ class Shard:
         return bool(self._changes)
 
     def cut(self) -> Cut:
-        """Return the checkpoint of everything that changed since the last cut."""
+        """Return the checkpoint of everything that changed since the last cut; nothing may be held."""
+        if self._held:
+            raise AssertionError("records are held: part of their batches would be folded twice after a crash")
         changes, self._changes = self._changes, Changes()
         for key in self._deadlines.stale(key for former in changes.tenants.values() for key in former.states):
             self._wait(key)
@@ -469,6 +554,7 @@ class Shard:
         `unwritten` is the cut that waits for its outputs; the tenant's part is taken out of it.
         """
         self.parked.add(tenant)
+        self._held = {topic: held for topic, held in self._held.items() if held.source.tenant != tenant}
         former = [self._changes.tenants.pop(tenant, None)]
         waiting = unwritten.tenants.pop(tenant, None) if unwritten else None
         former.append(waiting.former if waiting else None)
@@ -498,6 +584,7 @@ class Shard:
 
     def forget(self, topic: str, names: Iterable[str]) -> None:
         """Drop the keys of a source topic that was deleted and made anew; `names` are their entries in the state."""
+        self._held.pop(topic, None)
         for key in [key for key in self.states if source_topic(key) == topic]:
             self.states.drop(key)
             self._rules_of.pop(key, None)

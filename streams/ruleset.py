@@ -69,6 +69,11 @@ class RuleSet:
         named = self._about.get((tenant, product), {}) | self._about.get((tenant, EVERY_PRODUCT), {})
         return (rule for _, rule in sorted(named.items()) if applies(rule, exchange, product))
 
+    @property
+    def compares(self) -> bool:
+        """Whether any version compares exchanges."""
+        return bool(self._comparing)
+
     def compare(self, tenant: str, product: str) -> bool:
         """Tell whether some versions about a product compare exchanges."""
         return _either(self._comparing, tenant, product)

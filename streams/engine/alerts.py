@@ -146,6 +146,10 @@ class AlertFold:
         self._transitions.settle()
         self._read = len(batch)
 
+    def may_change(self, records: Columns | Sequence[Row], rules: Sequence[ActiveRule]) -> bool:
+        """Tell whether records can change what a rule over single records, or on missing ones, says."""
+        return bool(self._unsettled(ColumnBatch(records) if isinstance(records, Columns) else RowBatch(records), rules))
+
     def windows(
         self,
         panes: Panes,

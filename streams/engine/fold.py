@@ -150,6 +150,18 @@ def fold(
     return Folded(after, statistics.stats, statistics.bars, evaluation.alerts, sorted_records.counts)
 
 
+def may_alert(state: KeyState, records: KeyBatch | Sequence[Row], rules: Sequence[ActiveRule]) -> bool:
+    """Tell whether records of this key, in offset order, can change an alert; if not, folding them may wait.
+
+    Those that were not folded yet have to be among the ones of which it was said that they change none.
+    """
+    seen = records.columns if isinstance(records, KeyBatch) else records
+    last = int(seen.time[-1]) if isinstance(seen, Columns) else seen[-1].time
+    if alerts.over_windows(rules) and last // MICROS_PER_SECOND > state.watermark // MICROS_PER_SECOND:
+        return True
+    return _evaluation(state).may_change(seen, rules)
+
+
 def advance(state: KeyState, clock: int, rules: Sequence[ActiveRule]) -> Folded:
     """Let the event clock say `clock` (event time, micros): panes close 2 s past their end, alert timers act.
 

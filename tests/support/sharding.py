@@ -8,6 +8,7 @@ from pulsestream.core.topics import tenant_topic
 from schemas.codec import codec
 from schemas.records import Alert, AsOf, Stat, Tick, Trade
 from streams.basis import BasisChange, Product
+from streams.changes import Cut
 from streams.emission import Output
 from streams.engine.rules import ActiveRule
 from streams.entries import Position, sort
@@ -36,6 +37,8 @@ class World:
     rules: list[RuleChange] = field(default_factory=list)
     bases: list[BasisChange] = field(default_factory=list)
     subscribed: dict[Product, int] = field(default_factory=dict)
+    #: How far topics were read, which records that are held are not folded to yet.
+    read: dict[str, int] = field(default_factory=dict)
     shard: Shard = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,17 +84,32 @@ class World:
         del self.subscribed[tenant, exchange, product]
         self.shard.expect({(tenant, exchange, product): None})
 
-    def fold(self, tenant: str, count: int = 1_000_000, dataset: str = "ticks") -> Any:
-        """Fold the next records of a tenant and send what comes out; acknowledged at once."""
+    def fold(self, tenant: str, count: int = 1_000_000, dataset: str = "ticks", *, at_once: bool = True) -> Any:
+        """Fold the next records of a tenant and send what comes out; acknowledged at once.
+
+        Not `at_once`: what can change no alert is held, until the clock acts or a checkpoint.
+        """
         topic = tenant_topic(tenant, dataset)
-        start = self.position(topic)
+        start = max(self.position(topic), self.read.get(topic, 0))
         batch = self.logs.get(topic, [])[start : start + count]
-        if not batch or tenant in self.shard.parked:
+        if tenant in self.shard.parked or not batch:
             return None
         source = self.source(tenant, dataset)
-        folding = self.shard.fold(source, take_in(source, [block_from(batch)]))
+        intake = take_in(source, [block_from(batch)])
+        folding = self.shard.fold(source, intake) if at_once else self.shard.take(source, intake)
+        self.read[topic] = intake.next_offset
         self.sent += folding.outputs
         return folding
+
+    def release(self) -> None:
+        """Fold what is held, and send what comes out."""
+        self.sent += [output for _, folding in self.shard.release() for output in folding.outputs]
+
+    def park(self, tenant: str, waiting: Cut | None = None) -> None:
+        """An output topic of a tenant refuses records: its topics are read again from the last checkpoint."""
+        self.shard.park(tenant, waiting)
+        self.unacknowledged = [output for output in self.unacknowledged if output.tenant != tenant]
+        self.read = {topic: offset for topic, offset in self.read.items() if topic.split(".")[1] != tenant}
 
     @staticmethod
     def source(tenant: str, dataset: str) -> Source:
@@ -102,6 +120,7 @@ class World:
     def tick(self, micros: int, *, connected: bool = True) -> None:
         """Let time pass; the clock acts on what is read to its end."""
         self.now += micros
+        self.release()
         self.shard.end_rules(self.read_whole)
         self.shard.change_bases(self.at_end)
         self.shard.miss(self.now, lambda _: connected, self.at_end)
@@ -109,6 +128,7 @@ class World:
 
     def checkpoint(self) -> None:
         """Write a checkpoint and send what had to wait for it; not acknowledged yet."""
+        self.release()
         cut = self.shard.cut()
         for name, value in cut.entries().items():
             if value is None:
@@ -138,6 +158,7 @@ class World:
     def recover(self) -> None:
         """Take the partition over from its last checkpoint."""
         self.unacknowledged = []
+        self.read = {}
         self.shard = Shard(sort(self.committed), lambda exchange, _: exchange, lambda _: self.now)
         self.shard.read_from(
             self.source(tenant, dataset) for tenant in TENANTS for dataset in ("ticks", "own-ticks", "trades")

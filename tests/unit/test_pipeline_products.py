@@ -102,7 +102,7 @@ def test_a_parked_tenants_comparison_goes_back_to_its_checkpoint() -> None:
     told(world, "kraken", 102.0)
     world.fold("acme")
 
-    world.shard.park("acme", None)
+    world.park("acme")
 
     assert world.shard.states[KEY] is before
 

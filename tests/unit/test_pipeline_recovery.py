@@ -17,7 +17,7 @@ MILLISECOND = 1_000
 LEVEL: dict[str, Any] = {"for_": "1s", "keep_firing_for": "1s", "condition": {"above": 102, "clear": 101}}
 
 batches = st.tuples(st.just("append"), st.sampled_from(TENANTS), st.integers(1, 8))
-folds = st.tuples(st.just("fold"), st.sampled_from(TENANTS), st.integers(1, 6))
+folds = st.tuples(st.sampled_from(["fold", "take", "take"]), st.sampled_from(TENANTS), st.integers(1, 6))
 steps = st.sampled_from([("checkpoint",), ("crash",), ("acknowledge",), ("crash",), ("checkpoint",)])
 ticks = st.tuples(st.just("tick"), st.sampled_from([50, 400, 1_100, 2_500]))
 parkings = st.tuples(st.sampled_from(["park", "unpark"]), st.sampled_from(TENANTS))
@@ -50,6 +50,9 @@ class Story:
     def fold(self, tenant: str, count: int) -> None:
         self.world.fold(tenant, count)
 
+    def take(self, tenant: str, count: int) -> None:
+        self.world.fold(tenant, count, at_once=False)
+
     def tick(self, milliseconds: int) -> None:
         self.world.tick(milliseconds * MILLISECOND)
 
@@ -63,8 +66,7 @@ class Story:
         self.world.crash()
 
     def park(self, tenant: str) -> None:
-        self.world.shard.park(tenant, None)
-        self.world.unacknowledged = [o for o in self.world.unacknowledged if o.tenant != tenant]
+        self.world.park(tenant)
 
     def unpark(self, tenant: str) -> None:
         self.world.shard.unpark(tenant)

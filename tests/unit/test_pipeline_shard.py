@@ -147,7 +147,7 @@ def test_the_clock_does_not_act(hindrance: str) -> None:
     if hindrance == "behind":
         prices(world, 105.0)
     if hindrance == "parked":
-        world.shard.park("acme", None)
+        world.park("acme")
 
     world.tick(5 * SECOND, connected=hindrance != "disconnected")
     world.checkpoint()
@@ -223,7 +223,7 @@ def test_a_parked_tenant_goes_back_to_its_last_checkpoint_and_the_others_stay() 
     for tenant in ("acme", "zeta"):
         world.fold(tenant, 10)
 
-    world.shard.park("acme", None)
+    world.park("acme")
 
     assert world.shard.states["acme/ticks/coinbase/BTC-USD"] is before["acme/ticks/coinbase/BTC-USD"]
     assert world.shard.states["zeta/ticks/coinbase/BTC-USD"] is not before["zeta/ticks/coinbase/BTC-USD"]
@@ -241,7 +241,7 @@ def test_parking_takes_a_tenant_out_of_a_checkpoint_that_still_waits_for_its_out
     waiting = world.shard.cut()
     world.fold("acme", 10)
 
-    world.shard.park("acme", waiting)
+    world.park("acme", waiting)
 
     assert waiting.tenants == {}
     assert world.position("ps.acme.ticks.v1") == 10
@@ -252,7 +252,7 @@ def test_a_new_key_of_a_parked_tenant_is_forgotten() -> None:
     prices(world, 100.0)
     world.fold("acme")
 
-    world.shard.park("acme", None)
+    world.park("acme")
 
     assert list(world.shard.states) == []
     assert world.shard.positions == {}
@@ -336,7 +336,7 @@ def test_a_decision_about_a_tenant_that_is_parked_is_taken_back() -> None:
     world.checkpoint()
     world.tick(2 * SECOND)
 
-    world.shard.park("acme", None)
+    world.park("acme")
 
     assert len(world.shard.outbox) == 0
     world.shard.unpark("acme")

@@ -9,6 +9,7 @@ import pytest
 
 from pulsestream.core.topics import tenant_topic
 from streams import lane as lanes
+from streams import pipeline
 from streams.emission import Output
 from streams.entries import Position
 from streams.errors import FencedError
@@ -133,6 +134,12 @@ class Bench:
         return task
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fold every batch as it comes."""
+    monkeypatch.setattr(pipeline, "HELD_AT_MOST", 0)
+
+
 def on(scenario: Callable[[Bench], Coroutine[Any, Any, None]]) -> Bench:
     """Run a scenario on an event loop."""
 
@@ -145,6 +152,7 @@ def on(scenario: Callable[[Bench], Coroutine[Any, Any, None]]) -> Bench:
     return asyncio.run(run())
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_checkpoint_waits_for_the_outputs_that_it_contains_and_batches_for_the_checkpoint() -> None:
     async def scenario(bench: Bench) -> None:
         bench.outputs.prompt = False
@@ -175,6 +183,7 @@ def test_what_the_clock_decides_leaves_after_its_checkpoint_only() -> None:
     assert journal.index("committed") < journal.index("sent alerts")
 
 
+@pytest.mark.usefixtures("at_once")
 def test_after_it_stood_still_the_process_proves_that_the_partition_is_its_own_before_it_folds_on() -> None:
     async def scenario(bench: Bench) -> None:
         await bench.take()
@@ -203,6 +212,7 @@ def test_a_process_that_was_replaced_while_it_stood_still_folds_nothing_and_ends
     assert bench.tools.failures
 
 
+@pytest.mark.usefixtures("at_once")
 def test_no_clock_acts_while_the_ownership_is_in_doubt() -> None:
     async def scenario(bench: Bench) -> None:
         bench.outputs.prompt = False
@@ -215,7 +225,7 @@ def test_no_clock_acts_while_the_ownership_is_in_doubt() -> None:
 
         await bench.lane.tick(lambda _: True)
 
-        assert bench.journal == []
+        assert bench.journal == ["proved"]
         bench.outputs.prompt = True
         bench.outputs.acknowledge()
         await doubtful
@@ -223,6 +233,7 @@ def test_no_clock_acts_while_the_ownership_is_in_doubt() -> None:
     on(scenario)
 
 
+@pytest.mark.usefixtures("at_once")
 def test_nothing_is_folded_while_a_checkpoint_is_too_long_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "UNCONFIRMED_LIMIT", 0.0)
 
@@ -291,3 +302,81 @@ def test_a_lane_given_up_in_time_leaves_a_last_checkpoint() -> None:
         await bench.lane.close(5)
 
     assert on(scenario).journal[:2] == ["committed", "acked"]
+
+
+def test_records_that_change_no_alert_wait_for_the_clock_and_are_not_acknowledged_before() -> None:
+    async def scenario(bench: Bench) -> None:
+        for _ in range(3):
+            await bench.take()
+        assert bench.journal == []
+
+        await bench.lane.tick(lambda _: True)
+
+        assert "sent stats" in bench.journal
+        assert "acked" not in bench.journal
+        await bench.lane.checkpoint()
+        assert bench.journal[-4:] == ["committed", "acked", "acked", "acked"]
+
+    on(scenario)
+
+
+def test_a_record_that_changes_an_alert_is_folded_at_once_after_those_that_waited() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.world.put_rule(rule({"above": 102}), "rule", 1)
+        await bench.take()
+        bench.journal.clear()
+        await bench.take()
+        assert bench.journal == []
+
+        await bench.take(103.0)
+
+        assert bench.journal[0] == "sent alerts"
+        assert bench.journal.count("sent bars") == 2
+
+    on(scenario)
+
+
+def test_a_checkpoint_holds_what_waited_and_its_outputs_come_before_it() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.take()
+        await bench.take()
+        await bench.take()
+
+        await bench.lane.checkpoint()
+
+        assert "sent stats" in bench.journal[: bench.journal.index("committed")]
+        assert bench.lane.shard.positions["ps.acme.ticks.v1"].next_offset == 3
+
+    on(scenario)
+
+
+def test_after_it_stood_still_nothing_that_waited_leaves_before_the_proof() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.take()
+        await bench.take()
+        await bench.take()
+        bench.journal.clear()
+        bench.tools.stood_still = 1
+        bench.store.failure = FencedError("another worker has taken it over")
+
+        with pytest.raises(FencedError):
+            await bench.lane.checkpoint()
+        await asyncio.sleep(0)
+
+    bench = on(scenario)
+    assert bench.journal == []
+    assert bench.tools.failures
+
+
+def test_what_waits_of_a_parked_tenant_is_dropped_and_read_again() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.take()
+        await bench.take()
+
+        bench.lane.park(TENANT)
+        await bench.lane.checkpoint()
+
+        assert bench.lane.shard.positions == {}
+        assert "acked" not in bench.journal
+
+    on(scenario)
