@@ -5,14 +5,14 @@ What was read counts as under way until the request is answered.
 
 import asyncio
 import re
-from collections.abc import Collection, Coroutine, Generator, Iterable
+from collections.abc import Awaitable, Collection, Coroutine, Generator, Iterable
 from itertools import accumulate
 from types import coroutine
 from typing import Any, Final, TypeVar, cast
 
 from api import encodings, errors
 from api.admission import Held
-from api.asgi import ClientGoneError, Headers, Receive
+from api.asgi import AsgiMessage, ClientGoneError, Headers, Receive
 
 T = TypeVar("T")
 MAX_NESTING: Final = 32
@@ -28,16 +28,16 @@ _STEPS: Final = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
 _JSON: Final = "application/json"
 
 
-async def read_body(
+def read_body(
     headers: Headers, receive: Receive, limit: int, held: Held, accepted: Collection[str] = ()
-) -> bytes:
+) -> Awaitable[bytes]:
     """Return a request's whole body, unfolded when it came in one of the `accepted` content encodings.
 
     Raises Problem 413 beyond `limit` bytes, on the way or unfolded; 415 when it says it is not JSON or is encoded
     otherwise; 400 when it is not what its encoding says; 408 when it takes too long to arrive; 503 when there is no
     room for it; and ClientGoneError.
     """
-    return await _in_time(_read(headers, receive, limit, held, accepted))
+    return _in_time(_read(headers, receive, limit, held, accepted))
 
 
 async def _read(headers: Headers, receive: Receive, limit: int, held: Held, accepted: Collection[str]) -> bytes:
@@ -45,7 +45,16 @@ async def _read(headers: Headers, receive: Receive, limit: int, held: Held, acce
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise await _too_large(headers, receive, limit)
     encoding = _checked(headers, accepted)
-    body = await _collected(headers, receive, limit, held)
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        chunk, more = _chunk(await receive())
+        size += len(chunk)
+        if size > limit:
+            raise await _too_large(headers, receive, limit, more=more)
+        held.take(len(chunk))
+        chunks.append(chunk)
+    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     if encoding is None:
         return body
     unfolded = encodings.decoded(body, encoding, limit)
@@ -53,22 +62,8 @@ async def _read(headers: Headers, receive: Receive, limit: int, held: Held, acce
     return unfolded
 
 
-async def _collected(headers: Headers, receive: Receive, limit: int, held: Held) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    more = True
-    while more:
-        chunk, more = await _next_chunk(receive)
-        size += len(chunk)
-        if size > limit:
-            raise await _too_large(headers, receive, limit, more=more)
-        held.take(len(chunk))
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-async def _next_chunk(receive: Receive) -> tuple[bytes, bool]:
-    message = await receive()
+def _chunk(message: AsgiMessage) -> tuple[bytes, bool]:
+    """Return what came of a body, and whether there is more."""
     if message["type"] == "http.disconnect":
         raise ClientGoneError
     return message.get("body", b""), message.get("more_body", False)
@@ -83,7 +78,7 @@ async def _too_large(headers: Headers, receive: Receive, limit: int, *, more: bo
     drained = 0
     if b"expect" not in headers:
         while more and drained <= DRAIN:
-            chunk, more = await _next_chunk(receive)
+            chunk, more = _chunk(await receive())
             drained += len(chunk)
     return errors.body_too_large(limit, close=more)
 

@@ -15,6 +15,7 @@ from prometheus_client import Counter, Histogram
 from api import errors
 from api.admission import Admission
 from api.asgi import (
+    Answer,
     AsgiApp,
     AsgiMessage,
     ClientGoneError,
@@ -38,6 +39,7 @@ MAX_BODY: Final = 256 * 1024
 
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_REQUEST_ID_HEADER: Final = b"x-request-id"
 _UNMATCHED: Final = "unmatched"
 _log = logger(__name__)
 
@@ -57,38 +59,63 @@ class Edge:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
+        elif scope["path"] in ROUTES:
+            await self._answer_hot(scope, receive, send)
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer_hot(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one of the ingestion routes: the same as `_answer`, with less between the request and its answer."""
         began = time.perf_counter()
         headers: Headers = dict(scope["headers"])
-        answer = _Answer(send, self._request_id(headers))
+        request_id = self._request_id(headers)
+        status = 0
         try:
-            await self._route(scope, headers, receive, answer.send)
+            try:
+                _refuse_tenant(scope["query_string"])
+                answer = await self._ingestion.answer(scope, headers, receive)
+            except Problem as problem:
+                answer = problem_answer(problem)
+            except ClientGoneError:
+                return
+            except Exception:  # noqa: BLE001 - whatever it is, the client gets a problem and the log the reason
+                answer = _fault(scope, request_id)
+            status = answer.status
+            await send_answer(send, answer, (_REQUEST_ID_HEADER, request_id))
+        finally:
+            self._counts.add(scope["path"], status, time.perf_counter() - began)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        headers: Headers = dict(scope["headers"])
+        named = _Named(send, self._request_id(headers))
+        try:
+            _refuse_tenant(scope["query_string"])
+            await self._pass_on(scope, headers, receive, named.send)
         except Problem as problem:
-            await send_answer(answer.send, problem_answer(problem))
+            await send_answer(named.send, problem_answer(problem))
         except ClientGoneError:
             return
-        except Exception:  # noqa: BLE001 - whatever it is, the client gets a problem and the log the reason
-            _log.exception("request failed", path=scope["path"], request_id=answer.request_id.decode())
-            if not answer.status:
-                await send_answer(answer.send, problem_answer(errors.internal()))
+        except Exception:  # noqa: BLE001 - likewise
+            answer = _fault(scope, named.request_id)
+            if not named.status:
+                await send_answer(named.send, answer)
         finally:
-            self._counts.add(_route_name(scope), answer.status, time.perf_counter() - began)
+            route = getattr(scope.get("route"), "path", _UNMATCHED)
+            self._counts.add(route, named.status, time.perf_counter() - began)
 
-    async def _route(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
-        if scope["query_string"]:
-            _refuse_tenant(scope["query_string"])
-        if scope["path"] in ROUTES:
-            await send_answer(send, await self._ingestion.answer(scope, headers, receive))
-        elif scope["method"] in _WITH_BODY:
-            held = self._admission.admit()
-            try:
-                body = await read_body(headers, receive, MAX_BODY, held)
-                check_nesting(body)
-                await self._app(scope, _replay(body, receive), send)
-            finally:
-                held.release()
-        else:
+    async def _pass_on(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        """Let the framework answer, with the whole body there."""
+        if scope["method"] not in _WITH_BODY:
             await self._app(scope, receive, send)
+            return
+        held = self._admission.admit()
+        try:
+            body = await read_body(headers, receive, MAX_BODY, held)
+            check_nesting(body)
+            await self._app(scope, _replay(body, receive), send)
+        finally:
+            held.release()
 
     def _request_id(self, headers: Headers) -> bytes:
         given = headers.get(b"x-request-id")
@@ -97,7 +124,7 @@ class Edge:
         return b"%s-%d" % (self._process, next(self._numbers))
 
 
-class _Answer:
+class _Named:
     """Sends an answer with the request's id, and remembers its status."""
 
     __slots__ = ("_send", "request_id", "status")
@@ -110,7 +137,7 @@ class _Answer:
     async def send(self, message: AsgiMessage) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id)]
+            message["headers"] = [*message.get("headers", ()), (_REQUEST_ID_HEADER, self.request_id)]
         await self._send(message)
 
 
@@ -131,6 +158,8 @@ class _Counts:
 
 
 def _refuse_tenant(query: bytes) -> None:
+    if not query:
+        return
     if b"tenant" not in query.lower() and b"%" not in query:
         return
     if any(name.lower() == "tenant" for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)):
@@ -146,6 +175,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _route_name(scope: Scope) -> str:
-    path: str = scope["path"]
-    return path if path in ROUTES else getattr(scope.get("route"), "path", _UNMATCHED)
+def _fault(scope: Scope, request_id: bytes) -> Answer:
+    """Log the exception that is being handled, and return what the client is told."""
+    _log.exception("request failed", path=scope["path"], request_id=request_id.decode())
+    return problem_answer(errors.internal())

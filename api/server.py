@@ -39,8 +39,8 @@ from pulsestream.core.settings import Settings
 BACKLOG: Final = 2048
 GRACE: Final = 10
 """Seconds that requests under way may take at a stop."""
-YOUNG: Final = 10_000
-"""Objects made until the youngest are looked through: a request under way has hundreds that are no garbage."""
+YOUNG: Final = 50_000
+"""Objects made until the youngest are looked through: those under way hold thousands that are no garbage."""
 _log = logger(__name__)
 
 

@@ -279,4 +279,6 @@ def dead_letter_id(letter: DeadLetter) -> str:
 
 def event_id(source: str, identifier: str) -> str:
     """Return the id of an ingested event: unique for (source, id), whatever characters either holds."""
-    return f"{source.replace('%', '%25').replace(':', '%3A')}:{identifier}"
+    if "%" in source or ":" in source:
+        source = source.replace("%", "%25").replace(":", "%3A")
+    return f"{source}:{identifier}"

@@ -160,9 +160,9 @@ def _check_bar_amounts(bar: Bar) -> Fault | None:
     return None
 
 
-def check_event(event: Event, *, is_json: bool = False) -> Fault | None:
-    """Return what is wrong with an event, or None; `is_json` says that its data is known to be JSON."""
-    return None if _is_sound_event(event, is_json=is_json) else _check_event(event)
+def check_event(event: Event, *, is_sound_json: bool = False) -> Fault | None:
+    """Return what is wrong with an event, or None; `is_sound_json`: its data is JSON of which `is_plain` is true."""
+    return None if _is_sound_event(event, is_sound_json=is_sound_json) else _check_event(event)
 
 
 def _check_event(event: Event) -> Fault | None:
@@ -281,9 +281,10 @@ def _is_sound_trade(trade: Trade) -> bool:
 _KIND_OF: Final = bytes.maketrans(b"123456789.E-", b"0000000000e+")
 """Every digit and point to 0, every E to e, every sign to +."""
 _LONG_NUMBER: Final = b"0" * 300
+_ZERO: Final = b"\\u0000"
 
 
-def _is_sound_event(event: Event, *, is_json: bool) -> bool:
+def _is_sound_event(event: Event, *, is_sound_json: bool) -> bool:
     """Say whether nothing is wrong with an event; False means that `_check_event` has to look."""
     event_id, product, data = event.event_id, event.product, event.data
     return (
@@ -298,26 +299,28 @@ def _is_sound_event(event: Event, *, is_json: bool) -> bool:
         and 0 < event.time < MAX_TIME
         and 0 < event.received_time < MAX_TIME
         and len(data) <= MAX_EVENT_DATA
-        and "\\u0000" not in data
-        and _has_plain_numbers(data)
-        and (is_json or _is_json(data))
+        and (is_sound_json or _is_sound_data(data))
     )
 
 
-def _has_plain_numbers(data: str) -> bool:
-    """Say whether no number in a JSON text can be beyond _MAX_DIGITS, by the look of the text alone."""
+def is_plain(text: bytes) -> bool:
+    """Say whether no number in a JSON text is beyond _MAX_DIGITS, and no character zero, by the look of it alone."""
+    kinds = text.translate(_KIND_OF)
+    is_long = len(text) >= len(_LONG_NUMBER) and _LONG_NUMBER in kinds
+    return not is_long and b"0e000" not in kinds and b"0e+000" not in kinds and _ZERO not in text
+
+
+def _is_sound_data(data: str) -> bool:
     try:
-        kinds = data.encode().translate(_KIND_OF)
+        return is_plain(data.encode()) and _is_json(data)
     except UnicodeEncodeError:
         return False
-    is_long = len(data) >= len(_LONG_NUMBER) and _LONG_NUMBER in kinds
-    return not is_long and b"0e000" not in kinds and b"0e+000" not in kinds
 
 
 def _is_json(data: str) -> bool:
     try:
         _PLAIN_JSON.decode(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+    except (msgspec.DecodeError, RecursionError):
         return False
     return True
 

@@ -91,22 +91,31 @@ class IngestionApp:
 
     async def _batch(self, caller: Caller, body: bytes, headers: Headers) -> Answer:
         parsed = parse_batch(body, self._clock)
-        if not any(isinstance(event, Accepted) for event in parsed):
-            raise errors.invalid_body(rejections(parsed))
-        if _KEY in headers:
+        if _KEY in headers and _fit(parsed):
             parsed = parse_batch(body, self._clock, await self._claim(caller, headers, BATCH, body))
-        fit = [event for event in parsed if isinstance(event, Accepted)]
-        outcomes = iter(await self._ingestion.publish(caller.tenant, fit, _trace(headers)))
+        fit = _fit(parsed)
+        if not fit:
+            raise errors.invalid_body(rejections(parsed))
+        outcomes = await self._ingestion.publish(caller.tenant, fit, _trace(headers))
+        accepted = outcomes.count(ACCEPTED)
+        if accepted == len(parsed):
+            return Answer(202, _encoder.encode(_batch_result(accepted, 0, [_result(event, ACCEPTED) for event in fit])))
+        settled = iter(outcomes)
         results = [
-            _rejection(event) if isinstance(event, Rejected) else _result(event, next(outcomes)) for event in parsed
+            _rejection(event) if isinstance(event, Rejected) else _result(event, next(settled)) for event in parsed
         ]
-        counts = _counts(results)
-        if counts["unknown"]:
-            raise unconfirmed(f"Kafka did not confirm {counts['unknown']} of {len(results)} events", results=results)
-        return Answer(207 if counts["rejected"] else 202, _encoder.encode(counts | {"results": results}))
+        rejected = sum(result["status"] == "rejected" for result in results)
+        if accepted + rejected < len(parsed):
+            unknown = len(parsed) - accepted - rejected
+            raise unconfirmed(f"Kafka did not confirm {unknown} of {len(results)} events", results=results)
+        return Answer(207, _encoder.encode(_batch_result(accepted, rejected, results)))
 
     async def _claim(self, caller: Caller, headers: Headers, route: str, body: bytes) -> IdMaker:
         return await self._idempotency.claim(caller.tenant, parse_key(headers[_KEY]), route, body)
+
+
+def _fit(parsed: Sequence[Accepted | Rejected]) -> list[Accepted]:
+    return [event for event in parsed if isinstance(event, Accepted)]
 
 
 def _trace(headers: Headers) -> str | None:
@@ -130,9 +139,8 @@ def _rejection(event: Rejected) -> dict[str, Any]:
     }
 
 
-def _counts(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    statuses = [result["status"] for result in results]
-    return {status: statuses.count(status) for status in ("accepted", "rejected", "unknown")}
+def _batch_result(accepted: int, rejected: int, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"accepted": accepted, "rejected": rejected, "unknown": 0, "results": results}
 
 
 def unconfirmed(what: str, **extensions: Any) -> Problem:

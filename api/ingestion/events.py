@@ -6,7 +6,7 @@ Every fault names the member it is about. In a batch each event is judged by its
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -16,7 +16,7 @@ from api.errors import FieldError, Problem
 from api.ids import uuid7
 from pulsestream.core.clock import MICROS_PER_SECOND, Clock, parse_rfc3339
 from schemas.records import Event, event_id
-from schemas.validate import check_event
+from schemas.validate import check_event, is_plain
 
 MAX_EVENT: Final = 256 * 1024
 """Bytes of one event."""
@@ -56,8 +56,7 @@ class _IdentityIn(msgspec.Struct, frozen=True):
     id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True, gc=False):
     """An event that is fit to be published; `id` is the client's, or the one made here."""
 
     id: str
@@ -81,11 +80,19 @@ IdMaker = Callable[[int], str]
 _shape: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
+class _Reading(NamedTuple):
+    """What the events of a request have in common: when it came, whether its whole text is plain, what makes ids."""
+
+    now: int
+    is_plain: bool
+    made_id: IdMaker | None
+
+
 def parse_single(body: bytes, clock: Clock, made_id: IdMaker | None = None) -> Accepted:
     """Return the event in a body; raises Problem 400, 413 or 422."""
     check_nesting(body)
     try:
-        parsed = _parse_event(body, clock(), 0, made_id)
+        parsed = _parse_event(body, 0, _Reading(clock(), is_plain(body), made_id))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _not_json(body) from error
     if isinstance(parsed, Accepted):
@@ -99,14 +106,15 @@ def parse_single(body: bytes, clock: Clock, made_id: IdMaker | None = None) -> A
 def parse_batch(body: bytes, clock: Clock, made_id: IdMaker | None = None) -> list[Accepted | Rejected]:
     """Return every event of a batch, judged by itself; raises Problem 400, 413 or 422 for the batch as a whole."""
     events = _split(body)
-    now = clock()
+    reading = _Reading(clock(), is_plain(body), made_id)
     try:
-        parsed = [_parse_event(raw, now, number, made_id) for number, raw in enumerate(events)]
+        parsed = [_parse_event(raw, number, reading) for number, raw in enumerate(events)]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _not_json(body) from error
-    if any(isinstance(event, Rejected) for event in parsed):
+    rejected = [event for event in parsed if isinstance(event, Rejected)]
+    if rejected:
         _check_json(body)
-    if any(isinstance(event, Rejected) and event.names_tenant for event in parsed):
+    if any(event.names_tenant for event in rejected):
         raise errors.tenant_not_allowed("An event of the batch")
     return parsed
 
@@ -131,7 +139,7 @@ def _split(body: bytes) -> list[bytes]:
     return events
 
 
-def _parse_event(raw: bytes, now: int, number: int, made_id: IdMaker | None) -> Accepted | Rejected:
+def _parse_event(raw: bytes, number: int, reading: _Reading) -> Accepted | Rejected:
     """Return the event in a JSON text; raises msgspec.DecodeError or UnicodeDecodeError for what is none."""
     if len(raw) > MAX_EVENT:
         return Rejected(None, FieldError("", f"the event has {len(raw)} bytes, at most {MAX_EVENT} are taken"))
@@ -143,12 +151,12 @@ def _parse_event(raw: bytes, now: int, number: int, made_id: IdMaker | None) -> 
         return Rejected(event.id, FieldError("/tenant", "the tenant comes from the key"), names_tenant=True)
     identifier = event.id
     if identifier is None:
-        identifier = uuid7(now) if made_id is None else made_id(number)
-    return _judge(event, identifier, now)
+        identifier = uuid7(reading.now) if reading.made_id is None else reading.made_id(number)
+    return _judge(event, identifier, reading)
 
 
-def _judge(event: EventIn, identifier: str, now: int) -> Accepted | Rejected:
-    time = _time(event.time, now)
+def _judge(event: EventIn, identifier: str, reading: _Reading) -> Accepted | Rejected:
+    time = _time(event.time, reading.now)
     if isinstance(time, FieldError):
         return Rejected(identifier, time)
     if not identifier:
@@ -159,10 +167,10 @@ def _judge(event: EventIn, identifier: str, now: int) -> Accepted | Rejected:
         source=event.source,
         product=event.product,
         time=time,
-        received_time=now,
+        received_time=reading.now,
         data=bytes(event.data).decode(),
     )
-    fault = check_event(record, is_json=True)
+    fault = check_event(record, is_sound_json=reading.is_plain)
     if fault is not None:
         return Rejected(identifier, FieldError(_pointer_of(fault.message), fault.message))
     return Accepted(identifier, record)

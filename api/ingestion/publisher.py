@@ -8,7 +8,7 @@ fit is refused at once. A fatal error of the producer ends the process, as the s
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -28,6 +28,8 @@ QUEUE_RECORDS: Final = 50_000
 QUEUE_KIB: Final = 64 * 1024
 PAUSE: Final = 0.001
 """Seconds between two polls while reports are outstanding."""
+LINGER_MS: Final = 0.5
+"""Milliseconds for which a record waits for others: every request waits so long, and many make batches anyway."""
 _IDLE: Final = 0.1
 """Seconds between two polls while none is: what the client has to say of the broker."""
 _FLUSH: Final = 6.0
@@ -46,20 +48,24 @@ class QueueFullError(BrokerError):
 class Deliveries:
     """The delivery reports of one request: `done` is set when each of its `count` records has one.
 
-    `reports` holds None for a record that the broker has, else the error; what has none yet counts as timed out.
+    `reports` holds None for a record that the broker has, of which there are `delivered`, else the error; what has none
+    yet counts as timed out.
     """
 
-    __slots__ = ("_missing", "deadline", "done", "reports")
+    __slots__ = ("_missing", "deadline", "delivered", "done", "reports")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
         self.done: asyncio.Future[None] = loop.create_future()
         self.deadline = loop.time() + BACKSTOP
         self.reports: list[Report] = [_LATE] * count
+        self.delivered = 0
         self._missing = count
 
     def settle(self, index: int, report: Report, _: Message | None = None) -> None:
         """Take one record's report, as the producer calls back."""
         self.reports[index] = report
+        if report is None:
+            self.delivered += 1
         self._missing -= 1
         if not self._missing:
             self.give_up()
@@ -94,6 +100,7 @@ class Publisher:
                 "queue.buffering.max.messages": QUEUE_RECORDS,
                 "queue.buffering.max.kbytes": QUEUE_KIB,
                 "message.max.bytes": MAX_MESSAGE_BYTES,
+                "linger.ms": LINGER_MS,
                 "error_cb": self._on_error,
             },
             logger=logging.getLogger(__name__),
@@ -120,22 +127,26 @@ class Publisher:
                 reported.set_result(deliveries.reports[0])
 
         deliveries.done.add_done_callback(report)
-        try:
-            self.queue(topic, (key, value, headers), deliveries, 0)
-        except QueueFullError:
-            deliveries.give_up()
-            raise
+        if not self.queue(topic, [(key, value, headers)], deliveries):
+            raise QueueFullError(self.fill())
         return reported
 
-    def queue(self, topic: str, record: Outgoing, deliveries: Deliveries, index: int) -> None:
-        """Queue a record, whose report goes to `deliveries` as number `index`. Raises QueueFullError."""
-        key, value, headers = record
-        try:
-            self._producer.produce(topic, value, key, headers=headers, on_delivery=partial(deliveries.settle, index))  # type: ignore[arg-type] # bytes are right
-        except BufferError as error:
-            raise QueueFullError(f"{len(self._producer)} records wait for the broker") from error
-        except KafkaException as error:
-            deliveries.settle(index, error.args[0])
+    def queue(self, topic: str, records: Sequence[Outgoing], deliveries: Deliveries) -> int:
+        """Queue records, whose reports go to `deliveries`; returns how many of them, from the first on, found room."""
+        produce, settle = self._producer.produce, deliveries.settle
+        for index, (key, value, headers) in enumerate(records):
+            try:
+                produce(topic, value, key, headers=headers, on_delivery=partial(settle, index))  # type: ignore[arg-type] # bytes are right
+            except BufferError:
+                deliveries.leave_out(len(records) - index)
+                return index
+            except KafkaException as error:
+                settle(index, error.args[0])
+        return len(records)
+
+    def fill(self) -> str:
+        """Return how full the queue is, for a message."""
+        return f"{len(self._producer)} records wait for the broker"
 
     def answers(self) -> str | None:
         """Return None when the broker answers, else one sentence. Blocks up to 2 s: call it in a thread."""

@@ -9,9 +9,9 @@ from confluent_kafka import KafkaError
 
 from api import errors
 from api.ingestion.events import Accepted
-from api.ingestion.publisher import Deliveries, Publisher, QueueFullError, Report
+from api.ingestion.publisher import Outgoing, Publisher, Report
 from api.topics import EventsTopicGate
-from pulsestream.core.headers import Headers, cloud_event
+from pulsestream.core.headers import cloud_event
 from pulsestream.core.log import logger
 from pulsestream.core.metrics import INGESTED
 from pulsestream.core.topics import tenant_topic
@@ -46,26 +46,17 @@ class Ingestion:
         if not self._gate.is_open(tenant):
             await self._gate.pass_through(tenant)
         deliveries = self._publisher.deliveries(len(events))
-        sent = self._send(_events_topic(tenant), events, trace, deliveries)
+        sent = self._publisher.queue(_events_topic(tenant), _outgoing(events, trace), deliveries)
+        if not sent:
+            raise errors.overloaded(self._publisher.fill())
         await deliveries.done
+        if deliveries.delivered == len(events):
+            INGESTED.inc(len(events))
+            return [ACCEPTED] * len(events)
         outcomes = [_outcome(report) for report in deliveries.reports[:sent]]
         outcomes += [_NOT_SENT] * (len(events) - sent)
         self._account(tenant, outcomes)
         return outcomes
-
-    def _send(self, topic: str, events: Sequence[Accepted], trace: str | None, deliveries: Deliveries) -> int:
-        """Queue events and return how many fit."""
-        for number, event in enumerate(events):
-            record = event.record
-            outgoing = (record.product or record.source).encode(), _codec.encode(record), _headers(record, trace)
-            try:
-                self._publisher.queue(topic, outgoing, deliveries, number)
-            except QueueFullError as error:
-                deliveries.leave_out(len(events) - number)
-                if not number:
-                    raise errors.overloaded(str(error)) from error
-                return number
-        return len(events)
 
     def _account(self, tenant: str, outcomes: Sequence[Outcome]) -> None:
         INGESTED.inc(outcomes.count(ACCEPTED))
@@ -83,9 +74,21 @@ def _events_topic(tenant: str) -> str:
     return tenant_topic(tenant, "events")
 
 
-def _headers(event: Event, trace: str | None) -> Headers:
-    headers = cloud_event(event.event_id, event.type, event.source, event.time)
-    return headers if trace is None else [*headers, ("traceparent", trace.encode())]
+def _outgoing(events: Sequence[Accepted], trace: str | None) -> list[Outgoing]:
+    encode = _codec.encode
+    records = [event.record for event in events]
+    outgoing: list[Outgoing] = [
+        (
+            (record.product or record.source).encode(),
+            encode(record),
+            cloud_event(record.event_id, record.type, record.source, record.time),
+        )
+        for record in records
+    ]
+    if trace is None:
+        return outgoing
+    traced = ("traceparent", trace.encode())
+    return [(key, value, [*headers, traced]) for key, value, headers in outgoing]
 
 
 def _outcome(error: Report) -> Outcome:

@@ -7,6 +7,8 @@ from typing import Final
 from pulsestream.core.clock import format_rfc3339
 
 Headers = list[tuple[str, bytes]]
+_SPEC: Final = ("ce_specversion", b"1.0")
+_AVRO: Final = ("content-type", b"application/avro")
 AnyHeaders = Iterable[tuple[str, bytes | None]]
 
 REPLAY_OF: Final = "ps-replay-of"
@@ -23,12 +25,12 @@ _COUNT: Final = re.compile(rb"[1-9][0-9]{0,3}")
 def cloud_event(event_id: str, event_type: str, source: str, time: int) -> Headers:
     """Return the CloudEvents headers of a record; `time` is its event time in microseconds."""
     return [
-        ("ce_specversion", b"1.0"),
+        _SPEC,
         ("ce_id", event_id.encode()),
         ("ce_type", event_type.encode()),
         ("ce_source", source.encode()),
         ("ce_time", format_rfc3339(time).encode()),
-        ("content-type", b"application/avro"),
+        _AVRO,
     ]
 
 

@@ -1,6 +1,7 @@
 """What becomes of events, with a producer that answers as told."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -41,12 +42,18 @@ class Reports:
         loop.call_later(0.01, made.give_up)
         return made
 
-    def queue(self, _topic: str, _record: object, deliveries: Deliveries, index: int) -> None:
-        report = self._reports.pop(0)
-        if report is QueueFullError:
-            raise QueueFullError("3 records wait for the broker")
-        if report is not SILENT:
-            deliveries.settle(index, report)
+    def queue(self, _topic: str, records: Sequence[object], deliveries: Deliveries) -> int:
+        for index in range(len(records)):
+            report = self._reports.pop(0)
+            if report is QueueFullError:
+                deliveries.leave_out(len(records) - index)
+                return index
+            if report is not SILENT:
+                deliveries.settle(index, report)
+        return len(records)
+
+    def fill(self) -> str:
+        return "3 records wait for the broker"
 
 
 def accepted(number: int) -> Accepted:
