@@ -26,6 +26,8 @@ _STORED: Final = _SAME_COUNT | {"events", "stats", "bars", "alerts", "dlq"}
 _BUDGET_WARNING: Final = 0.9
 SILENCE: Final = 10.0
 """Seconds after which a connection counts as stale: a producer that lives speaks of each every 2 s."""
+LETTERS_COUNTED: Final = 10_001
+"""Dead letters that are counted at most: counting all of very many takes long."""
 FILLING: Final = 60.0
 """Seconds that a gap may be open before it is a finding: filling it takes a while."""
 
@@ -68,6 +70,7 @@ def examine(settings: Settings) -> list[Finding]:
         _Check("tenant topics", _tenant_topics, broker | database),
         _Check("sink lag", _sink_lag, broker | database),
         _Check("stream lag", _stream_lag, broker),
+        _Check("dead letters", _dead_letters, database),
     ]
     findings: list[Finding] = []
     away: set[str] = set()
@@ -271,6 +274,25 @@ def _stream_lag(settings: Settings) -> list[Finding]:
     future = admin.client.list_consumer_group_offsets(request, request_timeout=ADMIN_TIMEOUT)[settings.stream_app]
     committed = [_Position(tp.topic, tp.partition, max(tp.offset, 0)) for tp in future.result().topic_partitions]
     return [_lag("stream lag", settings, committed, "see that `pulsestream stream` runs and what it logs")]
+
+
+def _dead_letters(settings: Settings) -> list[Finding]:
+    """Tell how many there are; they are a tenant's affair, and no fault of the installation."""
+    with psycopg.connect(settings.database_url.get_secret_value(), connect_timeout=5) as connection:
+        row = connection.execute(
+            "SELECT (SELECT count(*) FROM (SELECT FROM dead_letters WHERE settled IS NULL LIMIT %(most)s) AS held),"
+            " count(*), mode() WITHIN GROUP (ORDER BY reason || ' on ' || topic)"
+            " FROM (SELECT reason, topic FROM dead_letters"
+            "       WHERE appended_at > now() - interval '1 hour' LIMIT %(most)s) AS recent",
+            {"most": LETTERS_COUNTED},
+        ).fetchone()
+    held, recent, frequent = row or (0, 0, None)
+    most = f", most of them {frequent}: `pulsestream dlq list` with the tenant's key" if recent else ""
+    return [Finding("dead letters", ok=True, detail=f"{_up_to(held)} open, {_up_to(recent)} in the last hour{most}")]
+
+
+def _up_to(counted: int) -> str:
+    return f"{LETTERS_COUNTED - 1} or more" if counted == LETTERS_COUNTED else str(counted)
 
 
 def _lag(subject: str, settings: Settings, positions: list[_Position], advice: str) -> Finding:

@@ -1,12 +1,9 @@
 """The sink and a broker of its own: away and back, a wrong password, a group that is not its own."""
 
-import os
 import shutil
-import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ from schemas.codec import codec
 from schemas.records import Tick
 from sinks.errors import GroupRefusedError
 from sinks.writer import Sink
-from tests.support.sinking import Scene, running_sink, tick, wait_until
+from tests.support.sinking import Scene, running_sink, stopped, tick, wait_until
 
 
 @pytest.fixture
@@ -87,17 +84,6 @@ def test_nothing_of_a_batch_is_stored_before_its_dead_letters_are_acknowledged(
     assert held == (0, 0)
     assert scene.count("ticks") == 1
     assert {letter.value for letter in scene.dead_letters(1)} == {b"noise"}
-
-
-@contextmanager
-def stopped(broker: EmbeddedKafka) -> Iterator[None]:
-    """The broker's process does nothing in this block."""
-    assert broker.pid is not None
-    os.kill(broker.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(broker.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize(

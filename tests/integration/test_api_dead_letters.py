@@ -1,5 +1,6 @@
 """Dead letters over the API, with sink, broker and database: found, shown, tried, sent again once, and settled."""
 
+import asyncio
 import base64
 import threading
 from collections.abc import Iterator
@@ -10,16 +11,20 @@ from typing import Any
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
+from api.database import Database
+from api.dead_letters import repository
 from api.dead_letters.outcomes import MAX_REPLAYS
 from pulsestream.core.headers import REPLAY_OF, REPLAYS
+from pulsestream.core.settings import Settings
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
-from schemas.records import Alert
+from schemas.records import Alert, DeadLetter
 from tests.support.api import installation, problem
 from tests.support.e2e import Installation, eventually
 from tests.support.letters import LETTERS, REASON, Desk, good, open_desk
-from tests.support.sinking import START, alert
+from tests.support.sinking import START, alert, stopped
 
 NOISE = b"\xffnoise"
 
@@ -348,6 +353,40 @@ def test_many_replays_at_once_send_each_record_once(desk: Desk) -> None:
     assert outcomes.count("replayed") == 100
     assert set(outcomes) <= {"replayed", "already_replayed", "busy"}
     assert [len(desk.records(good(number))) for number in (0, 50, 99)] == [1, 1, 1]
+
+
+def test_a_broker_that_does_not_answer_leaves_letters_open_and_a_second_replay_has_one_effect(
+    desk: Desk, broker: EmbeddedKafka
+) -> None:
+    ids = desk.put([desk.letter(number, good(number)) for number in (1, 2)])
+
+    with stopped(broker):
+        first = desk.replay(*ids)
+        states = [desk.state(letter_id) for letter_id in ids]
+    second = desk.replay(*ids)
+
+    assert [first[letter_id]["outcome"] for letter_id in ids] == ["unknown", "unknown"]
+    assert states == ["open", "open"]
+    assert [second[letter_id]["outcome"] for letter_id in ids] == ["replayed", "replayed"]
+    desk.send("events", [good(99)])
+    eventually(lambda: _assert_equal(desk.event_ids(), ["/desk/1:fill-17", "desk:1", "desk:2", "desk:99"]))
+    assert listed(desk) == []
+
+
+def test_a_letter_that_was_settled_a_moment_ago_is_not_to_be_had(desk: Desk) -> None:
+    sent, open_one = desk.put([desk.letter(number, good(number)) for number in (1, 2)])
+    desk.replay(sent)
+    database = Database(Settings(database_url=SecretStr(desk.running.database.url("ps_api"))))
+
+    async def lock() -> dict[str, DeadLetter]:
+        await database.open()
+        try:
+            async with database.tenant(desk.tenant.slug) as connection:
+                return await repository.lock(connection, desk.tenant.slug, [sent, open_one])
+        finally:
+            await database.close()
+
+    assert list(asyncio.run(lock())) == [open_one]
 
 
 # ---- discarded ----

@@ -115,6 +115,24 @@ def test_doctor_finds_nothing_wrong_with_a_sound_installation(service_settings: 
     assert finding(findings, "tenant topics").ok
 
 
+def test_doctor_tells_of_dead_letters_and_calls_them_no_fault(service_settings: SettingsFor) -> None:
+    settings = service_settings("admin")
+    with psycopg.connect(settings.database_url.get_secret_value(), autocommit=True) as connection:
+        for number, age, settled in ((1, 0, None), (2, 0, None), (3, 0, "replayed"), (4, 2, None)):
+            connection.execute(
+                """INSERT INTO dead_letters
+                (tenant, id, reason, message, topic, partition, "offset", first_seen, replays, letter, appended_at,
+                settled)
+                VALUES ('acme', %s, %s, 'm', 't', 0, 0, now(), 0, '', now() - make_interval(hours => %s), %s)""",
+                (str(number), "rare" if number == 1 else "often", age, settled),
+            )
+
+    found = finding(examine(settings), "dead letters")
+
+    assert found.ok
+    assert found.detail.startswith("3 open, 3 in the last hour, most of them often on t: ")
+
+
 def test_doctor_names_missing_migrations_and_the_command_that_applies_them(service_settings: SettingsFor) -> None:
     settings = service_settings("admin")
     with psycopg.connect(settings.database_url.get_secret_value(), autocommit=True) as connection:

@@ -1,5 +1,6 @@
 """What the sink's tests share: records to send, a sink in a thread or in a process, and waiting for a condition."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pulsestream.core.kafka import Admin, client_config, producer_config
 from pulsestream.core.layout import tenant_topic_spec
 from pulsestream.core.settings import Settings
 from pulsestream.core.topics import tenant_topic
+from pulsestream.local.kafka import EmbeddedKafka
 from pulsestream.local.roles import child_environment
 from schemas.codec import codec
 from schemas.records import Alert, AsOf, Bar, DeadLetter, Event, PricePoint, Record, Stat, Tick, Trade
@@ -223,6 +225,17 @@ def running_sink(settings: Settings, clock: Clock = wall_clock) -> Iterator[Sink
         assert not thread.is_alive(), "the sink does not stop"
         if failures:
             raise failures[0]
+
+
+@contextmanager
+def stopped(broker: EmbeddedKafka) -> Iterator[None]:
+    """The broker's process does nothing in this block."""
+    assert broker.pid is not None
+    os.kill(broker.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
 
 
 class Load:
