@@ -93,6 +93,11 @@ def not_sent(letter_id: str) -> Outcome:
     return Outcome(letter_id, "failed", message="not sent: too many records wait for the broker; try again")
 
 
+def gone(letter_id: str) -> Outcome:
+    """Return the outcome of a letter that was removed for its age in the very moment."""
+    return Outcome(letter_id, "failed", message="it was removed for its age just now")
+
+
 def done(results: list[Outcome], next_cursor: str | None, *, dry_run: bool = False) -> Done:
     """Return the answer of a request, with its counts."""
     counts: dict[str, int] = {}

@@ -6,7 +6,8 @@ them again with the same mark, and both have the effect of one.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from api.cursor import CursorError, CursorSeal, Position
 from api.database import Connection, Database
 from api.dead_letters import repository, shown
 from api.dead_letters.filters import Filter
-from api.dead_letters.outcomes import Done, Outcome, barred, done, groups, not_sent, sent
+from api.dead_letters.outcomes import Done, Outcome, barred, done, gone, groups, not_sent, sent
 from api.dead_letters.repository import LetterRow
 from api.dead_letters.trial import judge
 from api.ingestion.publisher import Publisher, QueueFullError, Report
@@ -28,6 +29,10 @@ from schemas.records import DeadLetter
 
 AT_ONCE: Final = 100
 """Letters that one request replays or tries at most."""
+AT_WORK: Final = 3
+"""Replays that hold a connection with the database at once."""
+TURN: Final = 10.0
+"""Seconds that one waits for its turn."""
 _log = logger(__name__)
 
 
@@ -57,6 +62,7 @@ class DeadLetters:
         self._seal = seal
         self._publisher = publisher
         self._clock = clock
+        self._turns = asyncio.Semaphore(AT_WORK)
 
     async def search(self, tenant: str, wanted: Filter, limit: int, cursor: str | None, *, ascending: bool) -> Page:
         """Return one page, in the order in which the letters were first refused; raises Problem 400."""
@@ -71,7 +77,7 @@ class DeadLetters:
             rows = await repository.find(connection, tenant, [letter_id])
             letter = await repository.read(connection, tenant, letter_id)
             refused = await repository.refused_replays(connection, tenant, letter_id)
-        if letter is None:
+        if letter is None or letter_id not in rows:
             raise _not_found(letter_id)
         return {"letter": rows[letter_id], "refused_replays": refused, **shown.contents(letter)}
 
@@ -83,8 +89,9 @@ class DeadLetters:
         rows, next_cursor = await self._chosen(caller.tenant, choice)
         outcomes = {row.id: Outcome(row.id, f"already_{row.settled}") for row in rows if row.settled}
         for group in groups([row for row in rows if not row.settled]):
-            outcomes |= await self._replay_group(caller, group, dry_run=dry_run, force=force)
-        return done([outcomes[row.id] for row in rows], next_cursor, dry_run=dry_run)
+            async with self._turn():
+                outcomes |= await self._replay_group(caller, group, dry_run=dry_run, force=force)
+        return done([outcomes.get(row.id, gone(row.id)) for row in rows], next_cursor, dry_run=dry_run)
 
     async def discard(self, caller: Caller, choice: Choice, reason: str) -> Done:
         """Settle open letters without sending them again, for a reason that is kept; raises Problem 404."""
@@ -98,7 +105,19 @@ class DeadLetters:
         _account(caller, "discarded", len(settled))
         outcomes = raced | {row.id: Outcome(row.id, f"already_{row.settled}") for row in rows if row.settled}
         outcomes |= {letter_id: Outcome(letter_id, "discarded") for letter_id in settled}
-        return done([outcomes[row.id] for row in rows], next_cursor)
+        return done([outcomes.get(row.id, gone(row.id)) for row in rows], next_cursor)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Let few replays hold a connection at once: the broker may keep them waiting. Raises Problem 503."""
+        try:
+            await asyncio.wait_for(self._turns.acquire(), TURN)
+        except TimeoutError as error:
+            raise errors.overloaded(f"{AT_WORK} replays are under way") from error
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     async def _chosen(self, tenant: str, choice: Choice) -> tuple[list[LetterRow], str | None]:
         if choice.where is None:

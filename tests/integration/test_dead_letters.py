@@ -21,7 +21,7 @@ from pulsestream.core.settings import Settings
 from schemas.codec import codec
 from schemas.records import DeadLetter, Header, Tick, dead_letter_id
 from tests.support.poison import poisoned
-from tests.support.sinking import START, Scene, origin, running_sink, tick, wait_until
+from tests.support.sinking import START, Scene, alert, origin, running_sink, tick, wait_until
 
 NOISE = b"\xffnoise"
 COLUMNS = 'id, reason, message, topic, partition, "offset", key, size, first_seen, replay_of, replays, settled'
@@ -226,3 +226,24 @@ def test_of_poisoned_records_each_bad_one_is_a_dead_letter_and_each_good_one_a_r
 
     assert [letter.value for letter, _ in letters] == bad
     assert scene.count("ticks") == count - len(bad)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 1.0], ids=["1 %", "10 %", "100 %"])
+def test_of_records_that_only_the_database_refuses_each_one_is_a_dead_letter_and_the_others_are_rows(
+    scene: Scene, share: float
+) -> None:
+    count = 1_000
+    culprits = set(range(0, count, round(1 / share)))
+    scene.make("dlq", "alerts")
+    noise = secrets.token_hex(8000)  # beyond what an index row holds
+    records = [alert(number, rule_id=noise) if number in culprits else alert(number) for number in range(count)]
+    scene.send("alerts", records, partition=0)
+
+    with running_sink(scene.settings):
+        scene.wait_stored("alerts", count, timeout=120)
+        letters = stored_letters(scene, len(culprits))
+
+    assert [letter.offset for letter, _ in letters] == sorted(culprits)
+    assert {letter.reason for letter, _ in letters} == {"refused_by_database"}
+    stored = {row[0] for row in scene.rows("SELECT alert_id FROM alerts WHERE tenant = %s", scene.tenant)}
+    assert stored == {record.alert_id for number, record in enumerate(records) if number not in culprits}
