@@ -1,7 +1,9 @@
 """Dead letters on a real broker and a real database: whole, once, searchable, and never a reason to stop."""
 
 import asyncio
+import dataclasses
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +15,7 @@ from aiokafka.producer import producer as producing
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from confluent_kafka import Producer
 
-from pulsestream.core.clock import to_datetime
+from pulsestream.core.clock import to_datetime, wall_clock
 from pulsestream.core.headers import REPLAY_OF, REPLAYS, UNREADABLE, as_replay
 from pulsestream.core.kafka import producer_config
 from pulsestream.core.metrics import REGISTRY
@@ -182,6 +184,32 @@ def test_a_header_whose_name_is_no_utf_8_stops_nobody(scene: Scene, monkeypatch:
     assert [(letter.value, letter.headers) for letter in letters] == [
         (NOISE, [Header(name=UNREADABLE, value=None)])
     ] * 40
+
+
+def test_a_tenant_that_is_deleted_while_its_bad_record_is_in_hand_stops_nobody(scene: Scene) -> None:
+    in_hand, go_on = threading.Event(), threading.Event()
+
+    def clock() -> int:
+        in_hand.set()
+        go_on.wait(60)
+        return wall_clock()
+
+    other = dataclasses.replace(scene, tenant=f"{scene.tenant}x")
+    for each in (scene, other):
+        each.make("dlq", "ticks")
+    lost = metric("sink_dead_letters_lost_total", reason="undecodable")
+    send_record(scene, NOISE)
+    with running_sink(scene.settings, clock=clock) as sink:
+        assert in_hand.wait(30), "the sink took no batch"
+        scene.delete_topics()
+        send_record(other, codec(Tick).encode(tick(1)))
+        go_on.set()
+        other.wait_stored("ticks", 1)
+        wait_until(lambda: not sink.readiness.problems(), what="ready")
+        other.delete_topics()
+
+    assert other.count("ticks") == 1
+    assert metric("sink_dead_letters_lost_total", reason="undecodable") == lost + 1
 
 
 class _Odd(str):
