@@ -6,6 +6,7 @@ broker and database share with it: so no rival waits for another's work.
 
 import os
 import secrets
+import select
 import subprocess
 import sys
 import tempfile
@@ -110,7 +111,7 @@ class Stand:
         """Return how many events stand in a tenant's topic."""
         topic = tenant_topic(tenant, "events")
         settings = self.broker.settings()
-        consumer = Consumer(client_config(settings, "counter") | {"group.id": "counter-unused"})
+        consumer = Consumer(client_config(settings, "counter") | {"group.id": "counter-unused", "log_level": 0})
         try:
             partitions = range(Admin(settings).describe([topic])[topic].partitions)
             ends = (consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=15) for number in partitions)
@@ -125,7 +126,9 @@ class Stand:
 
 @contextmanager
 def stand() -> Iterator[Stand]:
-    """Start everything, and end it afterwards."""
+    """Start everything, and end it afterwards; raises SystemExit where there is no epoll."""
+    if not hasattr(select, "epoll"):
+        raise SystemExit("the load generator of this benchmark needs epoll: run it on Linux")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pulsestream-ingest-")))
         pin(-1)
