@@ -116,7 +116,7 @@ class Sink:
         self._source = self._joined()
         self._backoff = Backoff()
         self._storage = Storage(monotonic)
-        self._resting = True
+        self._resting = self._needs_session = True
         self._try_at = 0.0
         self.readiness.add("storage", lambda: self._storage.problem)
         self.readiness.add("broker", lambda: self._source.problem)
@@ -249,6 +249,7 @@ class Sink:
         if not self._resting:
             self._resting = True
             self._source.misplace()
+        self._needs_session |= isinstance(error, DatabaseAwayError)
         self._storage.failed(error)
         self._try_at = self._monotonic() + delay
         _log.warning("sink rests", seconds=round(delay, 2), reason=str(error))
@@ -259,10 +260,12 @@ class Sink:
             self._source.rest(min(waiting, IDLE))
             return
         try:
-            self._stay(self._store.start(self._database.connect), self._monotonic())
+            if self._needs_session:  # an absent broker costs none
+                self._stay(self._store.start(self._database.connect), self._monotonic())
         except DatabaseAwayError as error:
             self._rest(error)
             return
+        self._needs_session = False
         self._source.misplace()  # a rebalance while resting placed partitions, whose records resting threw away
         self._resting = False
         self._storage.connected()

@@ -60,6 +60,33 @@ def test_a_sink_goes_on_when_the_broker_is_back(scene: Scene, own_broker: Embedd
     assert [letter.value for letter in scene.dead_letters(1)] == [b"noise"]
 
 
+def test_a_sink_keeps_its_session_with_the_database_while_the_broker_is_away(
+    scene: Scene, own_broker: EmbeddedKafka
+) -> None:
+    scene.make("dlq", "ticks")
+    scene.send("ticks", [tick(1)])
+
+    with running_sink(scene.settings) as sink:
+        scene.wait_stored("ticks", 1)
+        before = sessions(scene)
+        own_broker.kill()
+        wait_until(lambda: sink._resting, timeout=60, what="the sink rests")
+        own_broker.start()
+        scene.send("ticks", [tick(2)])
+        scene.wait_stored("ticks", 2, timeout=90)
+        after = sessions(scene)
+
+    assert len(before) == 1
+    assert after == before
+    assert scene.count("ticks") == 2
+
+
+def sessions(scene: Scene) -> list[tuple[int]]:
+    return scene.rows(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'pulsestream-sink' AND datname = current_database()"
+    )
+
+
 def test_nothing_of_a_batch_is_stored_before_its_dead_letters_are_acknowledged(
     scene: Scene, own_broker: EmbeddedKafka
 ) -> None:
