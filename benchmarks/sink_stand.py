@@ -224,7 +224,8 @@ class Stand:
                     newest, seen = now, stored
                     first = first or (stored, now, cpu_seconds(running.pid))
                 if stored >= end and first is not None:
-                    return Filled(end - first[0], now - first[1], cpu_seconds(running.pid) - first[2])
+                    rows = (end - first[0]) * self._count // end  # one an id
+                    return Filled(rows, now - first[1], cpu_seconds(running.pid) - first[2])
                 if running.poll() is not None or now - newest > _STALL:
                     raise SpoiltError(f"the sink stands still:\n{process.last_lines(log, 20)}")
                 time.sleep(_LOOK)
