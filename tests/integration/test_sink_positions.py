@@ -1,8 +1,9 @@
 """Where the sink goes on: new topics, topics made again, retention, and several sinks in one group."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import psycopg
@@ -15,7 +16,8 @@ from pulsestream.core.metrics import REGISTRY
 from pulsestream.core.settings import Settings
 from schemas.codec import codec
 from schemas.records import Tick
-from sinks.plan import moves
+from sinks.database import Database, Settle, Stored
+from sinks.plan import Batch, moves
 from sinks.source import Limits, Source
 from sinks.taken import Taken
 from sinks.writer import Sink
@@ -165,6 +167,44 @@ def test_two_sinks_in_a_group_share_the_partitions_and_double_nothing(scene: Sce
 
     assert scene.count("ticks") == load.numbers
     assert REGISTRY.get_sample_value("pulsestream_sink_fenced_total") == fenced, "a partition was given up in mid-air"
+
+
+def test_partitions_are_given_up_only_when_what_is_on_its_way_has_ended(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    real = Database.store
+    fenced = REGISTRY.get_sample_value("pulsestream_sink_fenced_total")
+
+    def send(first: int) -> None:
+        for number in range(3):
+            scene.send("ticks", [tick(each, f"P{number}") for each in range(first, first + 10)], partition=number)
+
+    def slow(self: Database, batch: Batch, settle: Settle) -> Stored:
+        if self is sink._database:
+            entered.set()
+            go_on.wait(30)
+        return real(self, batch, settle)
+
+    scene.make("ticks")  # no other topic, so that one of its partitions goes
+    with running_sink(scene.settings) as sink:
+        send(0)
+        scene.wait_stored("ticks", 30)
+        monkeypatch.setattr(Database, "store", slow)
+        send(10)
+        assert entered.wait(30), "no batch is on its way"
+        with running_sink(scene.settings) as second:
+            with suppress(AssertionError):
+                wait_until(lambda: second._source.positions, timeout=6)
+            given_up = set(second._source.positions)
+            go_on.set()
+            wait_until(lambda: second._source.positions and sink._source.positions, what="both have partitions")
+            send(20)
+            scene.wait_stored("ticks", 90)
+
+    assert not {where for where in given_up if where[0] == scene.topic("ticks")}
+    assert scene.count("ticks") == 90
+    assert REGISTRY.get_sample_value("pulsestream_sink_fenced_total") == fenced
 
 
 def test_the_next_batch_is_taken_while_one_is_stored_and_a_failure_drops_both_to_read_them_again(scene: Scene) -> None:
