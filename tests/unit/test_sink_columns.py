@@ -170,7 +170,9 @@ def column(kind: Any, values: list[Any]) -> Column:
     known = np.array([value is not None for value in values], np.bool_)
     if kind != "text":
         kinds = {"double precision": np.float64, "boolean": np.bool_}
-        return Numbers(kind, np.array([value or 0 for value in values], kinds.get(kind, np.int64)), known)
+        return Numbers(
+            kind, np.array([0 if value is None else value for value in values], kinds.get(kind, np.int64)), known
+        )
     texts = [(value or "").encode() for value in values]
     sizes = np.array([len(text) for text in texts], np.int64)
     return Texts(Octets(texts), np.cumsum(sizes) - sizes, sizes, known)
