@@ -230,7 +230,8 @@ class Lane:
         """Where this process stood still, write to the state partition: that fails when another has taken it over."""
         if self._paused():
             self._pauses = self._tools.pauses()
-            _log.warning("this process stood still: is the partition still ours?", partition=self.partition)
+            question = "this process stood still: asking whether the partition is still ours"
+            _log.warning(question, partition=self.partition)
             self._doubts += 1
             self._certain.clear()
         if not self._certain.is_set():

@@ -3,6 +3,7 @@
 Offsets follow one convention everywhere: `next_offset` is the offset of the first record not yet processed.
 """
 
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -255,11 +256,16 @@ class CompactedReader:
             yield ControlRecord(key, message.value(), offset, message.timestamp()[1] * 1000)
 
     def _end_offset(self) -> int:
-        try:
-            _, end = self._consumer.get_watermark_offsets(TopicPartition(self.topic, 0), timeout=ADMIN_TIMEOUT)
-        except KafkaException as error:
-            raise BrokerError(f"cannot read the end of topic {self.topic}: {reason(error)}") from error
-        return int(end)
+        deadline = time.monotonic() + ADMIN_TIMEOUT
+        while True:
+            try:
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(self.topic, 0), timeout=ADMIN_TIMEOUT)
+            except KafkaException as error:
+                if error.args[0].code() not in _ELECTING or time.monotonic() > deadline:
+                    raise BrokerError(f"cannot read the end of topic {self.topic}: {reason(error)}") from error
+                time.sleep(_ELECTION_PAUSE)
+            else:
+                return int(end)
 
     def position(self) -> int:
         """Return the offset up to which the topic has been read, records left out by compaction included."""
@@ -267,6 +273,9 @@ class CompactedReader:
         return max(self.next_offset, position)
 
 
+_ELECTING: Final = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
+_ELECTION_PAUSE: Final = 0.1
+"""Seconds until a broker is asked again that does not lead a partition yet, or no more."""
 _PASSING: Final = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE})  # noqa: SLF001 - confluent-kafka's own names
 
 
