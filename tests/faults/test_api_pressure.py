@@ -145,7 +145,7 @@ def test_a_broker_that_stands_still_makes_the_api_refuse_and_costs_no_memory_bey
     print(told.answers, f"{told.resident:.0f} MiB, {told.slowest:.1f} s")  # noqa: T201 - what docs/ingestion.md says
     assert told.answers["overloaded"] > 0
     assert told.resident < MOST
-    assert told.slowest < 20
+    assert told.slowest < 30
     eventually(lambda: _assert_taken(tenant))
     _assert_accepted_are_there(path, tenant, told.accepted)
 
@@ -160,7 +160,7 @@ def test_a_slow_broker_slows_clients_and_loses_nothing(path: Installation) -> No
     print(told.answers, f"{told.resident:.0f} MiB, {told.slowest:.1f} s")  # noqa: T201 - what docs/ingestion.md says
     assert told.answers["accepted"] > 0
     assert told.resident < MOST
-    assert told.slowest < 20
+    assert told.slowest < 30
     _assert_accepted_are_there(path, tenant, told.accepted)
 
 
