@@ -20,7 +20,7 @@ from tests.support.rounds import Rounds
 
 RATE: Final = 10.0
 BOUND: Final = 60.0
-LAG: Final = 2.0
+LAG: Final = 5.0
 """Seconds from a frame's making to its receipt, on a busy machine: intervals are of receipt."""
 UNHARMED: Final = ("duplicate", "reorder", "delay", "unticked", "slow_drip")
 """Faults that lose no trade."""

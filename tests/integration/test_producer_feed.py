@@ -769,7 +769,7 @@ async def _retry_after_holds_up_every_feed() -> None:
     async with serve(never, "127.0.0.1", 0, process_request=busy) as server:
         url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with feeding(url, Listening(), "BTC-USD", guard=guard) as (feed, _):
-            await until(lambda: "429" in (feed.problem() or ""))
+            await until(lambda: "HTTP 429" in (feed.problem() or ""))
             async with feeding(url, Listening(), "ETH-USD", guard=guard):
                 await until(lambda: len(asked.pauses) == 1)
 

@@ -101,7 +101,9 @@ def assert_bars_equal(
     """
     records = list(records)
     found, appended = newest_bars(actual), received_times(records)
-    began = {dataset: next((r.time for r in records if r.dataset == dataset), 0) for dataset in ("ticks", "trades")}
+    began: dict[tuple[str, str, str], int] = {}
+    for record in records:
+        began.setdefault((record.dataset, record.record.exchange, record.record.product), record.time)
     strange = found.keys() - expected.keys() - set(known)
     problems = [f"missing: {name}" for name in sorted(expected.keys() - found.keys())]
     problems += [f"not expected: {name}" for name in sorted(strange)]
@@ -125,9 +127,10 @@ def bar_differences(actual: Bar, expected: Bar, appended: Mapping[tuple[str, int
     return [*lines, *_as_of_differences(actual.as_of, expected.as_of)]
 
 
-def _completeness(actual: Bar, expected: Bar, began: Mapping[str, int]) -> list[str]:
-    """Allow a bar to be incomplete that only a late record, from before the source's first one, makes complete."""
-    late = expected.complete and began.get(expected.origin, 0) > expected.start
+def _completeness(actual: Bar, expected: Bar, began: Mapping[tuple[str, str, str], int]) -> list[str]:
+    """Allow a bar to be incomplete that only a late record, from before its key's first one, makes complete."""
+    first = began.get((expected.origin, expected.exchange, expected.product), 0)
+    late = expected.complete and first > expected.start
     wrong = actual.complete is not expected.complete and not late
     return [f"complete is {actual.complete}, expected {expected.complete}"] if wrong else []
 
