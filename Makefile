@@ -21,9 +21,9 @@ install: .venv/installed ## Make the environment in .venv: pinned, hashed depend
 up: .venv/installed ## Start everything on this machine: broker, database, feed, streams, sink, API.
 	@exec $(BIN)/pulsestream up
 
-# Tests mostly wait for processes: two files at a time, each with a broker of its own, need little more than half the
-# time of one after the other. The order of files stays, with the longest first.
-JOBS ?= 2
+# Tests mostly wait for processes: three files at a time, each with a broker of its own, keep two cores busy. The order of
+# files stays, with the longest first.
+JOBS ?= 3
 
 test: .venv/developer ## Run every test on a real broker and a real database (ARGS="-k name" for some; JOBS=1).
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
