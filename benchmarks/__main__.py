@@ -14,6 +14,7 @@ _NAMES: Final = {
     "streams": "ticks to windows and alerts: against Quix Streams, Faust, Bytewax and Kafka Streams",
     "sink": "a topic to committed rows: against psql's binary copy of the same rows and the Debezium JDBC sink",
     "backtest": "a day of bars of 1 s of 100 products, dense and sparse: rules over prices and over windows",
+    "latency": "a frame on the exchange's socket to its committed row, at 10,000 frames a second",
     "ingest": "acknowledged events over HTTP: against a FastAPI no-op route, and pydantic + fastavro in batches",
     "forecast": "volatility and price for the next 1, 5, 15 minutes, against the naive baseline, on recorded days",
     "anomaly": "jumps and volume spikes put into recorded days: what z-scores and ratios find of them",

@@ -12,19 +12,20 @@ import numpy as np
 
 from schemas.columns import Ints
 from sinks.copy_binary import HEADER, TRAILER, stream
-from sinks.rows import Row, event_time
+from sinks.moments import Moments, moments_of, of_row
+from sinks.rows import Row
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ColumnRows(Sequence[Row]):
     """Row i lies in `octets` from bounds[i] to before bounds[i + 1].
 
-    `times`: the event time of each in microseconds; `places`: what `read` makes the row's object of.
+    `moments`: the times of each; `places`: what `read` makes the row's object of.
     """
 
     octets: bytes
     bounds: Ints
-    times: Ints
+    moments: Moments
     places: Ints
     read: Callable[[int], Row]
 
@@ -45,31 +46,31 @@ class ColumnRows(Sequence[Row]):
             raise ValueError("rows are taken one after the other")
         stop = max(start, stop)
         bounds = self.bounds[start : stop + 1]
-        return replace(self, bounds=bounds, times=self.times[start:stop], places=self.places[start:stop])
+        return replace(self, bounds=bounds, moments=self.moments[:, start:stop], places=self.places[start:stop])
 
     def stream(self) -> bytes:
         """Return the rows as one whole COPY stream."""
         first, last = self.bounds[0].item(), self.bounds[-1].item()
         return b"".join((HEADER, memoryview(self.octets)[first:last], TRAILER))
 
-    def with_rows(self, rows: Sequence[tuple[int, Row, int]]) -> "ColumnRows":
-        """Return these rows and others, each with its place, which says where it belongs, and its event time."""
+    def with_rows(self, rows: Sequence[tuple[int, Row]]) -> "ColumnRows":
+        """Return these rows and others, each with its place, which says where it belongs."""
         if not rows:
             return self
-        places = np.array([place for place, _, _ in rows], np.int64)
+        places = np.array([place for place, _ in rows], np.int64)
         cuts = np.searchsorted(self.places, places)
         octets = np.frombuffer(self.octets, np.uint8)
         pieces: list[bytes | memoryview] = []
         done = 0
-        for cut, (_, row, _) in zip(self.bounds[cuts].tolist(), rows, strict=True):
+        for cut, (_, row) in zip(self.bounds[cuts].tolist(), rows, strict=True):
             pieces += [octets[done:cut].data, row.encoded]
             done = cut
         pieces.append(octets[done:].data)
-        sizes = np.insert(np.diff(self.bounds), cuts, [len(row.encoded) for _, row, _ in rows])
+        sizes = np.insert(np.diff(self.bounds), cuts, [len(row.encoded) for _, row in rows])
         return ColumnRows(
             b"".join(pieces),
             np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes))),
-            np.insert(self.times, cuts, [time for _, _, time in rows]),
+            np.insert(self.moments, cuts, np.array([of_row(row) for _, row in rows], np.int64).T, axis=1),
             np.insert(self.places, cuts, places),
             self.read,
         )
@@ -82,7 +83,10 @@ def copy_stream(rows: Sequence[Row]) -> bytes:
 
 def event_times(rows: Sequence[Row]) -> list[int]:
     """Return the event times of ticks or trades in microseconds."""
-    if isinstance(rows, ColumnRows):
-        times: list[int] = rows.times.tolist()
-        return times
-    return [event_time(row.record) for row in rows]
+    times: list[int] = all_moments(rows)[0].tolist()
+    return times
+
+
+def all_moments(rows: Sequence[Row]) -> Moments:
+    """Return the times of rows, however they were encoded."""
+    return rows.moments if isinstance(rows, ColumnRows) else moments_of(rows)

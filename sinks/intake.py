@@ -20,7 +20,7 @@ from sinks.column_rows import ColumnRows
 from sinks.copy_binary import Kind
 from sinks.copy_columns import Column as CopyColumn
 from sinks.copy_columns import Numbers, Texts, encode
-from sinks.rows import MAX_FUTURE, Reading, Refused, Removed, Row, event_time, read
+from sinks.rows import MAX_FUTURE, Reading, Refused, Removed, Row, read
 from sinks.tables import BY_DATASET, FEEDS, TICKS, TRADES, Table
 from sinks.taken import Taken
 
@@ -71,7 +71,7 @@ def by_columns(done: Read, table: Table, taken: Sequence[Taken], now: int) -> No
     columns = _Columns(table, places)
     fit = columns.fit()
     readings = [(place, places.read(place)) for place in np.flatnonzero(~fit).tolist()]
-    more = [(place, each, event_time(each.record)) for place, each in readings if isinstance(each, Row)]
+    more = [(place, each) for place, each in readings if isinstance(each, Row)]
     rows = columns.encoded(np.flatnonzero(fit)).with_rows(more)
     if len(rows):
         done.rows[table.name] = rows
@@ -136,6 +136,7 @@ class _Columns:
         self._tenants = [source.tenant.encode() for source in sources]
         self._own = np.array([_CLASSES.index(_OWN[source.dataset]) for source in sources])[places.source]
         self._octets = Octets(values)
+        self._appended_at = places.appended_at()
         stops = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)))
         self._decoded = column_codec(_KINDS[table.name]).decode(self._octets, np.concatenate(([0], stops[:-1])), stops)
 
@@ -155,16 +156,15 @@ class _Columns:
         chosen = slice(None) if len(places) == len(self._own) else places
         columns = [self._column(name, kind, chosen) for name, kind in self._table.columns.items()]
         encoded = encode(columns, len(places))
-        times = self._decoded.columns["exchange_time"].values[chosen]
-        return ColumnRows(encoded.octets, encoded.bounds, times, places, self._places.row)
+        told = (self._decoded.columns[name].values[chosen] for name in ("exchange_time", "received_time"))
+        moments = np.stack((*told, self._appended_at[chosen]))
+        return ColumnRows(encoded.octets, encoded.bounds, moments, places, self._places.row)
 
     def _column(self, name: str, kind: Kind, chosen: Ints | slice) -> CopyColumn:
         if name == "tenant":
             return self._tenant(self._places.source[chosen])
         if name == "appended_at":
-            appended_at = np.array([at for records in self._places.taken for at in records.appended_at], np.int64)[
-                chosen
-            ]
+            appended_at = self._appended_at[chosen]
             return Numbers(kind, appended_at, np.ones(len(appended_at), np.bool_))
         column = self._decoded.columns[name]
         values, known = column.values[chosen], column.known[chosen]

@@ -89,13 +89,6 @@ def time_ahead(record: Record, now: int) -> int | None:
     return latest if latest > now + MAX_FUTURE else None
 
 
-def event_time(record: Record) -> int:
-    """Return the event time of a tick or trade in microseconds."""
-    if not isinstance(record, Tick | Trade):
-        raise TypeError(f"a {type(record).__name__} has another time")
-    return record.exchange_time
-
-
 def event_body(event: Event) -> bytes:
     """Return the hash of what makes two events the same: a time counts only if the client gave it.
 

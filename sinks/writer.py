@@ -37,6 +37,7 @@ from sinks.plan import Batch, Gap, Move, Place, plan
 from sinks.source import LINGER, Limits, Overtaken, Source
 from sinks.storage import Storage
 from sinks.thread import Thread
+from sinks.timing import observe
 from sinks.unknown import UnknownSchemas
 
 IDLE: Final = 0.25
@@ -92,10 +93,13 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A batch on its way to the database since `left`; its first record was taken at `began` (seconds, both)."""
+    """A batch on its way to the database since `left`; its first record was taken at `began` (seconds, both).
+
+    With what became of it comes the time at which that was certain, in microseconds.
+    """
 
     batch: Batch
-    stored: Future[Stored]
+    stored: Future[tuple[Stored, int]]
     began: float
     left: float
 
@@ -169,12 +173,15 @@ class Sink:
                 self._source.misplace()
                 return
             self._source.advance(batch.moves)
-            stored = self._store.start(partial(self._database.store, batch, self._dead_letters.send))
+            stored = self._store.start(partial(self._commit, batch))
             self._flight = Flight(batch, stored, began, self._monotonic())
         elif self._store.is_idle():
             self._land()
         elif self._flight is not None:
             self._watch(self._flight.left)
+
+    def _commit(self, batch: Batch) -> tuple[Stored, int]:
+        return self._database.store(batch, self._dead_letters.send), self._clock()
 
     def _limits(self) -> Limits:
         return Limits(self._backoff.limit(self._settings.sink_batch), self._settings.sink_batch_kib * 1024)
@@ -185,13 +192,14 @@ class Sink:
             return
         flight = self._flight
         try:
-            stored = self._stay(flight.stored, flight.left)
+            stored, committed_at = self._stay(flight.stored, flight.left)
         finally:
             self._flight = None
         self._storage.answered()
         self._source.tell(flight.batch.moves)
         self._backoff.ease()
         SINK_BATCH_SECONDS.observe(self._monotonic() - flight.began)
+        observe(flight.batch.rows, committed_at)
         for table, rows in stored.rows.items():
             SINK_ROWS.labels(table).inc(rows)
         for table, rows in stored.duplicates.items():

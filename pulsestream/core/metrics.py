@@ -3,7 +3,13 @@
 Label values come from bounded sets only (tenants are bounded by the tier's quota; never an id from outside).
 """
 
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Final
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.utils import floatToGoString
 
 REGISTRY = CollectorRegistry()
 
@@ -20,6 +26,38 @@ def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
 
 def _histogram(name: str, meaning: str, *labels: str) -> Histogram:
     return Histogram(f"pulsestream_{name}", meaning, labels, buckets=_SECONDS, registry=REGISTRY)
+
+
+class CountedHistogram:
+    """A histogram of values that were counted by bucket elsewhere, many at once. Safe to use from several threads."""
+
+    BOUNDS: Final = _SECONDS
+    """Seconds; the last bucket, of what is greater, goes without saying."""
+
+    def __init__(self, name: str, meaning: str, *labels: str) -> None:
+        self._named = (f"pulsestream_{name}", meaning)
+        self._labels = labels
+        self._lock = threading.Lock()
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
+        REGISTRY.register(self)
+
+    def add(self, labels: tuple[str, ...], counts: Sequence[int], seconds: float) -> None:
+        """Add how many values fell into each bucket, the one without a bound last, and their sum."""
+        with self._lock:
+            held = self._counts.setdefault(labels, [0] * (len(self.BOUNDS) + 1))
+            self._counts[labels] = [one + more for one, more in zip(held, counts, strict=True)]
+            self._sums[labels] = self._sums.get(labels, 0.0) + seconds
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """Return it as Prometheus reads it."""
+        family = HistogramMetricFamily(*self._named, labels=self._labels)
+        with self._lock:
+            for labels, counts in self._counts.items():
+                reached = [sum(counts[: place + 1]) for place in range(len(counts))]
+                names = [*map(floatToGoString, self.BOUNDS), "+Inf"]
+                family.add_metric(labels, [*zip(names, map(float, reached), strict=True)], self._sums[labels])
+        yield family
 
 
 # producers
@@ -81,6 +119,12 @@ SINK_DEAD_LETTERS_LOST = _counter(
     "sink_dead_letters_lost_total", "Dead letters that could not be stored (logged)", "reason"
 )
 SINK_BATCH_SECONDS = _histogram("sink_batch_seconds", "From a batch's first record read to its commit")
+SINK_STAGE_SECONDS = CountedHistogram(
+    "sink_stage_seconds",
+    "Of stored records: exchange_to_receipt, receipt_to_append (by the broker), append_to_commit, exchange_to_commit",
+    "dataset",
+    "stage",
+)
 SINK_FENCED = _counter("sink_fenced_total", "Batches given up because another sink moved the offset")
 SINK_RETENTION_GAPS = _counter("sink_retention_gaps_total", "Times that retention overtook this sink")
 SINK_PAUSED = _gauge(
@@ -93,4 +137,7 @@ HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route
 HTTP_SECONDS = _histogram("http_seconds", "Time to answer an HTTP request", "route")
 INGESTED = _counter("ingested_total", "Events acknowledged by the broker")
 DEAD_LETTERS_SETTLED = _counter("dead_letters_settled_total", "Dead letters replayed or discarded", "settled")
+RETENTION_ROWS = _counter("retention_rows_total", "Rows removed since nobody's tier keeps them", "table")
+RETENTION_CHUNKS = _counter("retention_chunks_total", "Chunks dropped whole")
+RETENTION_LAST = _gauge("retention_last_run_timestamp_seconds", "When the last run of retention that ended well began")
 OUTBOX_PENDING = _gauge("outbox_pending", "Control records not yet on their topic")

@@ -13,7 +13,7 @@ from schemas.codec import codec
 from schemas.columns import Octets
 from schemas.records import Tick, Trade
 from sinks import intake
-from sinks.column_rows import ColumnRows, copy_stream, event_times
+from sinks.column_rows import ColumnRows, all_moments, copy_stream
 from sinks.copy_binary import encode_row, packers, stream
 from sinks.copy_columns import Column, Numbers, Texts, encode
 from sinks.intake import Read, one_by_one, take_in
@@ -98,7 +98,7 @@ def test_any_part_of_the_rows_is_a_copy_stream_of_their_own(records: list[Taken]
 
         part = rows[start:stop]
 
-        assert event_times(part) == event_times([*rows][start:stop])
+        assert all_moments(part).tolist() == all_moments([*rows][start:stop]).tolist()
         assert copy_stream(part) == stream(row.encoded for row in [*rows][start:stop])
         assert [*part] == [*rows][start:stop]
 
@@ -113,7 +113,7 @@ def test_sound_records_are_encoded_together(dataset: str) -> None:
 
     assert isinstance(rows, ColumnRows)
     assert rows.places.tolist() == [0, 1, 2]
-    assert rows.times.tolist() == [record.exchange_time] * 3
+    assert rows.moments.T.tolist() == [[record.exchange_time, record.received_time, NOW + 1000 * at] for at in range(3)]
     assert rows[1] == by_rows([records]).rows[BY_DATASET[dataset].name][1]
 
 
