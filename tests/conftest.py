@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import hypothesis
+import psycopg
 import pytest
 import structlog
 from pydantic import SecretStr
@@ -30,7 +31,7 @@ from pulsestream.local.database import EmbeddedDatabase
 from pulsestream.local.java import cache_folder, find_runtime
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.migrate import migrate
-from tests.support.databases import NamedDatabase, execute
+from tests.support.databases import PLAIN, TIMESCALEDB, NamedDatabase, execute, has_timescale
 from tests.support.rounds import Rounds
 
 REPOSITORY = Path(__file__).parent.parent
@@ -109,29 +110,62 @@ def broker(request: pytest.FixtureRequest) -> Iterator[EmbeddedKafka]:
 
 
 @pytest.fixture(scope="session")
-def database_server() -> Iterator[str]:
+def given_server() -> str | None:
+    """The server that is given, or the tool's, which is TimescaleDB; None: there is neither."""
     given = os.environ.get("PULSESTREAM_TEST_DATABASE_URL")
     tool = SHARED / "tools" / "timescaledb"
-    if given:
-        yield given
-    elif tool.exists() and os.geteuid() == 0:
-        with _one_at_a_time("database"):
-            said = subprocess.run([tool, "start"], stdout=subprocess.PIPE, text=True, check=True, timeout=280)
-        yield said.stdout.splitlines()[-1]
-    else:
-        yield from _embedded_server()
+    if given or not tool.exists() or os.geteuid() != 0:
+        return given
+    with _one_at_a_time("database"):
+        said = subprocess.run([tool, "start"], stdout=subprocess.PIPE, text=True, check=True, timeout=280)
+    return said.stdout.splitlines()[-1]
 
 
 @pytest.fixture(scope="session")
-def migrated_template(database_server: str) -> Iterator[str]:
+def embedded_server() -> Iterator[str]:
+    home = Path(tempfile.mkdtemp(prefix="pulsestream-database-"))
+    server = EmbeddedDatabase(home)
+    try:
+        server.start()
+        yield server.url()
+    finally:
+        server.stop()
+        shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def database_server(request: pytest.FixtureRequest, given_server: str | None) -> str:
+    """The server of a test; `tests.support.databases.BOTH_KINDS` runs it on either kind, one after the other."""
+    kind = getattr(request, "param", None)
+    if kind == TIMESCALEDB and not (given_server and has_timescale(given_server)):
+        pytest.skip("no TimescaleDB is given: PULSESTREAM_TEST_DATABASE_URL names a server that has it")
+    if given_server and kind != PLAIN:
+        return given_server
+    server: str = request.getfixturevalue("embedded_server")
+    return server
+
+
+@pytest.fixture(scope="session")
+def templates() -> Iterator[dict[str, str]]:
+    """By server, a migrated database that nobody is connected to."""
+    made: dict[str, str] = {}
+    yield made
+    for server, name in made.items():
+        with suppress(psycopg.OperationalError):  # an embedded server may have been stopped before
+            execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def migrated_template(database_server: str, templates: dict[str, str]) -> str:
     """A migrated database that nobody is connected to: copies of it cost 50 ms instead of a migration."""
-    name = f"ps_test_template_{secrets.token_hex(4)}"
-    execute(database_server, f"CREATE DATABASE {name}")
-    migrate(NamedDatabase(database_server, name).url())
-    execute(database_server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-    execute(database_server, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-    yield name
-    execute(database_server, f"DROP DATABASE {name} WITH (FORCE)")
+    if database_server not in templates:
+        name = f"ps_test_template_{secrets.token_hex(4)}"
+        execute(database_server, f"CREATE DATABASE {name}")
+        migrate(NamedDatabase(database_server, name).url())
+        execute(database_server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        execute(database_server, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        templates[database_server] = name
+    return templates[database_server]
 
 
 @pytest.fixture
@@ -194,14 +228,3 @@ def _empty(settings: Settings) -> None:
         assert time.monotonic() < deadline, f"topics are not deleted: {left}"
         admin.delete(left)
     admin.create(platform_topic_specs(settings))
-
-
-def _embedded_server() -> Iterator[str]:
-    home = Path(tempfile.mkdtemp(prefix="pulsestream-database-"))
-    server = EmbeddedDatabase(home)
-    try:
-        server.start()
-        yield server.url()
-    finally:
-        server.stop()
-        shutil.rmtree(home)

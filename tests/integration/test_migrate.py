@@ -11,6 +11,7 @@ import pytest
 from schemas import migrate as module
 from schemas.errors import MigrationError
 from schemas.migrate import Migration, migrate, migrations, missing, pending
+from tests.support.databases import BOTH_KINDS
 
 
 @pytest.fixture
@@ -23,6 +24,7 @@ def empty_database(database_server: str) -> Iterator[str]:
         server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')  # type: ignore[call-overload]  # a generated name
 
 
+@BOTH_KINDS
 def test_every_migration_is_applied_once_and_in_order(empty_database: str) -> None:
     names = [migration.name for migration in migrations()]
 
@@ -85,6 +87,7 @@ def test_pending_names_only_what_is_not_applied() -> None:
         pending({first.version: first.checksum}, [replace(first, text="other"), second])
 
 
+@BOTH_KINDS
 def test_time_series_are_hypertables_where_the_extension_exists(empty_database: str) -> None:
     migrate(empty_database)
 

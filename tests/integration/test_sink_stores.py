@@ -16,6 +16,7 @@ from pulsestream.core.topics import FEEDS
 from schemas.codec import codec
 from schemas.records import Bar, Feed, Gap, Record, Tick, Trade
 from sinks import database, tables
+from tests.support.databases import BOTH_KINDS
 from tests.support.sinking import (
     START,
     Scene,
@@ -108,6 +109,7 @@ def shown(record: Record) -> dict[str, object]:
     return expected if expected.pop("as_of", None) is None else expected | AS_OF
 
 
+@BOTH_KINDS
 def test_a_record_stored_before_is_left_out_at_another_offset(scene: Scene) -> None:
     scene.make("dlq", "ticks", "alerts", "events")
     for dataset, record in (("ticks", tick), ("alerts", alert), ("events", event)):
@@ -128,6 +130,7 @@ def test_a_record_stored_before_is_left_out_at_another_offset(scene: Scene) -> N
     assert {table: after[table] - before[table] for table in before} == {"ticks": 10, "alerts": 10, "events": 10}
 
 
+@BOTH_KINDS
 def test_a_trade_that_comes_again_changes_nothing_though_its_source_rounds_the_time_differently(scene: Scene) -> None:
     live = [trade(number) for number in range(1, 11)]
     filled = [trade(number, exchange_time=START + number * 1000 + 1, price=7.0) for number in range(6, 16)]
@@ -267,6 +270,7 @@ def test_another_body_under_a_stored_id_is_a_dead_letter(scene: Scene, *, togeth
     ]
 
 
+@BOTH_KINDS
 def test_the_statistic_with_the_greatest_as_of_wins_in_whatever_order_it_comes(scene: Scene) -> None:
     scene.make("dlq", "stats")
     with running_sink(scene.settings):
@@ -328,6 +332,7 @@ def _good(number: int) -> list[bytes]:
     return [value for _, value in encoded(tick(100 + each) for each in range(number))]  # type: ignore[misc]
 
 
+@BOTH_KINDS
 def test_what_only_the_database_refuses_is_bisected_to_the_record(scene: Scene) -> None:
     records = [alert(number) for number in range(64)]
     for culprit in (0, 31, 63):
