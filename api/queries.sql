@@ -314,3 +314,142 @@ WHERE tenant = %(tenant)s AND dataset = %(dataset)s;
 -- name: mark_refused
 UPDATE tenant_topics SET status = 'refused', detail = %(detail)s, active_at = NULL
 WHERE tenant = %(tenant)s AND dataset = %(dataset)s;
+
+-- name: retention_tiers
+SELECT tenant, tier FROM tenants ORDER BY tenant;
+
+-- name: retention_has_chunks
+SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') AS found;
+
+-- name: take_retention_lock
+SELECT pg_try_advisory_lock(%(lock)s) AS taken;
+
+-- name: free_retention_lock
+SELECT pg_advisory_unlock(%(lock)s) AS freed;
+
+-- name: retention_chunks
+SELECT format('%%I.%%I', chunk_schema, chunk_name) AS name, range_start AS first, range_end AS last,
+    pg_total_relation_size(format('%%I.%%I', chunk_schema, chunk_name)::regclass) AS octets
+FROM timescaledb_information.chunks
+WHERE hypertable_schema = 'public' AND hypertable_name = %(table)s AND range_end <= %(before)s
+ORDER BY range_end;
+
+-- name: retention_any
+SELECT EXISTS (
+    SELECT FROM unnest(%(tenants)s::text[]) AS wanted (tenant)
+    WHERE EXISTS (
+        SELECT FROM {table} AS held
+        WHERE held.tenant = wanted.tenant AND held.{time} >= %(first)s AND held.{time} < %(last)s)) AS found;
+
+-- name: retention_shares
+SELECT tenant, count(*) AS rows, max(appended_at) AS newest
+FROM {table}
+WHERE {time} >= %(first)s AND {time} < %(last)s
+GROUP BY tenant
+ORDER BY tenant;
+
+-- name: retention_patience
+SELECT set_config('lock_timeout', %(hold)s, true), set_config('statement_timeout', %(look)s, true);
+
+-- name: hold_chunk
+SELECT hold_chunk(%(chunk)s::regclass);
+
+-- name: drop_chunk
+SELECT drop_chunks_between(%(table)s::regclass, %(first)s, %(last)s);
+
+-- name: retention_count
+SELECT count(*) AS rows FROM {table} WHERE tenant = %(tenant)s AND {time} < %(cutoff)s AND appended_at < %(cutoff)s;
+
+-- name: retention_next
+-- The last row of the next part of a walk, and whether there is none behind it.
+SELECT time, key, number < %(limit)s AS is_last
+FROM (
+    SELECT time, key, row_number() OVER (ORDER BY time, key) AS number
+    FROM (
+        SELECT {time} AS time, {key} AS key
+        FROM {table}
+        WHERE tenant = %(tenant)s
+            AND {time} < %(cutoff)s
+            AND {time} >= coalesce(%(time)s::timestamptz, '-infinity')
+            AND ({time}, {key}) > (coalesce(%(time)s::timestamptz, '-infinity'), %(key)s::text)
+        ORDER BY {time}, {key}
+        LIMIT %(limit)s) AS next) AS numbered
+ORDER BY number DESC
+LIMIT 1;
+
+-- name: retention_remove
+DELETE FROM {table}
+WHERE tenant = %(tenant)s
+    AND {time} <= %(last_time)s::timestamptz
+    AND ({time}, {key}) <= (%(last_time)s::timestamptz, %(last_key)s::text)
+    AND {time} >= coalesce(%(time)s::timestamptz, '-infinity')
+    AND ({time}, {key}) > (coalesce(%(time)s::timestamptz, '-infinity'), %(key)s::text)
+    AND appended_at < %(cutoff)s;
+
+-- name: retention_row_size
+-- Of a table and what inherits from it, which a hypertable's chunks do.
+SELECT sum(pg_total_relation_size(oid)) / nullif(sum(greatest(reltuples, 0)), 0) AS octets
+FROM pg_class
+WHERE oid = %(table)s::regclass OR oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = %(table)s::regclass);
+
+-- name: count_old_hours
+SELECT count(*) AS rows
+FROM trade_hours AS hours
+WHERE hours.tenant = %(tenant)s
+    AND hours.hour <= %(cutoff)s::timestamptz - INTERVAL '1 hour'
+    AND NOT EXISTS (
+        SELECT FROM trades AS held
+        WHERE held.tenant = hours.tenant
+            AND held.product = hours.product
+            AND held.exchange = hours.exchange
+            AND held.exchange_time >= hours.hour
+            AND held.exchange_time < hours.hour + INTERVAL '1 hour'
+            AND held.appended_at >= %(cutoff)s);
+
+-- name: remove_old_hours
+DELETE FROM trade_hours
+WHERE (tenant, exchange, product, hour) IN (
+    SELECT hours.tenant, hours.exchange, hours.product, hours.hour
+    FROM trade_hours AS hours
+    WHERE hours.tenant = %(tenant)s
+        AND hours.hour <= %(cutoff)s::timestamptz - INTERVAL '1 hour'
+        AND NOT EXISTS (
+            SELECT FROM trades AS held
+            WHERE held.tenant = hours.tenant
+                AND held.product = hours.product
+                AND held.exchange = hours.exchange
+                AND held.exchange_time >= hours.hour
+                AND held.exchange_time < hours.hour + INTERVAL '1 hour'
+                AND held.appended_at >= %(cutoff)s)
+    LIMIT %(limit)s);
+
+-- name: count_old_event_ids
+SELECT tenant, count(*) AS rows FROM event_ids WHERE claimed_at < %(before)s GROUP BY tenant;
+
+-- name: remove_old_event_ids
+WITH gone AS (
+    DELETE FROM event_ids
+    WHERE (tenant, event_id) IN (SELECT tenant, event_id FROM event_ids WHERE claimed_at < %(before)s LIMIT %(limit)s)
+    RETURNING tenant
+)
+SELECT tenant, count(*) AS rows FROM gone GROUP BY tenant;
+
+-- name: chunk_growth
+-- Of the chunk that rows of now go to. A table that has none is not told of.
+SELECT known.hypertable_name AS table, dimension.time_interval AS span,
+    pg_indexes_size(format('%%I.%%I', known.chunk_schema, known.chunk_name)::regclass)::bigint AS octets,
+    now() - greatest(known.chunk_creation_time, known.range_start) AS elapsed
+FROM timescaledb_information.chunks AS known
+JOIN timescaledb_information.dimensions AS dimension
+    ON dimension.hypertable_schema = known.hypertable_schema AND dimension.hypertable_name = known.hypertable_name
+WHERE known.hypertable_schema = 'public'
+    AND known.hypertable_name = ANY (%(tables)s)
+    AND known.range_start <= now()
+    AND known.range_end > now()
+ORDER BY known.hypertable_name;
+
+-- name: shared_buffers
+SELECT setting::bigint * pg_size_bytes('8kB') AS octets FROM pg_settings WHERE name = 'shared_buffers';
+
+-- name: set_chunk_span
+SELECT set_chunk_span(%(table)s::regclass, %(span)s);

@@ -1,4 +1,4 @@
-"""`pulsestream relay`: the outbox to the control topics, and the reconciler of tenants' topics, in one process.
+"""`pulsestream relay`: the outbox to the control topics, the reconciler of tenants' topics, and retention.
 
 One relay works at a time: the advisory lock belongs to the database session that also marks what was published, so that
 whoever loses the session stops. Others wait for their turn. Whatever goes wrong with the database ends the process; a
@@ -18,6 +18,7 @@ from api.ingestion.idempotency import WINDOW_HOURS
 from api.outbox_publisher import OutboxPublisher
 from api.reconciler import Reconciler
 from api.relay_database import Connection, await_notice, connect, execute, fetch_one
+from api.retention.schedule import Schedule
 from pulsestream.core.errors import PulseStreamError
 from pulsestream.core.health import Readiness, operations
 from pulsestream.core.kafka import BrokerError
@@ -51,15 +52,18 @@ def run(settings: Settings) -> None:
         if not _await_turn(connection, stop):
             return
         reconciling = _Reconciling(settings, stop)
+        retention = Schedule(settings, stop)
         publisher = OutboxPublisher(settings, connection, stop)
         readiness.add("outbox", publisher.problem)
         readiness.add("topics", reconciling.problem)
         reconciling.start()
+        retention.start()
         try:
             _relay(settings, publisher, connection, reconciling, stop)
         finally:
             stop.set()
             reconciling.join(STOP_WITHIN)
+            retention.join(STOP_WITHIN)
         reconciling.check()
 
 

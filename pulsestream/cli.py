@@ -166,6 +166,26 @@ def relay() -> None:
 
 
 @app.command()
+def retention(
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="remove nothing, say what would go")] = False,
+) -> None:
+    """Remove what tenants' tiers no longer keep, now.
+
+    The relay does the same once an hour. Rows are kept for PULSESTREAM_RETENTION_DAYS_FREE, _PRO and _ENTERPRISE days
+    (0: for ever) from their event, or from when the broker took them if that is later. Chunks of TimescaleDB that
+    nobody needs any more go whole, other rows in batches. It also makes new chunks as long as their rate allows.
+    PULSESTREAM_DATABASE_URL must name ps_relay or a superuser; without it, the stack that runs here is meant.
+
+    Examples: pulsestream retention --dry-run; PULSESTREAM_RETENTION_DAYS_FREE=7 pulsestream retention
+    """
+    from pulsestream.commands.retention import retire
+    from pulsestream.core.clock import to_datetime, wall_clock
+
+    typer.echo(retire(_with_database("retention"), to_datetime(wall_clock()), dry_run=dry_run))
+
+
+@app.command()
 def exchange(
     venue: Annotated[str, typer.Option(help="language: coinbase, binance or kraken")] = "coinbase",
     frames: Annotated[Path | None, typer.Option(help="recording to replay, one `seconds JSON` a line")] = None,
@@ -578,6 +598,15 @@ def _sources(names: list[str], begin: str | None, end: str | None) -> "Sources":
     if since >= until:
         raise UsageError(f"--from {begin} is not before --to {end}: nothing lies between them")
     return Sources.open(names, Span(since, until), _database_url)
+
+
+def _with_database(process: str) -> Settings:
+    """Return settings that name a database: those given, or those of the stack that runs here."""
+    settings = load_settings()
+    if not settings.database_url.get_secret_value():
+        return _client(process)
+    log.configure(process, "warning", "console")
+    return settings
 
 
 def _database_url() -> str:

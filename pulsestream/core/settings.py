@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     sink_batch_kib: int = Field(16_384, ge=64, le=1_048_576, description="size of a transaction's records, in KiB")
     sink_queue_kib: int = Field(32_768, ge=1024, le=2_097_151, description="records read ahead, in KiB")
     dead_letter_days: int = Field(30, ge=1, le=3650, description="for which dead letters can be searched and replayed")
+    retention_days_free: int = Field(30, ge=0, le=36500, description="for which its rows are kept; 0: for ever")
+    retention_days_pro: int = Field(365, ge=0, le=36500, description="likewise")
+    retention_days_enterprise: int = Field(0, ge=0, le=36500, description="likewise")
     sink_topic_refresh: float = Field(1.0, ge=0.1, le=300, description="seconds until a new topic is seen, at most")
 
 
