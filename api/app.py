@@ -16,6 +16,7 @@ from api.dependencies import Services
 from api.edge import Edge
 from api.errors import MEDIA_TYPE, FieldError, Problem
 from api.feeds import endpoints as feeds
+from api.freshness import endpoints as freshness
 from api.ingestion.app import IngestionApp
 from api.ingestion.idempotency import IdempotencyKeys
 from api.openapi import documented
@@ -32,6 +33,7 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
     rules.router,
     search.router,
     feeds.router,
+    freshness.router,
     dead_letters.router,
 )
 _NOTHING: Final = object()

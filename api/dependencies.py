@@ -8,6 +8,7 @@ from api.auth import Authenticator
 from api.database import Database
 from api.dead_letters.service import DeadLetters
 from api.feeds.service import Feeds
+from api.freshness.service import Freshness
 from api.health import Health
 from api.ingestion.service import Ingestion
 from api.rules.service import Rules
@@ -30,6 +31,7 @@ class Services:
     feeds: Feeds
     ingestion: Ingestion
     dead_letters: DeadLetters
+    freshness: Freshness
 
 
 def services(request: Request) -> Services:
@@ -66,3 +68,8 @@ def feeds(request: Request) -> Feeds:
 def dead_letters(request: Request) -> DeadLetters:
     """Return the dead letters' service."""
     return services(request).dead_letters
+
+
+def freshness(request: Request) -> Freshness:
+    """Return the service of lag and freshness."""
+    return services(request).freshness

@@ -453,3 +453,28 @@ SELECT setting::bigint * pg_size_bytes('8kB') AS octets FROM pg_settings WHERE n
 
 -- name: set_chunk_span
 SELECT set_chunk_span(%(table)s::regclass, %(span)s);
+
+-- name: own_positions
+SELECT topic, topic_id, partition, next_offset, updated_at
+FROM sink_offsets
+WHERE split_part(topic, '.', 2) = %(tenant)s
+ORDER BY topic, topic_id, partition;
+
+-- name: own_lost_records
+SELECT topic, sum(to_offset - from_offset) AS records
+FROM sink_gaps
+WHERE split_part(topic, '.', 2) = %(tenant)s AND cause = 'retention'
+GROUP BY topic;
+
+-- name: newest_rows
+(SELECT 'ticks' AS dataset, exchange_time AS time, appended_at FROM ticks WHERE tenant = %(tenant)s ORDER BY exchange_time DESC LIMIT 1)
+UNION ALL
+(SELECT 'trades', exchange_time, appended_at FROM trades WHERE tenant = %(tenant)s ORDER BY exchange_time DESC LIMIT 1)
+UNION ALL
+(SELECT 'events', time, appended_at FROM events WHERE tenant = %(tenant)s ORDER BY time DESC LIMIT 1)
+UNION ALL
+(SELECT 'stats', at, appended_at FROM stats WHERE tenant = %(tenant)s ORDER BY at DESC LIMIT 1)
+UNION ALL
+(SELECT 'bars', start, appended_at FROM bars WHERE tenant = %(tenant)s ORDER BY start DESC LIMIT 1)
+UNION ALL
+(SELECT 'alerts', at, appended_at FROM alerts WHERE tenant = %(tenant)s ORDER BY at DESC LIMIT 1);

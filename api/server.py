@@ -20,6 +20,8 @@ from api.database import Database
 from api.dead_letters.service import DeadLetters
 from api.dependencies import Services
 from api.feeds.service import Feeds
+from api.freshness.broker import Broker
+from api.freshness.service import Freshness
 from api.health import Health
 from api.http_protocol import BoundedHttpProtocol
 from api.ingestion.publisher import Fatal, Publisher
@@ -58,7 +60,7 @@ async def open_services(
     """Make everything that the routes need, in the running loop, and close it afterwards."""
     database = Database(settings)
     await database.open()
-    publisher = Publisher(settings, on_fatal)
+    publisher, broker = Publisher(settings, on_fatal), Broker(settings)
     health = Health(database, publisher)
     watching = asyncio.create_task(health.watch())
     try:
@@ -73,10 +75,12 @@ async def open_services(
             Feeds(database, clock, settings.feed_shards),
             Ingestion(publisher, EventsTopicGate(database, time.monotonic)),
             DeadLetters(database, CursorSeal(peppers), publisher, clock),
+            Freshness(database, broker.ends, clock, time.monotonic),
         )
     finally:
         watching.cancel()
         await asyncio.wait([watching])
+        broker.close()
         await publisher.close()
         await database.close()
 

@@ -11,13 +11,14 @@ from typing import Final
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
+    IsolationLevel,
     KafkaError,
     KafkaException,
     Message,
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # documented there, not in __all__
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from pulsestream.core.errors import OutageError, SettingsError
@@ -142,6 +143,23 @@ class Admin:
                     continue
                 raise BrokerError(f"cannot describe topic {name}: {reason(error)}") from error
             found[name] = TopicInfo(name, str(topic.topic_id), len(topic.partitions))
+        return found
+
+    def ends(self, partitions: Mapping[str, int], timeout: float = ADMIN_TIMEOUT) -> dict[str, dict[int, int]]:
+        """Return the offset after the last committed record of each partition, given how many each topic has."""
+        places = [TopicPartition(topic, number) for topic, count in partitions.items() for number in range(count)]
+        found: dict[str, dict[int, int]] = {topic: {} for topic in partitions}
+        latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the library's own
+        asked = self.client.list_offsets(
+            dict.fromkeys(places, latest),
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=timeout,
+        )
+        for place, future in asked.items():
+            try:
+                found[place.topic][place.partition] = future.result().offset
+            except KafkaException as error:
+                raise BrokerError(f"cannot read the end of {place.topic}: {reason(error)}") from error
         return found
 
     def create(self, specs: Collection[TopicSpec]) -> list[str]:

@@ -20,6 +20,7 @@ SUBSCRIPTIONS = "/api/v1/subscriptions"
 RULES = "/api/v1/rules"
 SEARCH = "/api/v1/ingestion/events/search"
 FEEDS = "/api/v1/feeds"
+STATUS = "/api/v1/ingestion/status"
 LETTERS = "/api/v1/dead-letters"
 
 
@@ -156,6 +157,14 @@ def searching_finds_ones_own(pair: Pair) -> None:
         )
 
 
+def the_status_is_that_of_ones_own_topics(pair: Pair) -> None:
+    answer = pair.intrude("GET", STATUS)
+    pair.assert_hidden(answer)
+    assert pair.victim.slug in str(pair.victim.call("GET", STATUS))
+    assert answer.json()["newest"] == []
+    assert {topic["topic"].split(".")[1] for topic in answer.json()["topics"]} <= {pair.intruder.slug}
+
+
 def the_feeds_are_those_of_ones_own_products(pair: Pair) -> None:
     assert pair.intrude("GET", FEEDS).json()["feeds"] == []
     assert "victims-own" in str(pair.victim.call("GET", FEEDS))
@@ -233,6 +242,7 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("get", LETTERS + "/{letter_id}"): another_tenants_dead_letter_does_not_exist,
     ("post", LETTERS + "/replay"): another_tenants_dead_letter_is_not_replayed,
     ("post", LETTERS + "/discard"): another_tenants_dead_letter_is_not_discarded,
+    ("get", STATUS): the_status_is_that_of_ones_own_topics,
     ("get", FEEDS): the_feeds_are_those_of_ones_own_products,
     ("post", "/api/v1/ingestion/events"): an_event_goes_to_ones_own_topic,
     ("post", "/api/v1/ingestion/events/batch"): a_batch_goes_to_ones_own_topic,

@@ -1,0 +1,1 @@
+"""How far the database is behind a tenant's topics, and how old the newest rows are."""
