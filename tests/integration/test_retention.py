@@ -4,6 +4,7 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -169,10 +170,9 @@ def test_a_chunk_that_nobody_needs_goes_whole_and_others_lose_rows(
         assert ran.removed["ticks", "acme"].octets
 
 
-def test_no_row_is_lost_that_comes_while_its_chunk_is_to_be_dropped(
+def test_a_chunk_that_somebody_writes_to_for_long_stays_until_the_next_run(
     admin: psycopg.Connection, relay: Connection, database: NamedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A backfill writes into an old chunk that was found to be over, and commits later."""
     monkeypatch.setattr(store, "HOLD_WITHIN", "100ms")
     [ticks] = [table for table in TABLES if table.name == "ticks"]
     old = NOW - 100 * DAY
@@ -183,10 +183,29 @@ def test_no_row_is_lost_that_comes_while_its_chunk_is_to_be_dropped(
         ran = run(relay)
         backfill.commit()
 
-    assert kept(admin, ticks)["acme", old, NOW] == 1
     if chunks(admin, "ticks") is not None:
         assert (ran.held, ran.chunks) == (1, 0)
-    assert run(relay).chunks == 0
+    assert kept(admin, ticks) == {("acme", old, NOW): 1}
+
+
+def test_no_row_is_lost_that_is_committed_while_its_chunk_is_about_to_be_dropped(
+    admin: psycopg.Connection, relay: Connection, database: NamedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backfill writes into an old chunk that was found to be over, and commits while retention waits for it."""
+    monkeypatch.setattr(store, "HOLD_WITHIN", "60s")
+    [ticks] = [table for table in TABLES if table.name == "ticks"]
+    old = NOW - 100 * DAY
+    put(admin, ticks, [("acme", old, old)])
+    waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    with psycopg.connect(database.url()) as backfill, ThreadPoolExecutor(1) as thread:
+        put(backfill, ticks, [("acme", old, NOW)])
+        running = thread.submit(run, relay)
+        wait_until(lambda: running.done() or admin.execute(waits).rowcount)
+        backfill.commit()
+        ran = running.result(60)
+
+    assert ran.chunks == 0
     assert kept(admin, ticks) == {("acme", old, NOW): 1}
 
 
