@@ -1,7 +1,7 @@
 """Search cursors: where a walk stands, as opaque text that only this installation can make.
 
-A cursor holds the position after the last row shown (event time, dataset, id) and a fingerprint of the search it
-belongs to, sealed with a MAC that covers the tenant: a changed, foreign or misplaced cursor is refused.
+A cursor holds the position after the last row shown (its place in the order, dataset, id) and a fingerprint of the
+search it belongs to, sealed with a MAC that covers the tenant: a changed, foreign or misplaced cursor is refused.
 """
 
 import base64
@@ -26,11 +26,15 @@ class CursorError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The last row shown: `time` in microseconds, `dataset`, `event_id`. A walk goes on behind it."""
+    """The last row shown: `time` in microseconds, `dataset`, `event_id`. A walk goes on behind it.
+
+    `ingested`: in a walk by ingestion, the transaction that stored the row.
+    """
 
     time: int
     dataset: str
     event_id: str
+    ingested: int | None = None
 
 
 class _Sealed(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -39,6 +43,7 @@ class _Sealed(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     time: int
     dataset: str
     event_id: str
+    ingested: int | None = None
 
 
 class CursorSeal:
@@ -50,7 +55,14 @@ class CursorSeal:
     def seal(self, position: Position, tenant: str, search: object) -> str:
         """Return the cursor of a position in `search` (any JSON-able value that says which rows, in what order)."""
         payload = msgspec.msgpack.encode(
-            _Sealed(_VERSION, _fingerprint(search), position.time, position.dataset, position.event_id)
+            _Sealed(
+                _VERSION,
+                _fingerprint(search),
+                position.time,
+                position.dataset,
+                position.event_id,
+                position.ingested,
+            )
         )
         return base64.urlsafe_b64encode(self._mac(payload, tenant) + payload).rstrip(b"=").decode()
 
@@ -63,7 +75,7 @@ class CursorSeal:
         sealed = msgspec.msgpack.decode(payload, type=_Sealed)
         if sealed.fingerprint != _fingerprint(search):
             raise CursorError("the cursor belongs to a search with other filters or another order")
-        return Position(sealed.time, sealed.dataset, sealed.event_id)
+        return Position(sealed.time, sealed.dataset, sealed.event_id, sealed.ingested)
 
     def _mac(self, payload: bytes, tenant: str) -> bytes:
         return hmac.digest(self._key, tenant.encode() + b"\0" + payload, hashlib.sha256)[:_MAC_BYTES]

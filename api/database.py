@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 from psycopg import AsyncConnection, DataError, OperationalError, sql
+from psycopg.errors import QueryCanceled
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -26,7 +27,13 @@ Parameters = Mapping[str, Any]
 POOL_SIZE: Final = 10
 POOL_WAIT: Final = 3.0
 """Seconds that a request waits for a connection."""
-_CONNECT: Final = {"connect_timeout": 3, "options": "-c statement_timeout=10s", "application_name": "pulsestream-api"}
+TIMEOUT: Final = 10.0
+"""Seconds that a statement may take."""
+_CONNECT: Final = {
+    "connect_timeout": 3,
+    "options": f"-c statement_timeout={TIMEOUT:.0f}s",
+    "application_name": "pulsestream-api",
+}
 _START: Final = 30.0
 _log = logger(__name__)
 
@@ -86,6 +93,8 @@ class Database:
         try:
             async with self._pool.connection() as connection:
                 yield connection
+        except QueryCanceled as error:
+            raise errors.too_slow() from error
         except (OperationalError, PoolTimeout) as error:
             _log.warning("database unavailable", reason=str(error))
             raise errors.database_away() from error
@@ -93,10 +102,13 @@ class Database:
             raise errors.refused_value(str(error)) from error
 
     @asynccontextmanager
-    async def tenant(self, tenant: str) -> AsyncIterator[Connection]:
-        """Open a transaction that sees one tenant; raises Problem 503 when the database is away."""
+    async def tenant(self, tenant: str, seconds: float = TIMEOUT) -> AsyncIterator[Connection]:
+        """Open a transaction that sees one tenant; raises Problem 503 when the database is away.
+
+        A statement that takes longer than `seconds` is ended, which raises Problem 503 too.
+        """
         async with self.connection() as connection, connection.transaction():
-            await connection.execute(query("bind_tenant"), {"tenant": tenant})
+            await connection.execute(query("bind_tenant"), {"tenant": tenant, "timeout": f"{seconds * 1000:.0f}"})
             yield connection
 
 

@@ -12,6 +12,7 @@ from api.freshness.service import Freshness
 from api.health import Health
 from api.ingestion.service import Ingestion
 from api.rules.service import Rules
+from api.search.series import Series
 from api.search.service import Search
 from api.subscriptions.service import Subscriptions
 from api.tenants.service import Tenants
@@ -28,6 +29,7 @@ class Services:
     subscriptions: Subscriptions
     rules: Rules
     search: Search
+    series: Series
     feeds: Feeds
     ingestion: Ingestion
     dead_letters: DeadLetters
@@ -58,6 +60,11 @@ def rules(request: Request) -> Rules:
 def search(request: Request) -> Search:
     """Return the search."""
     return services(request).search
+
+
+def series(request: Request) -> Series:
+    """Return the series of bars."""
+    return services(request).series
 
 
 def feeds(request: Request) -> Feeds:

@@ -259,6 +259,15 @@ def database_away() -> Problem:
     )
 
 
+def too_slow() -> Problem:
+    """503: the database ended a statement that took too long."""
+    return unavailable(
+        "too-slow",
+        "The answer takes too long",
+        "The database would have to look through too much. Ask for less: a shorter time range, or more filters.",
+    )
+
+
 def internal() -> Problem:
     """500: a fault of ours; the log has it under the request id."""
     return Problem(

@@ -1,5 +1,5 @@
 -- name: bind_tenant
-SELECT set_config('pulsestream.tenant', %(tenant)s, true);
+SELECT set_config('pulsestream.tenant', %(tenant)s, true), set_config('statement_timeout', %(timeout)s, true);
 
 -- name: ping
 SELECT 1 AS one;
@@ -82,71 +82,114 @@ SELECT rule_id, version, name, enabled, deleted, definition, created_by, created
 FROM rules WHERE tenant = %(tenant)s AND rule_id = %(rule_id)s
 ORDER BY version DESC LIMIT 1;
 
--- name: search_ticks
-SELECT event_id, exchange, product, sequence, trade_id, side, price, size, best_bid, best_bid_size, best_ask,
-       best_ask_size, quote_time, open_24h, high_24h, low_24h, volume_24h, volume_30d, exchange_time, received_time
-FROM ticks WHERE tenant = %(tenant)s {filters}
-ORDER BY exchange_time {direction}, event_id {direction} LIMIT %(limit)s;
+-- name: search_rows
+SELECT {columns} FROM {table} WHERE tenant = %(tenant)s {conditions}
+ORDER BY {order} LIMIT %(limit)s;
 
--- name: search_trades
-SELECT event_id, exchange, product, trade_id, price, size, side, exchange_time, received_time, sequence
-FROM trades WHERE tenant = %(tenant)s {filters}
-ORDER BY exchange_time {direction}, event_id {direction} LIMIT %(limit)s;
+-- name: search_edge
+-- The key of the nth row, where there are as many.
+SELECT {columns} FROM {table} WHERE tenant = %(tenant)s {conditions}
+ORDER BY {order} OFFSET %(near)s - 1 LIMIT 1;
 
--- name: search_bars
-SELECT event_id, exchange, product, period, start, open, high, low, close, volume, quote_volume, vwap, trades,
-       buy_volume, complete, revision, origin, received_time
-FROM bars WHERE tenant = %(tenant)s {filters}
-ORDER BY start {direction}, event_id {direction} LIMIT %(limit)s;
+-- name: search_far
+-- Ordered by an expression, which no index gives: all that contains what is asked for is found by the index of that.
+SELECT {columns} FROM own_events WHERE true {conditions}
+ORDER BY {order} LIMIT %(limit)s;
 
--- name: search_events
-SELECT event_id, type, source, product, time, received_time, data
-FROM events WHERE tenant = %(tenant)s {filters}
-ORDER BY time {direction}, event_id {direction} LIMIT %(limit)s;
+-- name: count_rows
+SELECT count(*) AS rows FROM (
+    SELECT FROM {table} WHERE tenant = %(tenant)s {conditions} LIMIT %(limit)s) AS counted;
 
--- name: search_stats
-SELECT event_id, exchange, product, "window", at, basis, count, open, high, low, close, volume, quote_volume,
-       buy_volume, vwap, mean, stddev, coverage_seconds, reference_price, change, change_pct, volatility,
-       stddev_log_return, spread_mean, spread_bps, quote_age, range_position, revision,
-       forecast_volatility, forecast_low, forecast_high
-FROM stats WHERE tenant = %(tenant)s {filters}
-ORDER BY at {direction}, event_id {direction} LIMIT %(limit)s;
+-- name: count_within
+SELECT set_config('statement_timeout', %(timeout)s, true);
 
--- name: search_alerts
-SELECT alert_id AS event_id, alert_id, seq, rule_id, rule_name, rule_version, exchange, product, state, at, value,
-       threshold, reason, severity, labels, "window", last_prices
-FROM alerts WHERE tenant = %(tenant)s {filters}
-ORDER BY at {direction}, alert_id {direction} LIMIT %(limit)s;
+-- name: estimate_rows
+EXPLAIN (FORMAT JSON) SELECT FROM {table} WHERE tenant = %(tenant)s {conditions};
 
--- name: filter_product
-AND product = %(product)s
+-- name: ingested_horizon
+SELECT ingested_horizon() AS horizon;
 
--- name: filter_exchange
+-- name: where_equal
+AND {column} = {value}
+
+-- name: where_equal_bytes
+AND {column} COLLATE "C" = {value}
+
+-- name: where_prefix
+AND {column} COLLATE "C" >= {value}
+
+-- name: where_below_bytes
+AND {column} COLLATE "C" < {value}
+
+-- name: where_contains
+AND {column} @> {value}::jsonb
+
+-- name: where_contains_of_tenant
+AND jsonb_set('{{}}', ARRAY[tenant], {column}) @> jsonb_build_object(%(tenant)s::text, {value}::jsonb)
+
+-- name: where_from
+AND {column} >= {value}
+
+-- name: where_to
+AND {column} < {value}
+
+-- name: where_settled
+AND ingested < (SELECT ingested_horizon())
+
+-- name: where_behind
+AND ({columns}) {beyond} ({values})
+
+-- name: where_at_or_behind
+AND ({columns}) {beyond_or_at} ({values})
+
+-- name: where_up_to
+AND ({columns}) {before_or_at} ({values})
+
+-- name: read_series
+-- Stored bars of a series gathered into periods. Of several with one start the complete one counts, by trades first. Where
+-- more are stored than are read, what is read of the farthest period may not be all of it.
+WITH stored AS (
+    SELECT start, exchange, open, high, low, close, volume, quote_volume, trades, buy_volume, complete, origin,
+           date_bin(%(period)s, start, %(anchor)s) AS begin
+    FROM bars
+    WHERE tenant = %(tenant)s AND product = %(product)s AND period = %(stored)s {conditions}
+    ORDER BY start {direction} LIMIT %(most)s
+), edge AS (
+    SELECT count(*) AS bars, {farthest}(begin) AS begin FROM stored
+), chosen AS (
+    SELECT DISTINCT ON (exchange, start) * FROM stored
+    ORDER BY exchange, start, complete DESC, array_position(ARRAY['trades', 'exchange', 'ticks'], origin)
+)
+SELECT chosen.begin AS start, exchange, (array_agg(open ORDER BY start))[1] AS open, max(high) AS high, min(low) AS low,
+       (array_agg(close ORDER BY start DESC))[1] AS close, sum(volume) AS volume,
+       CASE WHEN count(quote_volume) = count(*) THEN sum(quote_volume) END AS quote_volume,
+       CASE WHEN count(trades) = count(*) THEN sum(trades)::bigint END AS trades,
+       CASE WHEN count(buy_volume) = count(*) THEN sum(buy_volume) END AS buy_volume,
+       bool_and(complete) AS complete, count(*) AS bars,
+       edge.bars >= %(most)s AND chosen.begin = edge.begin AS is_cut
+FROM chosen CROSS JOIN edge
+GROUP BY chosen.begin, exchange, edge.bars, edge.begin
+ORDER BY chosen.begin {direction}, exchange {direction} LIMIT %(limit)s;
+
+-- name: series_exchange
 AND exchange = %(exchange)s
 
--- name: filter_period
-AND period = %(period)s
+-- name: series_origin
+AND origin = %(origin)s
 
--- name: filter_type
-AND type = %(type)s
+-- name: series_from
+AND start >= %(from)s
 
--- name: filter_source
-AND source = %(source)s
+-- name: series_to
+AND start < %(to)s
 
--- name: filter_from
-AND {time} >= %(from)s
+-- name: series_behind
+AND (date_bin(%(period)s, start, %(anchor)s), exchange) {beyond} (%(cursor_time)s::timestamptz, %(cursor_exchange)s::text)
 
--- name: filter_to
-AND {time} < %(to)s
-
--- name: filter_behind
-AND ({time}, {id}) {beyond} (%(cursor_time)s::timestamptz, %(cursor_id)s::text)
-
--- name: filter_at_or_behind
-AND {time} {beyond_or_at} %(cursor_time)s::timestamptz
-
--- name: filter_strictly_behind
-AND {time} {beyond} %(cursor_time)s::timestamptz
+-- name: close_before
+SELECT close FROM bars
+WHERE tenant = %(tenant)s AND product = %(product)s AND period = %(stored)s AND start < %(from)s {conditions}
+ORDER BY start DESC, complete DESC, array_position(ARRAY['trades', 'exchange', 'ticks'], origin) LIMIT 1;
 
 -- name: read_feeds
 -- What the ledger says of connections and products; row level security leaves the tenant's own.

@@ -27,6 +27,7 @@ from api.http_protocol import BoundedHttpProtocol
 from api.ingestion.publisher import Fatal, Publisher
 from api.ingestion.service import Ingestion
 from api.rules.service import Rules
+from api.search.series import Series
 from api.search.service import Search
 from api.subscriptions.service import Subscriptions
 from api.tenants.service import Tenants
@@ -72,6 +73,7 @@ async def open_services(
             Subscriptions(database),
             Rules(database, clock),
             Search(database, CursorSeal(peppers)),
+            Series(database, CursorSeal(peppers), clock),
             Feeds(database, clock, settings.feed_shards),
             Ingestion(publisher, EventsTopicGate(database, time.monotonic)),
             DeadLetters(database, CursorSeal(peppers), publisher, clock),

@@ -76,9 +76,17 @@ def migrate(database_url: str) -> list[str]:
             waiting = pending(_applied(connection), migrations())
             for migration in waiting:
                 _apply(connection, migration)
+            _set_ingestion_clock(connection)
     except psycopg.Error as error:
         raise MigrationError(f"the database cannot be migrated: {error}") from error
     return [migration.name for migration in waiting]
+
+
+def _set_ingestion_clock(connection: psycopg.Connection) -> None:
+    """Let positions of ingestion rise on a server that the database was restored to."""
+    with connection.transaction():
+        connection.execute("SET LOCAL ROLE ps_owner")
+        connection.execute("SELECT set_ingestion_clock()")
 
 
 def missing(connection: psycopg.Connection) -> list[str]:

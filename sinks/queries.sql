@@ -64,14 +64,14 @@ ON CONFLICT DO NOTHING;
 -- name: upsert_staged_stats
 INSERT INTO stats AS held ({columns})
 SELECT {columns} FROM {staging}
-ON CONFLICT (tenant, at, event_id) DO UPDATE SET ({columns}) = ROW ({updates})
+ON CONFLICT (tenant, at, event_id) DO UPDATE SET ({columns}) = ROW ({updates}), ingested = EXCLUDED.ingested
 WHERE (held.as_of_topic COLLATE "C", held.as_of_partition, held.as_of_offset)
     < (EXCLUDED.as_of_topic COLLATE "C", EXCLUDED.as_of_partition, EXCLUDED.as_of_offset);
 
 -- name: upsert_staged_bars
 INSERT INTO bars AS held ({columns})
 SELECT {columns} FROM {staging}
-ON CONFLICT (tenant, start, event_id) DO UPDATE SET ({columns}) = ROW ({updates})
+ON CONFLICT (tenant, start, event_id) DO UPDATE SET ({columns}) = ROW ({updates}), ingested = EXCLUDED.ingested
 WHERE (coalesce(held.as_of_topic, '') COLLATE "C", coalesce(held.as_of_partition, -1),
         coalesce(held.as_of_offset, -1), held.received_time)
     < (coalesce(EXCLUDED.as_of_topic, '') COLLATE "C", coalesce(EXCLUDED.as_of_partition, -1),

@@ -1,84 +1,149 @@
-"""GET /api/v1/ingestion/events/search."""
+"""The routes that search: one over all collections, and one for each but events, which the first one is for."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
 
-from api import errors
-from api.auth import CanReadData
-from api.dependencies import search
-from api.models import Shown
+from api.auth import Caller, CanReadData
+from api.dependencies import search, series
 from api.openapi import problems
-from api.search.plan import DEFAULT_LIMIT, MAX_LIMIT, SearchRequest
-from api.search.service import Search
-from pulsestream.core.clock import parse_rfc3339, to_datetime, to_micros
+from api.search import document
+from api.search.parameters import (
+    AlertsParameters,
+    BarsParameters,
+    SearchParameters,
+    StatsParameters,
+    TicksParameters,
+    TradesParameters,
+    WalkParameters,
+)
+from api.search.series import Series
+from api.search.service import Count, Page, Search
 
 router = APIRouter(tags=["search"])
-_encoder = msgspec.json.Encoder()
-_FIELDS = ("product", "exchange", "period", "type", "source")
+Service = Annotated[Search, Depends(search)]
+Bars = Annotated[Series, Depends(series)]
+_encoder: Final = msgspec.json.Encoder()
+_REFUSED: Final = problems(400, 401, 403, 503)
+_TICK: Final = {
+    "event_id": "coinbase:BTC-USD:23754322145",
+    "exchange": "coinbase",
+    "product": "BTC-USD",
+    "price": 61902.5,
+    "exchange_time": "2026-01-31T12:00:00.123456Z",
+}
+_TRADE: Final = {
+    "event_id": "coinbase:BTC-USD:t155018204",
+    "exchange": "coinbase",
+    "product": "BTC-USD",
+    "trade_id": 155018204,
+    "price": 61902.5,
+    "size": 0.25,
+    "side": "buy",
+    "exchange_time": "2026-01-31T12:00:00.123456Z",
+}
+_STAT: Final = {
+    "event_id": "coinbase:BTC-USD:1m:1769860800:trades",
+    "exchange": "coinbase",
+    "product": "BTC-USD",
+    "window": "1m",
+    "at": "2026-01-31T12:00:00.000000Z",
+    "basis": "trades",
+    "count": 42,
+    "vwap": 61898.25,
+}
+_ALERT: Final = {
+    "alert_id": "0f8fad5bd9cb469fa16570867728950e",
+    "rule_name": "btc-below-15000",
+    "exchange": "coinbase",
+    "product": "BTC-USD",
+    "state": "firing",
+    "at": "2026-01-31T12:00:00.000000Z",
+    "value": 14999.5,
+    "threshold": 15000.0,
+    "severity": "warning",
+    "labels": {"desk": "spot"},
+}
 
 
-class SearchParameters(BaseModel):
-    """What to search for. Unknown parameters are refused, so that a misspelt filter is not ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    dataset: str | None = Field(
-        None, description="ticks, trades, events, stats, bars or alerts; default: ticks and events together"
-    )
-    product: str | None = Field(None, max_length=256, examples=["BTC-USD"])
-    exchange: str | None = Field(None, max_length=256, description="of all but events", examples=["coinbase"])
-    period: str | None = Field(None, max_length=256, description="of bars: 1s, 1m, 5m, 15m, 1h, 1d", examples=["1m"])
-    type: str | None = Field(None, max_length=256, description="of events", examples=["order.filled"])
-    source: str | None = Field(None, max_length=256, description="of events", examples=["/desk/1"])
-    from_: str | None = Field(None, alias="from", description="RFC 3339, included", examples=["2026-01-31T12:00:00Z"])
-    to: str | None = Field(None, description="RFC 3339, not included", examples=["2026-01-31T13:00:00Z"])
-    order: Literal["desc", "asc"] = Field("desc", description="by event time: newest first, or oldest first")
-    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT)
-    cursor: str | None = Field(None, max_length=2048, description="next_cursor of the page before")
-
-    def request(self) -> SearchRequest:
-        """Return the search; raises Problem 400 for a time that is none."""
-        values = {name: getattr(self, name) for name in _FIELDS}
-        return SearchRequest(
-            self.dataset,
-            {name: value for name, value in values.items() if value is not None},
-            _moment("from", self.from_),
-            _moment("to", self.to),
-            self.order == "asc",
-            self.limit,
-        )
+def _answers(described: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    return {200: described} | _REFUSED
 
 
-class SearchPage(Shown):
-    """Rows with the fields of their dataset's record."""
-
-    rows: list[dict[str, Any]] = Field(
-        description="each has its dataset and event_id",
-        examples=[[{"dataset": "ticks", "event_id": "coinbase:BTC-USD:23754322145", "price": 61902.5}]],
-    )
-    next_cursor: str | None = Field(description="for the next page; null after the last row", examples=[None])
-
-
-@router.get("/api/v1/ingestion/events/search", response_model=SearchPage, responses=problems(400, 401, 403, 503))
+@router.get(
+    "/api/v1/ingestion/events/search",
+    response_class=Response,
+    responses=_answers(document.rows_of_any({"dataset": "ticks"} | _TICK)),
+)
 async def search_events(
-    parameters: Annotated[SearchParameters, Query()], caller: CanReadData, service: Annotated[Search, Depends(search)]
+    parameters: Annotated[SearchParameters, Query()], caller: CanReadData, service: Service
 ) -> Response:
     """Search what is stored, newest first. Follow `next_cursor` to walk on; a walk skips and repeats no row."""
-    page = await service.page(caller.tenant, parameters.request(), parameters.cursor)
-    return Response(
-        _encoder.encode({"rows": page.rows, "next_cursor": page.next_cursor}), media_type="application/json"
-    )
+    return await _answer(service, caller, parameters, named=True)
 
 
-def _moment(name: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        return to_micros(to_datetime(parse_rfc3339(text)))
-    except (ValueError, OverflowError) as error:
-        raise errors.invalid_parameters(
-            [errors.FieldError(name, f"{text[:60]!r} is not a time: write it as 2026-01-31T12:00:00Z")]
-        ) from error
+@router.get("/api/v1/ticks", response_class=Response, responses=_answers(document.rows_of("ticks", _TICK)))
+async def list_ticks(
+    parameters: Annotated[TicksParameters, Query()], caller: CanReadData, service: Service
+) -> Response:
+    """List ticks."""
+    return await _answer(service, caller, parameters)
+
+
+@router.get("/api/v1/trades", response_class=Response, responses=_answers(document.rows_of("trades", _TRADE)))
+async def list_trades(
+    parameters: Annotated[TradesParameters, Query()], caller: CanReadData, service: Service
+) -> Response:
+    """List trades."""
+    return await _answer(service, caller, parameters)
+
+
+@router.get("/api/v1/stats", response_class=Response, responses=_answers(document.rows_of("stats", _STAT)))
+async def list_stats(
+    parameters: Annotated[StatsParameters, Query()], caller: CanReadData, service: Service
+) -> Response:
+    """List rolling statistics."""
+    return await _answer(service, caller, parameters)
+
+
+@router.get("/api/v1/alerts", response_class=Response, responses=_answers(document.rows_of("alerts", _ALERT)))
+async def list_alerts(
+    parameters: Annotated[AlertsParameters, Query()], caller: CanReadData, service: Service
+) -> Response:
+    """List alerts: every transition of every rule."""
+    return await _answer(service, caller, parameters)
+
+
+@router.get("/api/v1/bars", response_class=Response, responses=_answers(document.series()))
+async def list_bars(
+    parameters: Annotated[BarsParameters, Query()], caller: CanReadData, service: Service, bars: Bars
+) -> Response:
+    """List bars as they are stored, or with `period` a series: one bar a period, of any multiple of a stored one."""
+    wanted = parameters.series()
+    if wanted is None:
+        return await _answer(service, caller, parameters)
+    page = await bars.page(caller.tenant, wanted, parameters.cursor)
+    return shown(page, parameters.arranged(page.rows))
+
+
+async def _answer(service: Search, caller: Caller, parameters: WalkParameters, *, named: bool = False) -> Response:
+    request = parameters.request()
+    if parameters.begin == "now":
+        page = await service.end(caller.tenant, request)
+    else:
+        page = await service.page(caller.tenant, request, parameters.cursor, named=named, counted=parameters.count)
+    return shown(page)
+
+
+def shown(page: Page, rows: Sequence[Any] | None = None) -> Response:
+    """Return a page as an answer, perhaps with its rows arranged otherwise."""
+    body: dict[str, Any] = {"rows": page.rows if rows is None else rows, "next_cursor": page.next_cursor}
+    if page.count is not None:
+        body["count"] = _count(page.count)
+    return Response(_encoder.encode(body), media_type="application/json")
+
+
+def _count(count: Count) -> dict[str, Any]:
+    return {"rows": count.rows, "exact": count.is_exact}

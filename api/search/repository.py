@@ -1,53 +1,137 @@
 """Runs a search's plans and gives rows as the API shows them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
+from math import ceil
 from typing import Any, Final
 
+import msgspec
 from psycopg import sql
+from psycopg.errors import QueryCanceled
 
-from api.database import Connection, query
-from api.search.plan import Plan
+from api.database import Connection, fetch_one
+from api.search import statements
+from api.search.collections import Match
+from api.search.plan import Condition, Plan
 from pulsestream.core.clock import to_micros
 
 Row = dict[str, Any]
-_TIMES: Final = ("exchange_time", "received_time", "quote_time", "time", "at", "start")
+Placed = tuple[tuple[int, ...], str, Row]
+"""A row with its place in the walk: the leading columns of the order in microseconds or numbers, and its id."""
+
+NEAR: Final = 1000
+"""Rows at the beginning of a walk that are looked at one by one for what their data contains."""
+WALKED: Final = 6000
+"""Rows after which a page should be full by what the nearest showed, for the walk to go on; else the index of what data
+contains is asked. So neither what nearly every row contains nor what hardly one does costs more than it must."""
+COUNTED: Final = 10_000
+"""Rows that are counted; of more the planner's estimate is given."""
+COUNT_TIMEOUT: Final = 1.0
+"""Seconds that counting may take."""
+_FAR: Final = {Match.CONTAINS.value: "where_contains_of_tenant"}
 
 
-async def run(connection: Connection, plan: Plan, tenant: str, limit: int) -> list[tuple[int, Row]]:
-    """Return at most `limit` rows with their event times in microseconds, in the walk's order."""
-    parameters = {**plan.parameters, "tenant": tenant, "limit": limit}
-    cursor = await connection.execute(statement(plan), parameters, prepare=False)
-    return [(to_micros(row[plan.dataset.time]), _shown(row, plan.dataset.name)) for row in await cursor.fetchall()]
+async def run(connection: Connection, plan: Plan, tenant: str, limit: int) -> list[Placed]:
+    """Return at most `limit` rows in the walk's order."""
+    if plan.is_by_containment:
+        return await _run_by_containment(connection, plan, tenant, limit)
+    return await _placed(connection, statements.rows(plan), plan, {"tenant": tenant, "limit": limit})
 
 
-def statement(plan: Plan) -> sql.Composed:
-    """Return the statement of a plan; it binds the plan's parameters, `tenant` and `limit`."""
-    names = _names(plan)
-    filters = sql.SQL(" ").join(query(name).format(**_needed(name, names)) for name in plan.filters)
-    return query(f"search_{plan.dataset.name}").format(filters=filters, direction=names["direction"])
+async def count(connection: Connection, plan: Plan, tenant: str) -> tuple[int, bool]:
+    """Return how many rows a plan has, and whether that is exact."""
+    bound = {"tenant": tenant, "limit": COUNTED + 1}
+    rows = await _counted(connection, plan, bound)
+    if rows is not None and rows <= COUNTED:
+        return rows, True
+    explained = await _fetched(connection, statements.estimated(plan), plan, bound)
+    return max(rows or 0, _planned_rows(explained[0])), False
 
 
-def _names(plan: Plan) -> Mapping[str, sql.Composable]:
-    return {
-        "time": sql.Identifier(plan.dataset.time),
-        "id": sql.Identifier(plan.dataset.id),
-        "beyond": sql.SQL(">" if plan.ascending else "<"),
-        "beyond_or_at": sql.SQL(">=" if plan.ascending else "<="),
-        "direction": sql.SQL("ASC" if plan.ascending else "DESC"),
-    }
+async def _counted(connection: Connection, plan: Plan, bound: Mapping[str, Any]) -> int | None:
+    """Return the number of rows up to one more than are counted; None where that takes too long."""
+    try:
+        async with connection.transaction():
+            await fetch_one(connection, "count_within", {"timeout": f"{COUNT_TIMEOUT * 1000:.0f}"})
+            return int((await _fetched(connection, statements.counted(plan), plan, bound))[0]["rows"])
+    except QueryCanceled:
+        return None
 
 
-def _needed(name: str, names: Mapping[str, sql.Composable]) -> dict[str, sql.Composable]:
-    text = query(name).as_string()
-    return {placeholder: value for placeholder, value in names.items() if f"{{{placeholder}}}" in text}
+async def horizon(connection: Connection) -> int:
+    """Return the transaction from which on rows may still be on their way."""
+    found = await fetch_one(connection, "ingested_horizon", {})
+    return int(found["horizon"]) if found else 0
 
 
-def _shown(row: Row, dataset: str) -> Row:
-    shown: Row = {"dataset": dataset, **row}
-    for name in _TIMES:
+async def _run_by_containment(connection: Connection, plan: Plan, tenant: str, limit: int) -> list[Placed]:
+    """Look at the nearest rows one by one, perhaps at some more, and ask the index about those behind them.
+
+    Each step reads up to an edge, the key of a row, and the next one from there: what arrives meanwhile moves none.
+    """
+    found: list[Placed] = []
+    bound: dict[str, Any] = {"tenant": tenant}
+    behind, window = plan, NEAR
+    while window:
+        bound |= {"near": window, "limit": limit - len(found)}
+        edge = await _edge(connection, behind, bound, "first" if behind is plan else "second")
+        part = behind if edge is None else _with(behind, replace(edge, query="where_up_to"))
+        found += await _placed(connection, statements.rows(part), part, bound)
+        if edge is None or len(found) == limit:
+            return found
+        window = more_rows(len(found), limit) if behind is plan else 0
+        behind = _with(plan, edge)
+    far = replace(
+        behind, conditions=tuple(replace(one, query=_FAR.get(one.query, one.query)) for one in behind.conditions)
+    )
+    bound["limit"] = limit - len(found)
+    return found + await _placed(connection, statements.far(far), far, bound)
+
+
+def more_rows(hits: int, limit: int) -> int:
+    """Return how many rows to walk on for a full page, given the hits among the nearest; 0: too many."""
+    if not hits or limit * NEAR / hits > WALKED:
+        return 0
+    return ceil(1.25 * (limit - hits) * NEAR / hits)
+
+
+async def _edge(connection: Connection, plan: Plan, bound: Mapping[str, Any], name: str) -> Condition | None:
+    """Return the condition of lying behind the row `near`, whatever data contains; None where there are fewer rows."""
+    others = replace(plan, conditions=tuple(one for one in plan.conditions if one.query != Match.CONTAINS))
+    rows = await _fetched(connection, statements.edge(others), others, bound)
+    if not rows:
+        return None
+    values = {f"{name}_time": rows[0][plan.collection.time], f"{name}_id": rows[0][plan.collection.id]}
+    return Condition("where_behind", plan.keys, values)
+
+
+def _with(plan: Plan, edge: Condition) -> Plan:
+    return replace(plan, conditions=(*plan.conditions, edge))
+
+
+async def _placed(
+    connection: Connection, statement: sql.Composed, plan: Plan, bound: Mapping[str, Any]
+) -> list[Placed]:
+    rows = await _fetched(connection, statement, plan, bound)
+    return [(_place(row, plan), row[plan.collection.id], _shown(row, plan)) for row in rows]
+
+
+async def _fetched(connection: Connection, statement: sql.Composed, plan: Plan, bound: Mapping[str, Any]) -> list[Row]:
+    """Run a statement. Not prepared: with the values known, the planner leaves out chunks and picks the right index."""
+    values = {name: value for condition in plan.conditions for name, value in condition.values.items()}
+    return await (await connection.execute(statement, {**bound, **values}, prepare=False)).fetchall()
+
+
+def _place(row: Row, plan: Plan) -> tuple[int, ...]:
+    return tuple(to_micros(row[key]) if isinstance(row[key], datetime) else row[key] for key in plan.leading)
+
+
+def _shown(row: Row, plan: Plan) -> Row:
+    shown = {name: row[name] for name in plan.shown}
+    for name in plan.collection.times:
         moment = shown.get(name)
-        if isinstance(moment, datetime):
+        if moment is not None:
             shown[name] = rfc3339(moment)
     return shown
 
@@ -55,3 +139,8 @@ def _shown(row: Row, dataset: str) -> Row:
 def rfc3339(moment: datetime) -> str:
     """Return an aware UTC datetime as every answer writes it; faster than formatting from microseconds."""
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def _planned_rows(explained: Mapping[str, Any]) -> int:
+    plan: Any = next(iter(explained.values()))
+    return int(msgspec.json.decode(plan)[0]["Plan"]["Plan Rows"])

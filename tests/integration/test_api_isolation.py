@@ -19,6 +19,7 @@ PRODUCT = {"exchange": "coinbase", "product": "BTC-USD"}
 SUBSCRIPTIONS = "/api/v1/subscriptions"
 RULES = "/api/v1/rules"
 SEARCH = "/api/v1/ingestion/events/search"
+LISTS = ("ticks", "trades", "bars", "stats", "alerts")
 FEEDS = "/api/v1/feeds"
 STATUS = "/api/v1/ingestion/status"
 LETTERS = "/api/v1/dead-letters"
@@ -165,6 +166,16 @@ def the_status_is_that_of_ones_own_topics(pair: Pair) -> None:
     assert {topic["topic"].split(".")[1] for topic in answer.json()["topics"]} <= {pair.intruder.slug}
 
 
+def listing_finds_ones_own(path: str) -> Callable[[Pair], None]:
+    def finds(pair: Pair) -> None:
+        for query in ("", "?order=asc", "?order=ingested"):
+            assert pair.intrude("GET", path + query).json()["rows"] == [], query
+        found = pair.victim.http.get(path, headers={"X-API-Key": pair.victim.key})
+        assert len(found.json()["rows"]) == 1
+
+    return finds
+
+
 def the_feeds_are_those_of_ones_own_products(pair: Pair) -> None:
     assert pair.intrude("GET", FEEDS).json()["feeds"] == []
     assert "victims-own" in str(pair.victim.call("GET", FEEDS))
@@ -238,6 +249,7 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("get", RULES + "/{rule_id}"): another_tenants_rule_does_not_exist,
     ("delete", RULES + "/{rule_id}"): another_tenants_rule_cannot_be_deleted,
     ("get", SEARCH): searching_finds_ones_own,
+    **{("get", f"/api/v1/{name}"): listing_finds_ones_own(f"/api/v1/{name}") for name in LISTS},
     ("get", LETTERS): listing_dead_letters_shows_ones_own,
     ("get", LETTERS + "/{letter_id}"): another_tenants_dead_letter_does_not_exist,
     ("post", LETTERS + "/replay"): another_tenants_dead_letter_is_not_replayed,

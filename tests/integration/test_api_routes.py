@@ -170,6 +170,7 @@ def test_without_a_key_or_with_a_wrong_one_every_route_is_401(tenant: Tenant) ->
             ("GET", "/api/v1/subscriptions", None),
             ("PUT", "/api/v1/subscriptions", {"subscriptions": []}),
             ("GET", "/api/v1/ingestion/events/search", None),
+            *(("GET", f"/api/v1/{name}", None) for name in ("ticks", "trades", "bars", "stats", "alerts")),
             ("GET", "/api/v1/dead-letters", None),
             ("GET", "/api/v1/dead-letters/x", None),
             ("POST", "/api/v1/dead-letters/replay", {"where": {}}),
@@ -523,12 +524,65 @@ def test_a_wrong_rule_is_refused_with_a_pointer_into_it(
         ("to=0001-01-01T00:00:00%2B14:00", "to"),
         ("from=2021-04-18T00:00:00Z&to=2021-04-17T00:00:00Z", "to"),
         ("produkt=BTC-USD", "produkt"),
+        ("contains={", "contains"),
+        ("contains=1", "contains"),
+        ('contains={"a":[{}]}', "contains"),
+        ("contains=" + '{"a":' * 11 + "1" + "}" * 11, "contains"),
+        ("contains=" + "[" * 4000, "contains"),
+        ("type_prefix=", "type_prefix"),
+        ("dataset=trades&source_prefix=a", "source_prefix"),
+        ("fields=prize", "fields"),
+        ("begin=now", "begin"),
     ],
 )
 def test_an_impossible_search_is_400_and_names_the_parameter(tenant: Tenant, query: str, parameter: str) -> None:
     found = problem(call(tenant, "GET", f"/api/v1/ingestion/events/search?{query}"), 400, "invalid-parameters")
 
     assert found["errors"][0]["pointer"] == parameter  # type: ignore[index] # a problem's errors are a list
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter"),
+    [
+        ("ticks?type=a", "type"),
+        ("ticks?fields=price,data", "fields"),
+        ("trades?side=up", "side"),
+        ("stats?window=2m", "window"),
+        ("alerts?state=loud", "state"),
+        ("bars?fill=previous", "fill"),
+        ("bars?columns=ccxt", "columns"),
+        ("bars?period=1m", "product"),
+        ("bars?period=1q&product=A", "period"),
+        ("bars?period=99999s&product=A", "period"),
+        ("bars?period=3m&product=A&order=ingested", "period"),
+        ("bars?period=1m&product=A&fill=previous", "exchange"),
+        ("bars?period=1m&product=A&exchange=x&fill=null", "from"),
+        ("bars?period=1m&product=A&columns=ccxt", "exchange"),
+        ("bars?period=1m&product=A&fields=event_id", "fields"),
+        ("bars?period=1m&product=A&count=true", "count"),
+        ("bars?period=1m&product=A&limit=1001", "limit"),
+    ],
+)
+def test_an_impossible_list_is_400_and_names_the_parameter(tenant: Tenant, path: str, parameter: str) -> None:
+    found = problem(call(tenant, "GET", f"/api/v1/{path}"), 400, "invalid-parameters")
+
+    assert found["errors"][0]["pointer"] == parameter  # type: ignore[index] # a problem's errors are a list
+
+
+@pytest.mark.parametrize("path", ["ticks", "trades", "stats", "bars", "alerts"])
+def test_an_empty_list_is_a_page_and_a_tail_of_it_goes_on(tenant: Tenant, path: str) -> None:
+    plain = call(tenant, "GET", f"/api/v1/{path}?count=true")
+    tail = call(tenant, "GET", f"/api/v1/{path}?order=ingested&begin=now").json()
+    further = call(tenant, "GET", f"/api/v1/{path}", params={"order": "ingested", "cursor": tail["next_cursor"]}).json()
+
+    assert plain.json() == {"rows": [], "next_cursor": None, "count": {"rows": 0, "exact": True}}
+    assert (tail["rows"], further["rows"]) == ([], [])
+    assert tail["next_cursor"]
+    assert further["next_cursor"]
+
+
+def test_a_series_without_bars_is_empty(tenant: Tenant) -> None:
+    assert call(tenant, "GET", "/api/v1/bars?period=4h&product=BTC-USD").json() == {"rows": [], "next_cursor": None}
 
 
 @pytest.mark.parametrize("cursor", ["x", "%00", "AAAA", "é", "A" * 2000])

@@ -1,11 +1,7 @@
 """Search over stored rows, as role ps_api with row level security, on a real database."""
 
-import asyncio
 import json
-import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -15,182 +11,32 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from api.cursor import CursorSeal
-from api.database import Database
 from api.errors import Problem
 from api.search import plan as planning
 from api.search.plan import SearchRequest
-from api.search.repository import statement
-from api.search.service import Page, Search
+from api.search.statements import rows as statement
 from pulsestream.core.clock import to_micros
-from pulsestream.core.settings import Settings
-from tests.support.databases import NamedDatabase, execute
-
-START = datetime(2021, 4, 17, 23, 59, 59, 999_990, tzinfo=UTC)
-"""Ten microseconds before a chunk of a hypertable ends."""
-SEAL = CursorSeal({1: b"pepper of the tests"})
-
-
-@dataclass
-class Store:
-    """A database with rows, and searches in it, in one event loop."""
-
-    admin: psycopg.Connection[Any]
-    runner: asyncio.Runner
-    database: Database
-    search: Search
-
-    def page(self, tenant: str, request: SearchRequest, cursor: str | None = None) -> Page:
-        return self.runner.run(self.search.page(tenant, request, cursor))
-
-    def insert(self, table: str, rows: list[dict[str, Any]]) -> None:
-        for row in rows:
-            statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-                sql.Identifier(table),
-                sql.SQL(", ").join(map(sql.Identifier, row)),
-                sql.SQL(", ").join(map(sql.Placeholder, row)),
-            )
-            self.admin.execute(statement, row)
+from tests.support.searching import (
+    SEAL,
+    TABLES,
+    Store,
+    bar,
+    event,
+    fill,
+    ids,
+    moment,
+    opened_store,
+    shown,
+    slug,
+    stat,
+    tick,
+)
 
 
 @pytest.fixture(scope="module")
 def store(database_server: str, migrated_template: str) -> Iterator[Store]:
-    name = f"ps_search_{secrets.token_hex(6)}"
-    execute(database_server, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
-    urls = NamedDatabase(database_server, name)
-    with asyncio.Runner() as runner, psycopg.connect(urls.url(), autocommit=True) as admin:
-
-        async def opened() -> Database:
-            database = Database(Settings(database_url=urls.url("ps_api")))  # type: ignore[arg-type] # made secret
-            await database.open()
-            return database
-
-        database = runner.run(opened())
-        yield Store(admin, runner, database, Search(database, SEAL))
-        runner.run(database.close())
-    execute(database_server, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def moment(step: int) -> datetime:
-    return START + timedelta(microseconds=step)
-
-
-def tick(tenant: str, event_id: str, step: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "tenant": tenant,
-        "event_id": event_id,
-        "exchange": "coinbase",
-        "product": "BTC-USD",
-        "price": 61902.5,
-        "exchange_time": moment(step),
-        "received_time": moment(step),
-        "appended_at": moment(step),
-    } | changes
-
-
-def event(tenant: str, event_id: str, step: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "tenant": tenant,
-        "event_id": event_id,
-        "type": "order.filled",
-        "source": "/desk/1",
-        "product": "BTC-USD",
-        "time": moment(step),
-        "received_time": moment(step),
-        "data": json.dumps({"size": 0.25}),
-        "appended_at": moment(step),
-    } | changes
-
-
-def stat(tenant: str, event_id: str, step: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "tenant": tenant,
-        "event_id": event_id,
-        "exchange": "coinbase",
-        "product": "BTC-USD",
-        "window": "1m",
-        "at": moment(step),
-        "basis": "ticks",
-        "count": 3,
-        "as_of_topic": "id",
-        "as_of_partition": 0,
-        "as_of_offset": 7,
-        "revision": 0,
-        "appended_at": moment(step),
-    } | changes
-
-
-def alert(tenant: str, alert_id: str, step: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "tenant": tenant,
-        "alert_id": alert_id,
-        "seq": 1,
-        "rule_id": "r",
-        "rule_name": "low",
-        "rule_version": 1,
-        "exchange": "coinbase",
-        "product": "BTC-USD",
-        "state": "firing",
-        "at": moment(step),
-        "reason": "price 1 below 2",
-        "severity": "warning",
-        "labels": json.dumps({"desk": "spot"}),
-        "last_prices": json.dumps([]),
-        "appended_at": moment(step),
-    } | changes
-
-
-def trade(tenant: str, event_id: str, step: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "tenant": tenant,
-        "event_id": event_id,
-        "exchange": "coinbase",
-        "product": "BTC-USD",
-        "trade_id": step,
-        "price": 61902.5,
-        "size": 0.25,
-        "side": "buy",
-        "exchange_time": moment(step),
-        "received_time": moment(step),
-        "appended_at": moment(step),
-    } | changes
-
-
-def bar(tenant: str, event_id: str, step: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "tenant": tenant,
-        "event_id": event_id,
-        "exchange": "coinbase",
-        "product": "BTC-USD",
-        "period": "1m",
-        "start": moment(step),
-        "open": 2.0,
-        "high": 4.0,
-        "low": 1.0,
-        "close": 3.0,
-        "volume": 0.5,
-        "complete": True,
-        "revision": 0,
-        "origin": "exchange",
-        "received_time": moment(step),
-        "appended_at": moment(step),
-    } | changes
-
-
-TABLES = {"ticks": tick, "trades": trade, "events": event, "stats": stat, "bars": bar, "alerts": alert}
-
-
-def slug() -> str:
-    return f"t{secrets.token_hex(6)}"
-
-
-def fill(store: Store, tenant: str, *rows: tuple[str, str, int]) -> None:
-    for dataset, identifier, step in rows:
-        store.insert(dataset, [TABLES[dataset](tenant, identifier, step)])
-
-
-def ids(page: Page) -> list[str]:
-    return [row["event_id"] for row in page.rows]
+    with opened_store(database_server, migrated_template) as opened:
+        yield opened
 
 
 # ---- the walk ----
@@ -224,13 +70,9 @@ def test_no_row_visible_when_a_walk_began_is_skipped_or_repeated(
     places = [(row["dataset"], row["event_id"], row.get("exchange_time") or row["time"]) for row in rows]
     assert len(set(places)) == len(places)
     wanted = [row for row in before if row[0] == "ticks" or not single]
-    assert set(places) >= {(dataset, name, _shown(step)) for dataset, name, step in wanted}
+    assert set(places) >= {(dataset, name, shown(step)) for dataset, name, step in wanted}
     times = [time for _, _, time in places]
     assert times == sorted(times, reverse=not up)
-
-
-def _shown(step: int) -> str:
-    return moment(step).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def test_a_walk_backwards_is_the_walk_forwards_reversed(store: Store) -> None:
@@ -301,10 +143,10 @@ def test_the_default_is_ticks_and_events_newest_first(store: Store) -> None:
 @pytest.mark.parametrize(
     ("request_", "found"),
     [
-        (SearchRequest(fields={"product": "ETH-USD"}), ["4", "2"]),
-        (SearchRequest(fields={"exchange": "simulator"}), ["1"]),
-        (SearchRequest(fields={"type": "note"}), ["4"]),
-        (SearchRequest(fields={"source": "/desk/2"}), ["3"]),
+        (SearchRequest(filters={"product": "ETH-USD"}), ["4", "2"]),
+        (SearchRequest(filters={"exchange": "simulator"}), ["1"]),
+        (SearchRequest(filters={"type": "note"}), ["4"]),
+        (SearchRequest(filters={"source": "/desk/2"}), ["3"]),
         (SearchRequest("ticks", {"product": "ETH-USD"}), ["2"]),
         (SearchRequest("events", {"type": "note", "product": "ETH-USD"}), ["4"]),
         (SearchRequest("events", {"type": "note", "product": "BTC-USD"}), []),
@@ -344,7 +186,7 @@ def test_bars_are_searched_by_period_and_walked_by_their_start(store: Store) -> 
         walked += [(row["event_id"], row["start"], row["period"]) for row in page.rows]
         cursor = page.next_cursor
 
-    assert walked == [(f"{number}", _shown(number), "5m") for number in (8, 6, 4, 2, 0)]
+    assert walked == [(f"{number}", shown(number), "5m") for number in (8, 6, 4, 2, 0)]
     assert cursor is None
 
 
@@ -431,7 +273,9 @@ def test_a_page_is_read_from_an_index_in_order_under_row_level_security(
 
 def _explained(store: Store, tenant: str, request: SearchRequest, cursor: str | None) -> str:
     part = planning.plan(request, SEAL.open(cursor or "", tenant, request.identity()))[0]
-    parameters = {**part.parameters, "tenant": tenant, "limit": 100}
+    parameters: dict[str, Any] = {"tenant": tenant, "limit": 100}
+    for condition in part.conditions:
+        parameters |= condition.values
 
     async def explain() -> str:
         async with store.database.tenant(tenant) as connection:

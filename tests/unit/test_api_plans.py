@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from api.cursor import Position
 from api.outbox_publisher import Confirmed, OutboxRow, already_published
 from api.reconciler import Wanted, plan_topics, wrong_partitions
-from api.search.plan import SearchError, SearchRequest, order_key, plan
+from api.search.plan import SearchError, SearchRequest, order_key, plan, prefix_end
 from pulsestream.core.kafka import TopicInfo, TopicSpec
 from pulsestream.core.topics import OUTPUT_DATASETS, RULES, tenant_topic
 from schemas.codec import codec
@@ -19,7 +19,7 @@ from schemas.records import Rule
 
 
 def filters(request: SearchRequest, behind: Position | None = None) -> dict[str, tuple[str, ...]]:
-    return {part.dataset.name: part.filters for part in plan(request, behind)}
+    return {part.collection.name: tuple(one.query for one in part.conditions) for part in plan(request, behind)}
 
 
 def test_ticks_and_events_are_searched_together_by_default() -> None:
@@ -27,8 +27,8 @@ def test_ticks_and_events_are_searched_together_by_default() -> None:
 
 
 def test_a_field_that_only_one_of_the_default_datasets_has_leaves_the_other_out() -> None:
-    assert list(filters(SearchRequest(fields={"type": "a"}))) == ["events"]
-    assert list(filters(SearchRequest(fields={"exchange": "coinbase"}))) == ["ticks"]
+    assert list(filters(SearchRequest(filters={"type": "a"}))) == ["events"]
+    assert list(filters(SearchRequest(filters={"exchange": "coinbase"}))) == ["ticks"]
 
 
 @pytest.mark.parametrize(
@@ -48,25 +48,46 @@ def test_an_impossible_search_says_what_to_change(request_: SearchRequest, param
     assert raised.value.parameter == parameter
 
 
+def places(request: SearchRequest, behind: Position) -> dict[str, tuple[str, int]]:
+    """Return of each collection how its rows are compared with a position, and by how many columns."""
+    found = {}
+    for part in plan(request, behind):
+        *_, last = part.conditions
+        assert last.columns == part.keys[: len(last.values)]
+        found[part.collection.name] = last.query, len(last.columns)
+    return found
+
+
 def test_behind_a_row_each_dataset_goes_on_where_the_walk_stands() -> None:
     tick, event = Position(10, "ticks", "a"), Position(10, "events", "a")
 
-    assert filters(SearchRequest(), event) == {"ticks": ("filter_at_or_behind",), "events": ("filter_behind",)}
-    assert filters(SearchRequest(), tick) == {"ticks": ("filter_behind",), "events": ("filter_strictly_behind",)}
+    assert places(SearchRequest(), event) == {"ticks": ("where_at_or_behind", 1), "events": ("where_behind", 2)}
+    assert places(SearchRequest(), tick) == {"ticks": ("where_behind", 2), "events": ("where_behind", 1)}
     ascending = SearchRequest(ascending=True)
-    assert filters(ascending, tick) == {"ticks": ("filter_behind",), "events": ("filter_at_or_behind",)}
-    assert filters(ascending, event) == {"ticks": ("filter_strictly_behind",), "events": ("filter_behind",)}
+    assert places(ascending, tick) == {"ticks": ("where_behind", 2), "events": ("where_at_or_behind", 1)}
+    assert places(ascending, event) == {"ticks": ("where_behind", 1), "events": ("where_behind", 2)}
+    ingested = SearchRequest(ingested=True)
+    stored = Position(10, "ticks", "a", 7)
+    assert places(ingested, stored) == {"ticks": ("where_behind", 3), "events": ("where_at_or_behind", 2)}
+
+
+@given(st.text(min_size=1), st.text())
+def test_the_texts_with_a_prefix_are_those_from_it_up_to_its_end(prefix: str, text: str) -> None:
+    end = prefix_end(prefix)
+
+    assert text.startswith(prefix) == (text >= prefix and (end is None or text < end))
+    assert prefix + text < end if end is not None else set(prefix) == {chr(0x10FFFF)}
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["ticks", "events"])), unique=True, min_size=2), st.booleans()
 )
 def test_the_merge_order_is_by_time_and_the_same_backwards(rows: list[tuple[int, str]], up: bool) -> None:  # noqa: FBT001 - drawn
-    ordered = sorted(rows, key=lambda row: order_key(*row, ascending=up))
+    ordered = sorted(rows, key=lambda row: order_key((row[0],), row[1], ascending=up))
     times = [time for time, _ in ordered]
 
     assert all((a <= b) if up else (a >= b) for a, b in pairwise(times))
-    assert sorted(rows, key=lambda row: order_key(*row, ascending=not up)) == ordered[::-1]
+    assert sorted(rows, key=lambda row: order_key((row[0],), row[1], ascending=not up)) == ordered[::-1]
 
 
 # ---- topics ----
