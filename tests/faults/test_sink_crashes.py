@@ -2,8 +2,10 @@
 
 import os
 import random
+import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +25,17 @@ from schemas.migrate import migrate
 from schemas.records import Event, Stat, Tick
 from sinks import writer
 from tests.support.rounds import Rounds
-from tests.support.sinking import Load, Scene, SinkProcess, event, running_sink, stat, tick, wait_until
+from tests.support.sinking import (
+    Load,
+    Scene,
+    SinkProcess,
+    assert_ledger_kept,
+    event,
+    running_sink,
+    stat,
+    tick,
+    wait_until,
+)
 
 DATASETS = ("dlq", "stats", "ticks", "events")
 WINDOWS = 50
@@ -63,20 +75,10 @@ def mixed(number: int) -> list[tuple[str, str, bytes | None]]:
 
 def assert_everything_is_stored_once(scene: Scene, load: Load) -> None:
     """Compare the database with what the broker acknowledged."""
-    ids = scene.rows("SELECT event_id FROM ticks WHERE tenant = %s", scene.tenant)
-    assert sorted(ids) == sorted((tick(number).event_id,) for number in range(load.numbers))
-    ids = scene.rows("SELECT event_id FROM events WHERE tenant = %s", scene.tenant)
-    assert sorted(ids) == sorted((event(number).event_id,) for number in range(0, load.numbers, 10))
+    assert_ledger_kept(scene, load)
     newest = {number % WINDOWS: number for number in range(0, load.numbers, 4)}
     held = scene.rows("SELECT event_id, as_of_offset FROM stats WHERE tenant = %s", scene.tenant)
     assert sorted(held) == sorted((stat(window, 0).event_id, number) for window, number in newest.items())
-    noise = {f"noise {number}".encode() for number in range(0, load.numbers, 100)}
-    assert {letter.value for letter in scene.dead_letters(len(noise))} == noise
-
-
-def finish(scene: Scene, load: Load) -> None:
-    for dataset in ("ticks", "events", "stats"):
-        scene.wait_stored(dataset, load.sent[dataset], timeout=60)
 
 
 def test_kill_9_under_load_loses_nothing_and_doubles_nothing(scene: Scene, tmp_path: Path, rounds: Rounds) -> None:
@@ -92,9 +94,7 @@ def test_kill_9_under_load_loses_nothing_and_doubles_nothing(scene: Scene, tmp_p
             sink.kill()
             progress = scene.stored("ticks")
     with running_sink(scene.settings):
-        finish(scene, load)
-
-    assert_everything_is_stored_once(scene, load)
+        assert_everything_is_stored_once(scene, load)
 
 
 def test_sigterm_finishes_the_batch_and_exits_0(scene: Scene, tmp_path: Path) -> None:
@@ -103,10 +103,9 @@ def test_sigterm_finishes_the_batch_and_exits_0(scene: Scene, tmp_path: Path) ->
         wait_until(lambda: scene.stored("ticks") > 0, timeout=60)
         code = sink.stop()
     with running_sink(scene.settings):
-        finish(scene, load)
+        assert_everything_is_stored_once(scene, load)
 
     assert code == 0, (tmp_path / "sink.log").read_text()[-2000:]
-    assert_everything_is_stored_once(scene, load)
 
 
 def test_a_database_that_crashes_under_load_loses_nothing(
@@ -126,9 +125,7 @@ def test_a_database_that_crashes_under_load_loses_nothing(
             server.start()
         wait_until(lambda: not sink.readiness.problems(), timeout=60, what="recovered")
     with running_sink(settings):
-        finish(scene, load)
-
-    assert_everything_is_stored_once(scene, load)
+        assert_everything_is_stored_once(scene, load)
 
 
 def crash(server: EmbeddedDatabase) -> None:
@@ -136,6 +133,33 @@ def crash(server: EmbeddedDatabase) -> None:
     assert server.pid is not None
     os.kill(server.pid, signal.SIGQUIT)
     wait_until(lambda: server.pid is None, what="the server ended")
+
+
+def test_a_database_restored_to_a_point_in_the_past_is_brought_up_to_date_from_the_topics(
+    scene: Scene, server: EmbeddedDatabase, service_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = service_settings(
+        "sink", sink_group=scene.settings.sink_group, database_url=SecretStr(server.url("ps_sink")), sink_batch=500
+    )
+    scene = Scene(scene.tenant, scene.admin, settings, server.url())
+    data, past = server.home / "data", tmp_path / "past"
+
+    with running_sink(settings) as sink, Load(scene, mixed, rate=500) as load:
+        scene.wait_stored("ticks", 200)
+        server.stop()
+        subprocess.run(["cp", "-a", str(data), str(past)], check=True)
+        server.start()
+        wait_until(lambda: not sink.readiness.problems(), what="ready after the backup")
+        scene.wait_stored("ticks", scene.stored("ticks") + 500)
+        reached = scene.stored("ticks")
+        crash(server)
+        shutil.rmtree(data)
+        subprocess.run(["cp", "-a", str(past), str(data)], check=True)
+        server.start()
+        wait_until(lambda: scene.stored("ticks") > reached, what="what is missing, and more")
+        wait_until(lambda: not sink.readiness.problems(), what="ready")
+    with running_sink(settings):
+        assert_everything_is_stored_once(scene, load)
 
 
 def test_a_sink_may_start_before_its_database(

@@ -20,7 +20,7 @@ from schemas.migrate import migrate
 from sinks import source, writer
 from sinks.writer import Sink
 from tests.support.proxy import Proxy
-from tests.support.sinking import Load, Scene, encoded, event, running_sink, tick, wait_until
+from tests.support.sinking import Load, Scene, assert_ledger_kept, encoded, event, running_sink, tick, wait_until
 
 DATASETS = ("dlq", "ticks", "events")
 
@@ -55,17 +55,6 @@ def mixed(number: int) -> list[tuple[str, str, bytes | None]]:
     if number % 100 == 0:
         made.append(("ticks", "noise", b"noise %d" % number))
     return made
-
-
-def assert_everything_is_stored_once(scene: Scene, load: Load) -> None:
-    for dataset in ("ticks", "events"):
-        scene.wait_stored(dataset, load.sent[dataset])
-    ids = scene.rows("SELECT event_id FROM ticks WHERE tenant = %s", scene.tenant)
-    assert sorted(ids) == sorted((tick(number).event_id,) for number in range(load.numbers))
-    ids = scene.rows("SELECT event_id FROM events WHERE tenant = %s", scene.tenant)
-    assert sorted(ids) == sorted((event(number).event_id,) for number in range(0, load.numbers, 10))
-    noise = {b"noise %d" % number for number in range(0, load.numbers, 100)}
-    assert {letter.value for letter in scene.dead_letters(len(noise))} == noise
 
 
 def storage(sink: Sink) -> str:
@@ -108,8 +97,20 @@ def test_a_database_that_is_silent_for_longer_than_a_poll_may_last_does_not_cost
         assert sink._source._consumer.memberid() == member
         assert state() == "ready"
     with running_sink(scene.settings):
-        assert_everything_is_stored_once(scene, load)
+        assert_ledger_kept(scene, load)
     assert told == ("slow", 1)
+
+
+def test_a_slow_database_is_followed_with_larger_batches(scene: Scene, proxy: Proxy) -> None:
+    with running_sink(through(scene, proxy.url)) as sink, Load(scene, mixed, rate=200) as load:
+        scene.wait_stored("ticks", 100)
+        proxy.delay = 0.05  # a second for a batch
+        seen = scene.stored("ticks")
+        wait_until(lambda: scene.stored("ticks") > seen + 600, what="as much in each batch as comes meanwhile")
+        assert not sink.readiness.problems()
+        proxy.delay = 0.0
+    with running_sink(scene.settings):
+        assert_ledger_kept(scene, load)
 
 
 def test_a_database_that_never_answers_is_given_up_and_asked_anew(
@@ -125,7 +126,7 @@ def test_a_database_that_never_answers_is_given_up_and_asked_anew(
         proxy.flows.set()
         wait_until(lambda: not sink.readiness.problems(), what="ready again")
     with running_sink(scene.settings):
-        assert_everything_is_stored_once(scene, load)
+        assert_ledger_kept(scene, load)
 
 
 def test_a_database_that_is_read_only_is_waited_for(scene: Scene) -> None:
@@ -144,7 +145,7 @@ def test_a_database_that_is_read_only_is_waited_for(scene: Scene) -> None:
                 admin.execute(f"ALTER ROLE ps_sink IN DATABASE {name} RESET default_transaction_read_only")
         wait_until(lambda: not sink.readiness.problems(), what="ready again")
     with running_sink(scene.settings):
-        assert_everything_is_stored_once(scene, load)
+        assert_ledger_kept(scene, load)
     assert told == ("read_only", 1)
     assert state() == "ready"
 
@@ -180,8 +181,9 @@ def server() -> Iterator[EmbeddedDatabase]:
 
 
 def test_a_disk_that_is_full_is_waited_for_and_what_came_meanwhile_is_stored_once(
-    scene: Scene, server: EmbeddedDatabase, small_disk: Path
+    scene: Scene, server: EmbeddedDatabase, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sinks.storage.DOUBT", 2.0)
     scene = Scene(scene.tenant, scene.admin, through(scene, server.url("ps_sink")), server.url())
     put_ticks_on(server, small_disk)
 
@@ -195,7 +197,7 @@ def test_a_disk_that_is_full_is_waited_for_and_what_came_meanwhile_is_stored_onc
         wait_until(lambda: not sink.readiness.problems(), what="ready again")
         wait_until(lambda: state() == "ready")
     with running_sink(scene.settings):
-        assert_everything_is_stored_once(scene, load)
+        assert_ledger_kept(scene, load)
     assert told[0] == "full"
 
 

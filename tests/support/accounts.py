@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from confluent_kafka import Consumer, TopicPartition
 
 from pulsestream.core.kafka import client_config
+from pulsestream.core.settings import Settings
 from pulsestream.core.topics import RULES, state_topic, tenant_topic
 from schemas.codec import codec
 from schemas.records import Alert, Bar, Rule, Stat
@@ -83,15 +84,15 @@ def assert_every_offset_accounted_for(streams: Streams, *datasets: str) -> None:
         }
     finally:
         consumer.close()
-    folded = positions(streams)
+    folded = positions(streams.admin, streams.app)
     apart = {place: (folded.get(place, 0), end) for place, end in ends.items() if folded.get(place, 0) != end}
     assert apart == {}, f"(folded up to, end) of source partitions: {apart}"
 
 
-def positions(streams: Streams) -> dict[tuple[str, int], int]:
-    """Return the next offset of each source partition (topic, partition) as the state topic says."""
+def positions(admin: Settings, app: str) -> dict[tuple[str, int], int]:
+    """Return the next offset of each source partition (topic, partition) as the state topic of an application says."""
     entries: dict[int, dict[str, bytes]] = {}
-    for one in read_topic(streams.admin, state_topic(streams.app)):
+    for one in read_topic(admin, state_topic(app)):
         held = entries.setdefault(one.as_of.partition, {})
         name = (one.key or b"").decode()
         if one.value is None:

@@ -5,8 +5,10 @@ in for the market. `Installation` starts them; `Tenant` is a client with an API 
 processes left on the topics and in the database.
 """
 
+import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -268,6 +270,24 @@ def installed(folder: Path, server_url: str, template: str) -> Iterator[Installa
 
 
 @contextmanager
+def stop_broker(installation: Installation, how: str) -> Iterator[None]:
+    """The broker is away in this block: `killed` (-9, and started again after), or `stopped`, which says nothing."""
+    pid = installation.kafka.pid
+    assert pid is not None
+    if how == "killed":
+        installation.kafka.kill()
+    else:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        if how == "killed":
+            installation.kafka.start()
+        else:
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
 def logs_shown(installation: Installation) -> Iterator[None]:
     """Print the ends of all logs where the block fails."""
     try:
@@ -349,9 +369,14 @@ _PASSING = frozenset(
 
 def read_topic(settings: Settings, name: str) -> list[Arrived]:
     """Return every record that a topic holds now, each partition in offset order; none where it does not exist."""
+    return list(each_record(settings, name))
+
+
+def each_record(settings: Settings, name: str) -> Iterator[Arrived]:
+    """Yield what `read_topic` returns: for a topic that is too large to be kept."""
     info = Admin(settings).describe([name]).get(name)
     if info is None:
-        return []
+        return
     consumer = Consumer(
         client_config(settings, "reader")
         | {"group.id": "reader-unused", "enable.auto.commit": False, "isolation.level": "read_committed"}
@@ -361,10 +386,10 @@ def read_topic(settings: Settings, name: str) -> list[Arrived]:
         # The ends are asked for before anything is fetched: behind a fetch the question waits.
         ends = {number: _end(consumer, TopicPartition(name, number)) for number in range(info.partitions)}
         consumer.assign([TopicPartition(name, number, OFFSET_BEGINNING) for number, end in ends.items() if end])
-        messages = list(_until(consumer, name, ends))
+        for message in _until(consumer, name, ends):
+            yield _arrived(message, info.topic_id)
     finally:
         consumer.close()
-    return [_arrived(message, info.topic_id) for message in messages]
 
 
 def _end(consumer: Consumer, partition: TopicPartition) -> int:
@@ -380,8 +405,11 @@ def _end(consumer: Consumer, partition: TopicPartition) -> int:
 def _until(consumer: Consumer, name: str, ends: Mapping[int, int]) -> Iterator[Message]:
     deadline = time.monotonic() + 30
     while any(_position(consumer, name, number) < end for number, end in ends.items()):
-        assert time.monotonic() < deadline, f"{name} was not read to its end {ends} within 30 s"
-        for message in consumer.consume(1000, 0.02):
+        assert time.monotonic() < deadline, f"{name} was not read to its end {ends}: nothing came for 30 s"
+        messages = consumer.consume(1000, 0.02)
+        if messages:
+            deadline = time.monotonic() + 30
+        for message in messages:
             error = message.error()
             assert error is None or error.code() in _PASSING, error
             if error is None and (message.offset() or 0) < ends[message.partition() or 0]:

@@ -1,7 +1,8 @@
-"""A TCP proxy before a server, whose traffic can be held up: the server is there, and says nothing."""
+"""A TCP proxy before a server, whose traffic can be held up or slowed down: the server is there, and says little."""
 
 import socket
 import threading
+import time
 from contextlib import suppress
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
@@ -12,13 +13,14 @@ _PIECE = 65_536
 class Proxy:
     """Listens on 127.0.0.1 from `with` to the end of its block and hands on what comes, while it `flows`.
 
-    `url` is a database's URL through it.
+    Each piece waits for `delay` seconds. `url` is a database's URL through it.
     """
 
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
         self.flows = threading.Event()
         self.flows.set()
+        self.delay = 0.0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: list[socket.socket] = []
         self._ended = False
@@ -57,5 +59,6 @@ class Proxy:
         with suppress(OSError):
             while piece := source.recv(_PIECE):
                 self.flows.wait()
+                time.sleep(self.delay)
                 target.sendall(piece)
             target.shutdown(socket.SHUT_WR)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import psycopg
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
@@ -23,15 +23,19 @@ from pulsestream.core.settings import Settings
 from pulsestream.core.topics import tenant_topic
 from pulsestream.local.kafka import EmbeddedKafka
 from pulsestream.local.roles import child_environment
-from schemas.codec import codec
+from schemas.codec import DATASET_RECORDS, codec
+from schemas.errors import DecodeError
 from schemas.records import Alert, AsOf, Bar, DeadLetter, Event, PricePoint, Record, Stat, Tick, Trade
 from sinks.rows import Arrived
 from sinks.taken import Taken
 from sinks.writer import Sink
+from tests.support.ledger import Held, Ledger, assert_kept, within
 
 START = 1_618_677_817_056_746
 """An event time in 2021, microseconds."""
 Keyed = tuple[str, bytes | None]
+ONCE: Final = frozenset({"ticks", "own-ticks", "events"})
+"""Datasets whose every id is one row."""
 
 
 def tick(number: int, product: str = "BTC-USD", exchange: str = "coinbase", **fields: object) -> Tick:
@@ -189,6 +193,17 @@ class Scene:
         Admin(self.admin).delete(names)
 
 
+def end_offsets(admin: Settings, topic: str) -> int:
+    """Return the sum of a topic's end offsets, 0 where it does not exist."""
+    consumer = Consumer(client_config(admin, "test") | {"group.id": "unused", "enable.auto.commit": False})
+    try:
+        known = Admin(admin).describe([topic])
+        numbers = range(known[topic].partitions) if topic in known else ()
+        return sum(consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=15)[1] for number in numbers)
+    finally:
+        consumer.close()
+
+
 def origin(letter: DeadLetter) -> tuple[str, int, int]:
     """Return where a dead letter's record was read."""
     return letter.topic, letter.partition, letter.offset
@@ -242,12 +257,20 @@ class Load:
     """Sends what `make(number)` gives for 0, 1, 2 … at a steady rate, from `with` to the end of its block.
 
     `make` returns (dataset, key, value) triples. After the block, `numbers` have been made and all of it was
-    acknowledged by the broker; `sent` counts the records by dataset.
+    acknowledged by the broker; `sent` counts the records by dataset, and those that may be stored or refused once each
+    stand in the `ledger`.
     """
 
-    def __init__(self, scene: Scene, make: Callable[[int], Sequence[tuple[str, str, bytes | None]]], rate: int) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        make: Callable[[int], Sequence[tuple[str, str, bytes | None]]],
+        rate: int,
+        ledger: Ledger | None = None,
+    ) -> None:
         self.numbers = 0
         self.sent: Counter[str] = Counter()
+        self.ledger = ledger or Ledger()
         self._scene = scene
         self._make = make
         self._rate = rate
@@ -278,13 +301,55 @@ class Load:
             self._failures.append("not everything was acknowledged")
 
     def _send(self, producer: Producer, dataset: str, key: str, value: bytes | None) -> None:
-        def delivered(error: KafkaError | None, _: Message) -> None:
+        name = self._noted(dataset, key, value)
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
             if error is not None:
                 self._failures.append(error.str())
+            elif name is not None:
+                self.ledger.accept(name, (message.topic() or "", message.partition() or 0, message.offset() or 0))
 
         producer.produce(self._scene.topic(dataset), value, key.encode(), on_delivery=delivered)
         producer.poll(0)
         self.sent[dataset] += 1
+
+    def _noted(self, dataset: str, key: str, value: bytes | None) -> str | None:
+        """Write what is sent into the ledger; a statistic, which a newer one may replace, has no entry."""
+        if dataset not in ONCE:
+            return None
+        try:
+            name = codec(DATASET_RECORDS[dataset]).decode(value).event_id  # type: ignore[attr-defined] # each has one
+        except DecodeError:
+            name = f"bad record {self.sent.total()}"
+        self.ledger.send(name, key)
+        return str(name)
+
+
+def held(scene: Scene, ledger: Ledger) -> Held:
+    """Return what database and dead-letter topic hold; waits for as many letters as accepted ids have no row."""
+    found = [
+        (name, (table, at))
+        for table in ("ticks", "events")
+        for name, at in scene.rows(
+            f"SELECT event_id, (extract(epoch FROM appended_at) * 1000000)::bigint FROM {table} WHERE tenant = %s",
+            scene.tenant,
+        )
+    ]
+    gaps = scene.rows("SELECT topic, partition, from_offset, to_offset FROM sink_gaps")
+    told = within(ledger, [(topic, partition, start, end) for topic, partition, start, end in gaps])
+    rows = Counter(name for name, _ in found)
+    missing = sum(name not in rows and name not in told for name in ledger.of("accepted"))
+    letters = {
+        ledger.placed.get(origin(letter), f"record at {origin(letter)}") for letter in scene.dead_letters(missing)
+    }
+    return Held(rows, letters, told, dict(found))
+
+
+def assert_ledger_kept(scene: Scene, load: Load) -> None:
+    """Wait until a sink, which must run, has dealt with all that was sent, and compare with what was acknowledged."""
+    for dataset, count in load.sent.items():
+        scene.wait_stored(dataset, count)
+    assert_kept(load.ledger, held(scene, load.ledger))
 
 
 class SinkProcess:
