@@ -22,7 +22,7 @@ from pulsestream.core.metrics import REGISTRY
 from pulsestream.core.settings import Settings
 from schemas.codec import codec
 from schemas.records import DeadLetter, Header, Tick, dead_letter_id
-from tests.support.poison import poisoned
+from tests.support.rounds import Rounds
 from tests.support.sinking import START, Scene, alert, origin, running_sink, tick, wait_until
 
 NOISE = b"\xffnoise"
@@ -237,30 +237,10 @@ async def _send_odd_headers(scene: Scene, values: Sequence[bytes]) -> None:
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 1.0], ids=["1 %", "10 %", "100 %"])
-def test_of_poisoned_records_each_bad_one_is_a_dead_letter_and_each_good_one_a_row(scene: Scene, share: float) -> None:
-    count = 2_000
-    scene.make("dlq", "ticks")
-    records = list(poisoned((tick(number) for number in range(count)), share, seed=5))
-    producer = Producer(producer_config(scene.admin, "test") | {"message.max.bytes": 2_000_000})
-    for (key, value, _), _ in records:
-        producer.produce(scene.topic("ticks"), value, key.encode(), partition=0)
-        producer.poll(0)
-    assert producer.flush(60) == 0
-
-    with running_sink(scene.settings):
-        scene.wait_stored("ticks", count)
-        bad = [value for (_, value, _), sound in records if not sound]
-        letters = stored_letters(scene, len(bad))
-
-    assert [letter.value for letter, _ in letters] == bad
-    assert scene.count("ticks") == count - len(bad)
-
-
-@pytest.mark.parametrize("share", [0.01, 0.1, 1.0], ids=["1 %", "10 %", "100 %"])
 def test_of_records_that_only_the_database_refuses_each_one_is_a_dead_letter_and_the_others_are_rows(
-    scene: Scene, share: float
+    scene: Scene, share: float, rounds: Rounds
 ) -> None:
-    count = 1_000
+    count = rounds(300, 1_000)
     culprits = set(range(0, count, round(1 / share)))
     scene.make("dlq", "alerts")
     noise = secrets.token_hex(8000)  # beyond what an index row holds

@@ -115,30 +115,6 @@ def test_a_deleted_topic_leaves_the_sink_running_and_ready(scene: Scene) -> None
         wait_until(lambda: not sink.readiness.problems(), what="ready again")
 
 
-def test_what_retention_removed_before_it_was_read_is_recorded(scene: Scene) -> None:
-    scene.make("dlq", "ticks")
-    scene.send("ticks", [tick(number) for number in range(10)], partition=1)
-    with running_sink(scene.settings):
-        scene.wait_stored("ticks", 10)
-    scene.send("ticks", [tick(number) for number in range(10, 30)], partition=1)
-    gaps = REGISTRY.get_sample_value("pulsestream_sink_retention_gaps_total") or 0.0
-
-    _remove_before(scene, 25)
-    with running_sink(scene.settings):
-        scene.wait_stored("ticks", 30)
-
-    assert scene.count("ticks") == 15
-    recorded = scene.rows("SELECT topic, partition, from_offset, to_offset, cause FROM sink_gaps")
-    assert recorded == [(scene.topic("ticks"), 1, 10, 25, "retention")]
-    assert REGISTRY.get_sample_value("pulsestream_sink_retention_gaps_total") == gaps + 1
-
-
-def _remove_before(scene: Scene, offset: int) -> None:
-    admin = Admin(scene.admin)  # its futures are never done once it is collected
-    for future in admin.client.delete_records([TopicPartition(scene.topic("ticks"), 1, offset)]).values():
-        future.result(10)
-
-
 def test_the_groups_offsets_show_what_the_database_holds(scene: Scene) -> None:
     scene.make("dlq", "ticks")
     scene.send("ticks", [tick(number) for number in range(10)], partition=2)
