@@ -89,7 +89,7 @@ def store(scene: Scene, first: int) -> None:
 
 def contents(url: str) -> dict[str, list[tuple[Any, ...]]]:
     """Return every table's rows, but for when the sink wrote, and which of two copies of a record it took."""
-    row = "to_jsonb(held) - '{updated_at,claimed_at,appended_at}'::text[]"
+    row = "to_jsonb(held) - '{updated_at,claimed_at,appended_at,ingested}'::text[]"
     with psycopg.connect(url) as connection:
         return {
             table: connection.execute(f"SELECT {row} FROM {table} AS held ORDER BY ({row})::text").fetchall()
