@@ -11,15 +11,18 @@ PINNED = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all: -
 LOCK = .venv/lock/bin/uv pip compile pyproject.toml --group build --universal --python-version 3.11 --quiet \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help install up test faults matrix fuzz soak bench lint format lock clean
+.PHONY: help install up secrets test test-containers faults matrix fuzz soak bench lint format lock clean
 
 help: ## List the targets.
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-22s %s\n", $$1, $$2 }'
 
 install: .venv/installed ## Make the environment in .venv: pinned, hashed dependencies and this package.
 
 up: .venv/installed ## Start everything on this machine: broker, database, feed, streams, sink, API.
 	@exec $(BIN)/pulsestream up
+
+secrets: ## Write what docker-compose.kafka.yml needs into .env: a random password for everybody.
+	@deploy/secrets.sh .env
 
 # Tests mostly wait for processes: three files at a time, each with a broker of its own, keep two cores busy. The order of
 # files stays, with the longest first.
@@ -27,6 +30,9 @@ JOBS ?= 3
 
 test: .venv/developer ## Run every test on a real broker and a real database (ARGS="-k name" for some; JOBS=1).
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-containers: .venv/developer ## Build the image and test docker-compose.kafka.yml in containers (Docker with Compose).
+	$(BIN)/pytest --containers tests/containers $(ARGS)
 
 faults: .venv/developer ## Kill and stop processes many more times than `make test` does (ARGS="-k name" for some).
 	$(BIN)/pytest --thorough tests/e2e tests/faults $(ARGS)

@@ -78,17 +78,23 @@ def up() -> None:
 
 @app.command()
 def migrate() -> None:
-    """Bring database and topics to this version.
+    """Bring database, topics and the services' logins to this version.
 
     Safe to run again.
     PULSESTREAM_DATABASE_URL must name a superuser, or a member of ps_owner after the first time.
+    PULSESTREAM_KAFKA_LOGINS and PULSESTREAM_DATABASE_LOGINS, where they are set, are what services log in with.
+
+    Example: PULSESTREAM_KAFKA_LOGINS=ps-sink:…,ps-api:… PULSESTREAM_DATABASE_LOGINS=ps_sink:…,ps_api:… pulsestream
+    migrate
     """
     from pulsestream.core.kafka import Admin
     from pulsestream.core.layout import platform_topic_specs
     from pulsestream.core.topics import FEED_SHARDS
+    from pulsestream.local.logins import give_logins, wanted_logins
     from schemas.migrate import migrate as migrate_database
 
     settings = _start("migrate")
+    logins = wanted_logins(settings)
     database = settings.database_url.get_secret_value()
     if not database:
         raise UsageError("PULSESTREAM_DATABASE_URL is empty: set it to postgresql://superuser:…@host/database")
@@ -99,6 +105,8 @@ def migrate() -> None:
     typer.echo(f"topics: {', '.join(created) if created else 'all there'}")
     if admin.grow(FEED_SHARDS, settings.feed_shards):
         typer.echo(f"{FEED_SHARDS}: {settings.feed_shards} partitions now; start every producer anew with this setting")
+    given = give_logins(settings, logins)
+    typer.echo(f"logins: {', '.join(given) if given else 'left as they are'}")
 
 
 @app.command()
@@ -193,6 +201,7 @@ def exchange(
     speed: Annotated[float, typer.Option(min=0, help="of a replay; 2 is twice as fast, 0 as fast as it goes")] = 1.0,
     products: Annotated[str, typer.Option(help="synthetic products, comma-separated")] = "",
     rate: Annotated[float, typer.Option(min=0.01, help="synthetic ticks a second and product")] = 2.0,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one")] = 0,
     sent: Annotated[Path | None, typer.Option(help="write every frame sent to this file")] = None,
     write: Annotated[Path | None, typer.Option(help="write a synthetic recording instead of serving")] = None,
@@ -232,8 +241,8 @@ def exchange(
         return
     server.run(
         server.ExchangeOptions(
-            venue=venue, frames=frames, synthetic=synthetic, speed=speed, products=wanted, rate=rate, port=port,
-            sent=sent, loop=loop, unfiltered=unfiltered, faults=faults, fault_log=fault_log, truth=truth,
+            venue=venue, frames=frames, synthetic=synthetic, speed=speed, products=wanted, rate=rate, host=host,
+            port=port, sent=sent, loop=loop, unfiltered=unfiltered, faults=faults, fault_log=fault_log, truth=truth,
             rest_rate=rest_rate, max_age=max_age, start_after=start_after,
         )
     )  # fmt: skip
@@ -433,6 +442,22 @@ def doctor() -> None:
     typer.echo(report(findings))
     if any(not finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def health(
+    url: Annotated[str, typer.Argument(help="default: /readyz of PULSESTREAM_OPS_PORT, else of the API's port")] = "",
+) -> None:
+    """Say whether the process with these settings is ready.
+
+    Exit code 1 if it is not, with what is missing. `python -m pulsestream.commands.health` does the same with a
+    quarter of the work, for health checks that run all the time.
+
+    Examples: PULSESTREAM_OPS_PORT=9100 pulsestream health; pulsestream health http://127.0.0.1:8000/readyz
+    """
+    from pulsestream.commands.health import main
+
+    raise typer.Exit(main([url] if url else []))
 
 
 @tenant_app.command("register")

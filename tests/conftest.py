@@ -61,6 +61,7 @@ def pytest_runtest_teardown() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="repeat what is heavy by nature many times")
+    parser.addoption("--containers", action="store_true", help="run tests/containers, which build and start images")
 
 
 @pytest.fixture(scope="session")

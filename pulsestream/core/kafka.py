@@ -118,7 +118,9 @@ class Admin:
 
     def __init__(self, settings: Settings, client_id: str = "ps-admin") -> None:
         # Its failures are raised: the client's own lines on stderr would say them again.
-        self.client = AdminClient(client_config(settings, client_id) | {"log_level": 0})
+        config = client_config(settings, client_id) | {"log_level": 0, "error_cb": self._note}
+        self.client = AdminClient(config)  # type: ignore[arg-type] # its type forgets callbacks
+        self._refused = ""
         self._replication = settings.replication_factor
 
     def topics(self) -> dict[str, int]:
@@ -126,7 +128,7 @@ class Admin:
         try:
             metadata = self.client.list_topics(timeout=ADMIN_TIMEOUT)
         except KafkaException as error:
-            raise BrokerError(f"cannot list the topics: {reason(error)}") from error
+            raise BrokerError(f"cannot list the topics: {self._why(error)}") from error
         return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
 
     def describe(self, names: Collection[str]) -> dict[str, TopicInfo]:
@@ -141,7 +143,7 @@ class Admin:
             except KafkaException as error:
                 if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                     continue
-                raise BrokerError(f"cannot describe topic {name}: {reason(error)}") from error
+                raise BrokerError(f"cannot describe topic {name}: {self._why(error)}") from error
             found[name] = TopicInfo(name, str(topic.topic_id), len(topic.partitions))
         return found
 
@@ -174,7 +176,7 @@ class Admin:
             except KafkaException as error:
                 if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
                     continue
-                raise BrokerError(f"cannot create topic {name}: {reason(error)}") from error
+                raise BrokerError(f"cannot create topic {name}: {self._why(error)}") from error
             created.append(name)
         return created
 
@@ -188,7 +190,7 @@ class Admin:
             try:
                 future.result()
             except KafkaException as error:
-                raise BrokerError(f"cannot give topic {name} {partitions} partitions: {reason(error)}") from error
+                raise BrokerError(f"cannot give topic {name} {partitions} partitions: {self._why(error)}") from error
         return True
 
     def group_members(self, group: str) -> int:
@@ -199,7 +201,7 @@ class Admin:
         except KafkaException as error:
             if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
                 return 0
-            raise BrokerError(f"cannot describe group {group}: {reason(error)}") from error
+            raise BrokerError(f"cannot describe group {group}: {self._why(error)}") from error
 
     def delete(self, names: Collection[str]) -> None:
         """Delete these topics; one that does not exist is passed over."""
@@ -210,7 +212,18 @@ class Admin:
                 future.result()
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise BrokerError(f"cannot delete topic {name}: {reason(error)}") from error
+                    raise BrokerError(f"cannot delete topic {name}: {self._why(error)}") from error
+
+    def _note(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._AUTHENTICATION:  # noqa: SLF001 - the client's own errors begin so
+            self._refused = error.str()
+
+    def _why(self, error: KafkaException) -> str:
+        """Return the words for a failure; of a login that is refused the client itself says only that time ran out."""
+        self.client.poll(0)  # calls `_note`
+        if not self._refused:
+            return reason(error)
+        return f"{self._refused}: check PULSESTREAM_KAFKA_USERNAME and PULSESTREAM_KAFKA_PASSWORD"
 
 
 class CompactedReader:

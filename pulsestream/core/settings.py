@@ -37,6 +37,13 @@ class Settings(BaseSettings):
 
     database_url: SecretStr = Field(SecretStr(""), description="postgresql://…; empty: `pulsestream up` starts one")
 
+    kafka_logins: SecretStr = Field(
+        SecretStr(""), description="ps-api:password,…: the services' users that `migrate` gives their rights"
+    )
+    database_logins: SecretStr = Field(
+        SecretStr(""), description="ps_api:password,…: the services' roles that `migrate` gives a password"
+    )
+
     partitions: int = Field(3, ge=1, le=1000, description="of every tick, own-tick and trade topic")
     replication_factor: int = Field(1, ge=1, le=10)
     min_insync_replicas: int = Field(1, ge=1, le=10)

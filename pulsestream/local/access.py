@@ -1,9 +1,10 @@
-"""Which Kafka user may do what: one SCRAM user for each service, with prefix ACLs.
+"""Which Kafka users there are and what each may do: one SCRAM user for each service, with prefix ACLs.
 
 `ps.` covers every topic of the installation. Reading without a consumer group still names one (see
 `pulsestream.core.kafka.CompactedReader`), which begins with the service's own name.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from confluent_kafka import KafkaException
@@ -14,6 +15,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented t
     AdminClient,
     ResourcePatternType,
     ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialAlteration,
+    UserScramCredentialUpsertion,
 )
 
 from pulsestream.core.kafka import ADMIN_TIMEOUT, BrokerError, client_config, reason
@@ -30,6 +35,8 @@ _TRANSACTION: Final = ResourceType.TRANSACTIONAL_ID
 _CLUSTER: Final = ResourceType.BROKER
 _EVERY_TOPIC: Final = "ps."
 _CLUSTER_NAME: Final = "kafka-cluster"
+_ITERATIONS: Final = 4096
+"""Of SCRAM's hash: Kafka's own default; guessing is hopeless because passwords are generated."""
 
 
 def grants(settings: Settings) -> list[Grant]:
@@ -56,6 +63,20 @@ def grants(settings: Settings) -> list[Grant]:
     cluster = [(user, AclOperation.IDEMPOTENT_WRITE) for user in SERVICES]
     cluster += [("ps-relay", describe), ("ps-relay", AclOperation.CREATE)]
     return wanted + [(user, _CLUSTER, _CLUSTER_NAME, operation) for user, operation in cluster]
+
+
+def ensure_users(admin_settings: Settings, passwords: Mapping[str, str]) -> None:
+    """Let each of these users log in with its password from now on. Raises BrokerError."""
+    client = AdminClient(client_config(admin_settings, "ps-admin") | {"log_level": 0})
+    hashing = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, _ITERATIONS)
+    wanted: list[UserScramCredentialAlteration] = [
+        UserScramCredentialUpsertion(user, hashing, password.encode()) for user, password in passwords.items()
+    ]
+    for user, future in client.alter_user_scram_credentials(wanted, request_timeout=ADMIN_TIMEOUT).items():
+        try:
+            future.result()
+        except KafkaException as error:
+            raise BrokerError(f"the user {user} cannot be given its password: {reason(error)}") from error
 
 
 def ensure_acls(admin_settings: Settings) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 from confluent_kafka import KafkaException, Producer
+from pydantic import SecretStr
 
 from pulsestream.core.kafka import Admin, BrokerError, CompactedReader, TopicSpec, producer_config
 from pulsestream.core.settings import Settings
 from pulsestream.core.topics import TENANTS
 from pulsestream.local.errors import HomeBusyError
 from pulsestream.local.kafka import EmbeddedKafka, ensure_acls
+from tests.support.e2e import eventually
 
 
 def _produce(settings: Settings, topic: str) -> str | None:
@@ -65,6 +67,21 @@ def test_a_wrong_password_is_refused(broker: EmbeddedKafka) -> None:
 
     with pytest.raises(KafkaException, match=r"_TRANSPORT|_AUTHENTICATION|_TIMED_OUT"):
         client.list_topics(timeout=2)
+
+
+def test_a_refused_login_is_said_to_be_one(broker: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pulsestream.core.kafka.ADMIN_TIMEOUT", 2.0)
+    admin = Admin(broker.settings("ps-api").model_copy(update={"kafka_password": SecretStr("hunter2")}))
+
+    def said() -> None:
+        for request in (admin.topics, lambda: admin.create([_spec("ps.wrong.ticks.v1")])):
+            with pytest.raises(BrokerError) as caught:
+                request()
+            assert "Authentication failed" in str(caught.value)
+            assert "check PULSESTREAM_KAFKA_USERNAME and PULSESTREAM_KAFKA_PASSWORD" in str(caught.value)
+            assert "hunter2" not in str(caught.value)
+
+    eventually(said)
 
 
 def test_rights_can_be_ensured_again(broker: EmbeddedKafka) -> None:
