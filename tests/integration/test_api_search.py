@@ -16,6 +16,7 @@ from api.search import plan as planning
 from api.search.plan import SearchRequest
 from api.search.statements import rows as statement
 from pulsestream.core.clock import to_micros
+from tests.support.databases import BOTH_KINDS
 from tests.support.searching import (
     SEAL,
     TABLES,
@@ -239,6 +240,7 @@ def test_a_cursor_belongs_to_its_filters_and_order_and_not_to_the_pages_size(sto
 # ---- indexes ----
 
 
+@BOTH_KINDS
 @pytest.mark.parametrize(
     ("dataset", "request_"),
     [

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from api.errors import Problem
 from api.search import repository, service
 from api.search.plan import SearchRequest
+from tests.support.databases import BOTH_KINDS
 from tests.support.searching import Store, event, fill, ids, moment, opened_store, slug, tick
 
 
@@ -103,6 +104,7 @@ def _explained_far(store: Store, tenant: str) -> str:
         return "\n".join(str(*row) for row in found.fetchall())
 
 
+@BOTH_KINDS
 def test_the_view_beside_row_level_security_shows_the_tenant_that_is_set_and_no_other(store: Store) -> None:
     tenant, other = slug(), slug()
     fill(store, tenant, ("events", "mine", 1))

@@ -16,6 +16,7 @@ from schemas.records import AsOf
 from sinks.database import Database
 from sinks.plan import Place, Position, plan
 from sinks.rows import Arrived
+from tests.support.databases import BOTH_KINDS
 from tests.support.searching import NOW, Store, bar, fill, ids, opened_store, slug, stat, tick
 from tests.support.searching import TABLES as ROWS
 from tests.support.sinking import bar as bar_record
@@ -72,6 +73,7 @@ def writer(store: Store) -> psycopg.Connection[Any]:
     return psycopg.connect(store.urls.url("ps_sink"), options="-c lock_timeout=20s")
 
 
+@BOTH_KINDS
 def test_a_row_that_is_committed_late_is_not_skipped(store: Store) -> None:
     tenant = slug()
     tail = Tail(store, tenant)
