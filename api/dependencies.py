@@ -12,6 +12,7 @@ from api.freshness.service import Freshness
 from api.health import Health
 from api.ingestion.service import Ingestion
 from api.rules.service import Rules
+from api.search.export import Exports
 from api.search.series import Series
 from api.search.service import Search
 from api.subscriptions.service import Subscriptions
@@ -30,6 +31,7 @@ class Services:
     rules: Rules
     search: Search
     series: Series
+    exports: Exports
     feeds: Feeds
     ingestion: Ingestion
     dead_letters: DeadLetters
@@ -65,6 +67,11 @@ def search(request: Request) -> Search:
 def series(request: Request) -> Series:
     """Return the series of bars."""
     return services(request).series
+
+
+def exports(request: Request) -> Exports:
+    """Return the exports under way."""
+    return services(request).exports
 
 
 def feeds(request: Request) -> Feeds:

@@ -84,7 +84,7 @@ ORDER BY version DESC LIMIT 1;
 
 -- name: search_rows
 SELECT {columns} FROM {table} WHERE tenant = %(tenant)s {conditions}
-ORDER BY {order} LIMIT %(limit)s;
+ORDER BY {order} LIMIT %(limit)s
 
 -- name: search_edge
 -- The key of the nth row, where there are as many.
@@ -94,7 +94,7 @@ ORDER BY {order} OFFSET %(near)s - 1 LIMIT 1;
 -- name: search_far
 -- Ordered by an expression, which no index gives: all that contains what is asked for is found by the index of that.
 SELECT {columns} FROM own_events WHERE true {conditions}
-ORDER BY {order} LIMIT %(limit)s;
+ORDER BY {order} LIMIT %(limit)s
 
 -- name: count_rows
 SELECT count(*) AS rows FROM (

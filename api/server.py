@@ -27,6 +27,7 @@ from api.http_protocol import BoundedHttpProtocol
 from api.ingestion.publisher import Fatal, Publisher
 from api.ingestion.service import Ingestion
 from api.rules.service import Rules
+from api.search.export import Exports
 from api.search.series import Series
 from api.search.service import Search
 from api.subscriptions.service import Subscriptions
@@ -74,6 +75,7 @@ async def open_services(
             Rules(database, clock),
             Search(database, CursorSeal(peppers)),
             Series(database, CursorSeal(peppers), clock),
+            Exports(),
             Feeds(database, clock, settings.feed_shards),
             Ingestion(publisher, EventsTopicGate(database, time.monotonic)),
             DeadLetters(database, CursorSeal(peppers), publisher, clock),

@@ -42,6 +42,8 @@ class Collection:
     id: str = "event_id"
     hidden: frozenset[str] = field(default_factory=frozenset)
     """Fields of the record that rows do not show."""
+    heavy: str | None = None
+    """A column whose values may be so large that rows are bounded by their bytes too."""
 
     @cached_property
     def schema(self) -> Mapping[str, Mapping[str, Any]]:
@@ -75,7 +77,10 @@ COLLECTIONS: Final[Mapping[str, Collection]] = {
     for collection in (
         Collection("ticks", "exchange_time", _equal("product", "exchange")),
         Collection(
-            "events", "time", _texts("type", "source", "product") | {"contains": Filter("data", Match.CONTAINS)}
+            "events",
+            "time",
+            _texts("type", "source", "product") | {"contains": Filter("data", Match.CONTAINS)},
+            heavy="data",
         ),
         Collection("trades", "exchange_time", _equal("product", "exchange", "side")),
         Collection("bars", "start", _equal("product", "exchange", "period", "origin"), hidden=frozenset({"as_of"})),

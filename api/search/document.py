@@ -1,9 +1,10 @@
-"""What the OpenAPI document says of what search answers: rows by the records' Avro schemas and pages. Pure."""
+"""What the OpenAPI document says of what search answers: rows by the records' Avro schemas, pages, exports. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 from api.search.collections import COLLECTIONS, Collection
+from api.search.encoding import MEDIA_TYPES
 from api.search.series import FIELDS
 
 Json = dict[str, Any]
@@ -97,7 +98,9 @@ def answer(row: Json, example: Json | list[Any]) -> Json:
             "examples": {"page": {"value": {"rows": [example], "next_cursor": None}}},
         }
     }
-    return {"description": "A page of rows", "content": content}
+    for media_type in MEDIA_TYPES.values():
+        content[media_type] = {"schema": {"type": "string", "description": "a line a row"}}
+    return {"description": "A page of rows, or all of them as a stream", "content": content}
 
 
 def _row(collection: Collection) -> Json:

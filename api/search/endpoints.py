@@ -7,9 +7,10 @@ import msgspec
 from fastapi import APIRouter, Depends, Query, Response
 
 from api.auth import Caller, CanReadData
-from api.dependencies import search, series
+from api.dependencies import exports, search, series
 from api.openapi import problems
 from api.search import document
+from api.search.export import Export, ExportResponse, Exports, arranged
 from api.search.parameters import (
     AlertsParameters,
     BarsParameters,
@@ -24,6 +25,7 @@ from api.search.service import Count, Page, Search
 
 router = APIRouter(tags=["search"])
 Service = Annotated[Search, Depends(search)]
+UnderWay = Annotated[Exports, Depends(exports)]
 Bars = Annotated[Series, Depends(series)]
 _encoder: Final = msgspec.json.Encoder()
 _REFUSED: Final = problems(400, 401, 403, 503)
@@ -78,58 +80,71 @@ def _answers(described: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     responses=_answers(document.rows_of_any({"dataset": "ticks"} | _TICK)),
 )
 async def search_events(
-    parameters: Annotated[SearchParameters, Query()], caller: CanReadData, service: Service
+    parameters: Annotated[SearchParameters, Query()], caller: CanReadData, service: Service, under_way: UnderWay
 ) -> Response:
     """Search what is stored, newest first. Follow `next_cursor` to walk on; a walk skips and repeats no row."""
-    return await _answer(service, caller, parameters, named=True)
+    return await _answer(service, under_way, caller, parameters, named=True)
 
 
 @router.get("/api/v1/ticks", response_class=Response, responses=_answers(document.rows_of("ticks", _TICK)))
 async def list_ticks(
-    parameters: Annotated[TicksParameters, Query()], caller: CanReadData, service: Service
+    parameters: Annotated[TicksParameters, Query()], caller: CanReadData, service: Service, under_way: UnderWay
 ) -> Response:
     """List ticks."""
-    return await _answer(service, caller, parameters)
+    return await _answer(service, under_way, caller, parameters)
 
 
 @router.get("/api/v1/trades", response_class=Response, responses=_answers(document.rows_of("trades", _TRADE)))
 async def list_trades(
-    parameters: Annotated[TradesParameters, Query()], caller: CanReadData, service: Service
+    parameters: Annotated[TradesParameters, Query()], caller: CanReadData, service: Service, under_way: UnderWay
 ) -> Response:
     """List trades."""
-    return await _answer(service, caller, parameters)
+    return await _answer(service, under_way, caller, parameters)
 
 
 @router.get("/api/v1/stats", response_class=Response, responses=_answers(document.rows_of("stats", _STAT)))
 async def list_stats(
-    parameters: Annotated[StatsParameters, Query()], caller: CanReadData, service: Service
+    parameters: Annotated[StatsParameters, Query()], caller: CanReadData, service: Service, under_way: UnderWay
 ) -> Response:
     """List rolling statistics."""
-    return await _answer(service, caller, parameters)
+    return await _answer(service, under_way, caller, parameters)
 
 
 @router.get("/api/v1/alerts", response_class=Response, responses=_answers(document.rows_of("alerts", _ALERT)))
 async def list_alerts(
-    parameters: Annotated[AlertsParameters, Query()], caller: CanReadData, service: Service
+    parameters: Annotated[AlertsParameters, Query()], caller: CanReadData, service: Service, under_way: UnderWay
 ) -> Response:
     """List alerts: every transition of every rule."""
-    return await _answer(service, caller, parameters)
+    return await _answer(service, under_way, caller, parameters)
 
 
 @router.get("/api/v1/bars", response_class=Response, responses=_answers(document.series()))
 async def list_bars(
-    parameters: Annotated[BarsParameters, Query()], caller: CanReadData, service: Service, bars: Bars
+    parameters: Annotated[BarsParameters, Query()],
+    caller: CanReadData,
+    service: Service,
+    under_way: UnderWay,
+    bars: Bars,
 ) -> Response:
     """List bars as they are stored, or with `period` a series: one bar a period, of any multiple of a stored one."""
     wanted = parameters.series()
     if wanted is None:
-        return await _answer(service, caller, parameters)
+        return await _answer(service, under_way, caller, parameters)
+    if parameters.format != "json":
+        pages = arranged(bars.pages(caller.tenant, wanted, parameters.limit), parameters.arranged)
+        return ExportResponse(Export(caller.tenant, parameters.format, parameters.columns_shown, pages), under_way)
     page = await bars.page(caller.tenant, wanted, parameters.cursor)
     return shown(page, parameters.arranged(page.rows))
 
 
-async def _answer(service: Search, caller: Caller, parameters: WalkParameters, *, named: bool = False) -> Response:
+async def _answer(
+    service: Search, under_way: Exports, caller: Caller, parameters: WalkParameters, *, named: bool = False
+) -> Response:
     request = parameters.request()
+    if parameters.format != "json":
+        header = service.header(request, named=named)
+        pages = service.pages(caller.tenant, request, parameters.limit, named=named)
+        return ExportResponse(Export(caller.tenant, parameters.format, header, pages), under_way)
     if parameters.begin == "now":
         page = await service.end(caller.tenant, request)
     else:

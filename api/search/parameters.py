@@ -10,10 +10,13 @@ from api import errors
 from api.search.collections import FILTERS
 from api.search.periods import Period, parse
 from api.search.plan import DEFAULT_LIMIT, MAX_LIMIT, SearchRequest
-from api.search.series import FIELDS, Bar, SeriesRequest, as_ccxt
+from api.search.series import CCXT, FIELDS, Bar, SeriesRequest, as_ccxt
 from pulsestream.core.clock import parse_rfc3339, to_datetime, to_micros
 from schemas.validate import PERIODS
 
+MAX_EXPORTED: Final = 10_000_000
+EXPORT_PAGE: Final = 500
+"""Rows that an export reads and encodes at a time."""
 _NAME: Final = 256
 """Characters of a filter's value."""
 _CONTAINED: Final = 4096
@@ -45,11 +48,14 @@ class WalkParameters(BaseModel):
         description="with order=ingested and no cursor: from the first row stored, or with what comes from now on",
     )
     limit: int | None = Field(
-        None, ge=1, description=f"rows of a page, {DEFAULT_LIMIT} by default, {MAX_LIMIT} at most"
+        None, ge=1, description=f"rows of a page, {DEFAULT_LIMIT} by default, {MAX_LIMIT} at most; of an export: in all"
     )
     cursor: str | None = Field(None, max_length=2048, description="next_cursor of the page before")
     fields: str | None = Field(
         None, max_length=1024, description="what rows show, comma-separated; default: everything", examples=["event_id"]
+    )
+    format: Literal["json", "ndjson", "csv"] = Field(
+        "json", description="json: a page; ndjson, csv: an export of all rows, streamed"
     )
     count: bool = Field(
         False, description="also say how many rows there are in all: exact up to 10,000, else an estimate"
@@ -73,9 +79,14 @@ class WalkParameters(BaseModel):
         )
 
     @property
+    def is_export(self) -> bool:
+        """Whether the whole walk is asked for, as a stream."""
+        return self.format != "json"
+
+    @property
     def page_size(self) -> int:
         """How many rows a page has."""
-        return DEFAULT_LIMIT if self.limit is None else self.limit
+        return EXPORT_PAGE if self.is_export else self.limit or DEFAULT_LIMIT
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -83,10 +94,15 @@ class WalkParameters(BaseModel):
         return () if self.fields is None else tuple(name.strip() for name in self.fields.split(","))
 
     def _check(self) -> None:
-        if self.limit is not None and self.limit > MAX_LIMIT:
-            raise refused("limit", f"{self.limit} is more than {MAX_LIMIT}: ask for less, and go on by the cursor")
-        if self.begin == "now" and (self.order != "ingested" or self.cursor is not None):
-            raise refused("begin", "begin=now goes with order=ingested alone: without a cursor")
+        most = MAX_EXPORTED if self.is_export else MAX_LIMIT
+        if self.limit is not None and self.limit > most:
+            raise refused("limit", f"{self.limit} is more than {most}: ask for less, and go on by the cursor")
+        if self.begin == "now" and (self.order != "ingested" or self.is_export or self.cursor is not None):
+            raise refused("begin", "begin=now goes with order=ingested alone: without a cursor, and in no export")
+        if self.is_export and self.cursor is not None:
+            raise refused("cursor", "an export begins at its beginning: narrow it with from and to")
+        if self.is_export and self.count:
+            raise refused("count", "an export has no count: ask for it with format=json and limit=1")
 
 
 _PRODUCT = Field(None, max_length=_NAME, description="of this product", examples=["BTC-USD"])
@@ -177,6 +193,11 @@ class BarsParameters(WalkParameters):
             self.page_size,
             self.fill,
         )
+
+    @property
+    def columns_shown(self) -> Sequence[str]:
+        """The names of what `arranged` gives."""
+        return CCXT if self.columns == "ccxt" else self.shown or FIELDS
 
     def arranged(self, bars: Sequence[Bar]) -> list[Any]:
         """Return the bars of a series with the columns that are asked for."""

@@ -1,7 +1,7 @@
 """Runs a search's plans and gives rows as the API shows them."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from math import ceil
 from typing import Any, Final
@@ -20,11 +20,24 @@ Row = dict[str, Any]
 Placed = tuple[tuple[int, ...], str, Row]
 """A row with its place in the walk: the leading columns of the order in microseconds or numbers, and its id."""
 
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows in the walk's order; `is_cut` where more lie behind them that would be too many bytes."""
+
+    placed: list[Placed]
+    is_cut: bool = False
+
+
 NEAR: Final = 1000
 """Rows at the beginning of a walk that are looked at one by one for what their data contains."""
 WALKED: Final = 6000
 """Rows after which a page should be full by what the nearest showed, for the walk to go on; else the index of what data
 contains is asked. So neither what nearly every row contains nor what hardly one does costs more than it must."""
+MAX_BYTES: Final = 2 * 1024 * 1024
+"""Bytes of heavy values after which a page ends."""
+TAKEN: Final = 32
+"""Heavy rows that are taken before it is known how heavy they are."""
 COUNTED: Final = 10_000
 """Rows that are counted; of more the planner's estimate is given."""
 COUNT_TIMEOUT: Final = 1.0
@@ -32,11 +45,12 @@ COUNT_TIMEOUT: Final = 1.0
 _FAR: Final = {Match.CONTAINS.value: "where_contains_of_tenant"}
 
 
-async def run(connection: Connection, plan: Plan, tenant: str, limit: int) -> list[Placed]:
+async def run(connection: Connection, plan: Plan, tenant: str, limit: int) -> Part:
     """Return at most `limit` rows in the walk's order."""
+    bound = {"tenant": tenant, "limit": limit}
     if plan.is_by_containment:
-        return await _run_by_containment(connection, plan, tenant, limit)
-    return await _placed(connection, statements.rows(plan), plan, {"tenant": tenant, "limit": limit})
+        return await _run_by_containment(connection, plan, bound, limit)
+    return await _placed(connection, statements.rows(plan), plan, bound)
 
 
 async def count(connection: Connection, plan: Plan, tenant: str) -> tuple[int, bool]:
@@ -65,28 +79,28 @@ async def horizon(connection: Connection) -> int:
     return int(found["horizon"]) if found else 0
 
 
-async def _run_by_containment(connection: Connection, plan: Plan, tenant: str, limit: int) -> list[Placed]:
+async def _run_by_containment(connection: Connection, plan: Plan, bound: dict[str, Any], limit: int) -> Part:
     """Look at the nearest rows one by one, perhaps at some more, and ask the index about those behind them.
 
     Each step reads up to an edge, the key of a row, and the next one from there: what arrives meanwhile moves none.
     """
     found: list[Placed] = []
-    bound: dict[str, Any] = {"tenant": tenant}
     behind, window = plan, NEAR
     while window:
         bound |= {"near": window, "limit": limit - len(found)}
         edge = await _edge(connection, behind, bound, "first" if behind is plan else "second")
-        part = behind if edge is None else _with(behind, replace(edge, query="where_up_to"))
-        found += await _placed(connection, statements.rows(part), part, bound)
-        if edge is None or len(found) == limit:
-            return found
+        step = behind if edge is None else _with(behind, replace(edge, query="where_up_to"))
+        part = await _placed(connection, statements.rows(step), step, bound)
+        found += part.placed
+        if edge is None or part.is_cut or len(found) == limit:
+            return Part(found, part.is_cut)
         window = more_rows(len(found), limit) if behind is plan else 0
         behind = _with(plan, edge)
-    far = replace(
-        behind, conditions=tuple(replace(one, query=_FAR.get(one.query, one.query)) for one in behind.conditions)
-    )
+    conditions = tuple(replace(one, query=_FAR.get(one.query, one.query)) for one in behind.conditions)
     bound["limit"] = limit - len(found)
-    return found + await _placed(connection, statements.far(far), far, bound)
+    far = replace(behind, conditions=conditions)
+    part = await _placed(connection, statements.far(far), far, bound)
+    return Part(found + part.placed, part.is_cut)
 
 
 def more_rows(hits: int, limit: int) -> int:
@@ -110,17 +124,43 @@ def _with(plan: Plan, edge: Condition) -> Plan:
     return replace(plan, conditions=(*plan.conditions, edge))
 
 
-async def _placed(
+async def _placed(connection: Connection, statement: sql.Composed, plan: Plan, bound: Mapping[str, Any]) -> Part:
+    if plan.collection.heavy in plan.shown:
+        rows, is_cut = await _fetched_bounded(connection, statement, plan, bound)
+    else:
+        rows, is_cut = await _fetched(connection, statement, plan, bound), False
+    return Part([(_place(row, plan), row[plan.collection.id], _shown(row, plan)) for row in rows], is_cut)
+
+
+async def _fetched_bounded(
     connection: Connection, statement: sql.Composed, plan: Plan, bound: Mapping[str, Any]
-) -> list[Placed]:
-    rows = await _fetched(connection, statement, plan, bound)
-    return [(_place(row, plan), row[plan.collection.id], _shown(row, plan)) for row in rows]
+) -> tuple[list[Row], bool]:
+    """Take rows little by little, up to the one that makes their values too many bytes."""
+    rows: list[Row] = []
+    size = 0
+    async with connection.cursor("page") as cursor:
+        await cursor.execute(statement, {**bound, **_values(plan)})
+        while size < MAX_BYTES:
+            wanted = TAKEN if not rows else max(1, (MAX_BYTES - size) * len(rows) // max(size, 1))
+            batch = await cursor.fetchmany(min(wanted, bound["limit"] - len(rows)))
+            rows += batch
+            size += sum(_bytes(row[plan.collection.heavy or ""]) for row in batch)
+            if len(batch) < wanted or len(rows) == bound["limit"]:
+                return rows, False
+    return rows, True
 
 
 async def _fetched(connection: Connection, statement: sql.Composed, plan: Plan, bound: Mapping[str, Any]) -> list[Row]:
     """Run a statement. Not prepared: with the values known, the planner leaves out chunks and picks the right index."""
-    values = {name: value for condition in plan.conditions for name, value in condition.values.items()}
-    return await (await connection.execute(statement, {**bound, **values}, prepare=False)).fetchall()
+    return await (await connection.execute(statement, {**bound, **_values(plan)}, prepare=False)).fetchall()
+
+
+def _values(plan: Plan) -> dict[str, Any]:
+    return {name: value for condition in plan.conditions for name, value in condition.values.items()}
+
+
+def _bytes(value: msgspec.Raw) -> int:
+    return memoryview(value).nbytes
 
 
 def _place(row: Row, plan: Plan) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Series of bars: stored bars gathered into periods of any length; periods without one are filled where asked for."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, Literal
@@ -83,7 +83,7 @@ class Series:
         following = None if position is None else self._seal.seal(position, tenant, request.identity())
         return Page(bars, following)
 
-    async def pages(self, tenant: str, request: SeriesRequest, most: int | None) -> AsyncIterator[list[Bar]]:
+    async def pages(self, tenant: str, request: SeriesRequest, most: int | None) -> AsyncGenerator[list[Bar], None]:
         """Give the bars of a whole series, or its first `most`, page after page."""
         behind: Position | None = None
         left = most

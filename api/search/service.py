@@ -1,7 +1,7 @@
 """Search: a page of a walk over one tenant's stored rows, and the cursor that goes on from there."""
 
 import heapq
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
@@ -13,7 +13,7 @@ from api.search import plan as planning
 from api.search import repository
 from api.search.collections import COLLECTIONS, TOGETHER
 from api.search.plan import Plan, SearchError, SearchRequest
-from api.search.repository import Row
+from api.search.repository import Part, Row
 
 TIMEOUT: Final = 5.0
 """Seconds that a statement of a search may take."""
@@ -63,11 +63,11 @@ class Search:
         plans = _plans(request, behind)
         async with self._database.tenant(tenant, TIMEOUT) as connection:
             await _check_position(connection, behind)
-            entries = await _entries(connection, plans, tenant, request)
+            read = await _read(connection, plans, tenant, request)
             count = await _count(connection, request, tenant) if counted else None
-        position = _next_position(entries, request, behind)
+        position = read.position or (_tail_position(read.entries, behind) if request.ingested else None)
         return Page(
-            [entry.shown(named=named) for entry in entries[: request.limit]],
+            [entry.shown(named=named) for entry in read.entries],
             None if position is None else self._seal.seal(position, tenant, request.identity()),
             count,
         )
@@ -82,7 +82,7 @@ class Search:
 
     async def pages(
         self, tenant: str, request: SearchRequest, most: int | None, *, named: bool
-    ) -> AsyncIterator[list[Row]]:
+    ) -> AsyncGenerator[list[Row], None]:
         """Give the rows of a whole walk, or its first `most`, page after page; raises Problem as `page` does.
 
         Each page is a transaction of its own, so a reader that takes its time holds nothing in the database.
@@ -93,12 +93,12 @@ class Search:
             size = request.limit if left is None else min(request.limit, left)
             part = replace(request, limit=size)
             async with self._database.tenant(tenant, TIMEOUT) as connection:
-                entries = await _entries(connection, _plans(part, behind), tenant, part)
-            yield [entry.shown(named=named) for entry in entries[:size]]
-            if len(entries) <= size:
+                read = await _read(connection, _plans(part, behind), tenant, part)
+            yield [entry.shown(named=named) for entry in read.entries]
+            if read.position is None:
                 return
-            behind = entries[size - 1].position
-            left = None if left is None else left - size
+            behind = read.position
+            left = None if left is None else left - len(read.entries)
 
     def header(self, request: SearchRequest, *, named: bool) -> list[str]:
         """Return the names of all that rows hold, in order; raises Problem 400."""
@@ -138,13 +138,35 @@ def _plans(request: SearchRequest, behind: Position | None) -> list[Plan]:
         raise errors.invalid_parameters([errors.FieldError(error.parameter, str(error))]) from error
 
 
-async def _entries(connection: Connection, plans: Sequence[Plan], tenant: str, request: SearchRequest) -> list[_Entry]:
-    """Return the rows of a page, and one more where there is one."""
-    parts = []
-    for part in plans:
-        placed = await repository.run(connection, part, tenant, request.limit + 1)
-        parts.append([_Entry(leading, part.collection.name, row_id, row) for leading, row_id, row in placed])
-    return list(islice(_merged(parts, ascending=request.ascending or request.ingested), request.limit + 1))
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """The rows of a page, and where it goes on; None after the last row that is there."""
+
+    entries: list[_Entry]
+    position: Position | None
+
+
+async def _read(connection: Connection, plans: Sequence[Plan], tenant: str, request: SearchRequest) -> _Read:
+    parts = [await repository.run(connection, part, tenant, request.limit + 1) for part in plans]
+    told = [_told(part, plan.collection.name) for part, plan in zip(parts, plans, strict=True)]
+    ends = [entries[-1] for entries, part in zip(told, parts, strict=True) if part.is_cut]
+    merged = _merged(told, ascending=request.ascending or request.ingested)
+    entries = list(islice(_up_to_any(ends, merged), request.limit + 1))
+    if len(entries) > request.limit:
+        return _Read(entries[:-1], entries[-2].position)
+    return _Read(entries, entries[-1].position if ends else None)
+
+
+def _told(part: Part, collection: str) -> list[_Entry]:
+    return [_Entry(leading, collection, row_id, row) for leading, row_id, row in part.placed]
+
+
+def _up_to_any(ends: Sequence[_Entry], entries: Iterable[_Entry]) -> Iterator[_Entry]:
+    """Give entries up to the first of these: what lies behind it in its collection is not known."""
+    for entry in entries:
+        yield entry
+        if any(entry is end for end in ends):
+            return
 
 
 def _merged(parts: Sequence[list[_Entry]], *, ascending: bool) -> Iterable[_Entry]:
@@ -153,11 +175,7 @@ def _merged(parts: Sequence[list[_Entry]], *, ascending: bool) -> Iterable[_Entr
     )
 
 
-def _next_position(entries: Sequence[_Entry], request: SearchRequest, behind: Position | None) -> Position | None:
-    if len(entries) > request.limit:
-        return entries[request.limit - 1].position
-    if not request.ingested:
-        return None
+def _tail_position(entries: Sequence[_Entry], behind: Position | None) -> Position:
     return entries[-1].position if entries else behind or _BEGINNING
 
 

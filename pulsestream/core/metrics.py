@@ -135,6 +135,8 @@ SINK_STORAGE = _gauge("sink_storage", "1 for the state that the database is in",
 # api
 HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")
 HTTP_SECONDS = _histogram("http_seconds", "Time to answer an HTTP request", "route")
+EXPORTED_ROWS = _counter("exported_rows_total", "Rows sent by exports")
+EXPORTS = _counter("exports_total", "Exports ended: complete, gone (the client left), stalled, failed", "outcome")
 INGESTED = _counter("ingested_total", "Events acknowledged by the broker")
 DEAD_LETTERS_SETTLED = _counter("dead_letters_settled_total", "Dead letters replayed or discarded", "settled")
 RETENTION_ROWS = _counter("retention_rows_total", "Rows removed since nobody's tier keeps them", "table")
