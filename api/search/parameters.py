@@ -61,14 +61,14 @@ class WalkParameters(BaseModel):
         False, description="also say how many rows there are in all: exact up to 10,000, else an estimate"
     )
 
-    dataset: ClassVar[str | None] = None
+    collection: ClassVar[str | None] = None
 
     def request(self) -> SearchRequest:
         """Return the search; raises Problem 400 for what cannot be meant."""
         self._check()
         given = {name: value for name in FILTERS if (value := getattr(self, name, None)) is not None}
         return SearchRequest(
-            self.dataset,
+            self._dataset(),
             {name: str(value) for name, value in given.items()},
             moment("from", self.from_),
             moment("to", self.to),
@@ -77,6 +77,9 @@ class WalkParameters(BaseModel):
             self.order == "ingested",
             self.shown,
         )
+
+    def _dataset(self) -> str | None:
+        return self.collection
 
     @property
     def is_export(self) -> bool:
@@ -112,7 +115,7 @@ _EXCHANGE = Field(None, max_length=_NAME, description="of this exchange", exampl
 class TicksParameters(WalkParameters):
     """Which ticks."""
 
-    dataset: ClassVar[str | None] = "ticks"
+    collection: ClassVar[str | None] = "ticks"
     product: str | None = _PRODUCT
     exchange: str | None = _EXCHANGE
 
@@ -120,7 +123,7 @@ class TicksParameters(WalkParameters):
 class TradesParameters(WalkParameters):
     """Which trades."""
 
-    dataset: ClassVar[str | None] = "trades"
+    collection: ClassVar[str | None] = "trades"
     product: str | None = _PRODUCT
     exchange: str | None = _EXCHANGE
     side: Literal["buy", "sell"] | None = Field(None, description="the taker's")
@@ -129,7 +132,7 @@ class TradesParameters(WalkParameters):
 class StatsParameters(WalkParameters):
     """Which statistics."""
 
-    dataset: ClassVar[str | None] = "stats"
+    collection: ClassVar[str | None] = "stats"
     product: str | None = _PRODUCT
     exchange: str | None = _EXCHANGE
     window: Literal["1m", "5m", "15m", "1h", "24h"] | None = Field(None, description="length of the window")
@@ -139,7 +142,7 @@ class StatsParameters(WalkParameters):
 class AlertsParameters(WalkParameters):
     """Which alerts."""
 
-    dataset: ClassVar[str | None] = "alerts"
+    collection: ClassVar[str | None] = "alerts"
     product: str | None = _PRODUCT
     exchange: str | None = _EXCHANGE
     rule_id: str | None = Field(None, max_length=_NAME, description="of this rule")
@@ -150,7 +153,7 @@ class AlertsParameters(WalkParameters):
 class BarsParameters(WalkParameters):
     """Which bars: without a period all that are stored, with one a series."""
 
-    dataset: ClassVar[str | None] = "bars"
+    collection: ClassVar[str | None] = "bars"
     product: str | None = _PRODUCT
     exchange: str | None = _EXCHANGE
     period: str | None = Field(
@@ -236,7 +239,7 @@ class BarsParameters(WalkParameters):
 class SearchParameters(WalkParameters):
     """What to search for."""
 
-    dataset: str | None = Field(  # type: ignore[misc] # here the caller says it
+    dataset: str | None = Field(
         None,
         max_length=64,
         description="ticks, trades, events, stats, bars or alerts; default: ticks and events together",
@@ -270,6 +273,9 @@ class SearchParameters(WalkParameters):
         if self.contains is not None:
             _check_contained(self.contains)
         return super().request()
+
+    def _dataset(self) -> str | None:
+        return self.dataset
 
 
 def moment(name: str, text: str | None) -> int | None:
