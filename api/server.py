@@ -1,7 +1,6 @@
 """`pulsestream api`: the HTTP service on uvicorn, from its settings to a clean stop."""
 
 import asyncio
-import gc
 import signal
 import socket
 import time
@@ -34,6 +33,7 @@ from api.subscriptions.service import Subscriptions
 from api.tenants.service import Tenants
 from api.topics import EventsTopicGate
 from pulsestream.core.clock import Clock, wall_clock
+from pulsestream.core.collector import calm_collector
 from pulsestream.core.errors import UsageError
 from pulsestream.core.health import operations
 from pulsestream.core.kafka import BrokerError
@@ -114,10 +114,7 @@ async def _serve(settings: Settings, peppers: keys.Peppers, listener: socket.soc
     async with open_services(settings, peppers, wall_clock, stop_for) as services:
         app = create_app(services, wall_clock)
         server = uvicorn.Server(server_config(app))
-        gc.collect()
-        gc.freeze()  # what is there now stays: no collection need look at it again
-        gc.set_threshold(YOUNG)
-        with operations(settings.ops_port, services.health.readiness):
+        with calm_collector(YOUNG), operations(settings.ops_port, services.health.readiness):
             _log.info("serving", port=listener.getsockname()[1], host=settings.api_host)
             await server.serve(sockets=[listener])
     if failures:

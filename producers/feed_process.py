@@ -34,6 +34,7 @@ from producers.venues.protocol import Limits as VenueLimits
 from producers.wishes import routes, wanted
 from pulsestream.core import topics
 from pulsestream.core.clock import wall_clock
+from pulsestream.core.collector import calm_collector
 from pulsestream.core.health import operations
 from pulsestream.core.log import logger
 from pulsestream.core.settings import Settings
@@ -108,7 +109,7 @@ class FeedProcess:
         """Feed until `stopping` is set, or raise what makes that impossible."""
         self._follow()
         checks = readiness(self._settings.exchange, self._owned, self._publisher, self._filler)
-        with operations(self._settings.ops_port, checks):
+        with calm_collector(), operations(self._settings.ops_port, checks):
             filling = asyncio.create_task(self._filler.run())
             parts = (self._group.run(), self._owned.failure(), self._housekeeping())
             work = [filling, *(asyncio.create_task(part) for part in parts)]

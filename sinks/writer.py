@@ -18,6 +18,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from pulsestream.core.clock import Clock, wall_clock
+from pulsestream.core.collector import calm_collector
 from pulsestream.core.errors import OutageError
 from pulsestream.core.health import Readiness, operations
 from pulsestream.core.kafka import BrokerError
@@ -66,7 +67,7 @@ def run(settings: Settings) -> None:
         signal.signal(number, lambda *_: stop.set())
     sys.setswitchinterval(SWITCH)
     sink = Sink(settings, wall_clock)
-    with operations(settings.ops_port, sink.readiness):
+    with calm_collector(), operations(settings.ops_port, sink.readiness):
         sink.run(stop.is_set)
 
 

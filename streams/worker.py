@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 
 import faust
 
+from pulsestream.core.collector import calm_collector
 from pulsestream.core.errors import UsageError
 from pulsestream.core.health import Readiness, operations
 from pulsestream.core.kafka import Admin
@@ -64,7 +65,7 @@ def run(settings: Settings, duty: Duty = Duty()) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     readiness = Readiness()
     readiness.add("worker", lambda: "the worker has not begun yet")
-    with operations(settings.ops_port, readiness):
+    with calm_collector(), operations(settings.ops_port, readiness):
         asyncio.run(_Worker.run(settings, duty, readiness))
 
 
