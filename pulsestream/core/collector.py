@@ -1,7 +1,7 @@
 """Python's cyclic garbage collector, kept out of the way of processes that answer within milliseconds.
 
-By default a full collection comes whenever the objects have grown by a quarter, and looks at every one of them while
-all threads stand still: 50 to 200 ms for the state of a few hundred products. What is no longer used is freed at once by
+By default a full collection comes whenever the objects have grown by a quarter, and looks at each of them while all
+threads stand still: 50 to 200 ms for the state of a few hundred products. What is no longer used is freed at once by
 its reference count anyway; only cycles (exceptions with their frames, mostly) need the collector. So young objects are
 looked through in small portions, and the old ones seldom, by a thread (https://docs.python.org/3/library/gc.html).
 """
