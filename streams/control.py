@@ -1,4 +1,4 @@
-"""Follows the control topics that the streams need: rules, feeds, subscriptions, tenants, in a thread of its own.
+"""Follows the control topics that the streams need: rules, feeds, subscriptions, tenants, in threads of its own.
 
 `load` returns when all four were read to their ends; then changes reach the event loop as they come, within a
 fraction of a second, and rules and subscriptions at once when asked (`known_up_to`). A broker error ends the worker.
@@ -18,6 +18,7 @@ from pulsestream.core.topics import FEEDS, RULES, SUBSCRIPTIONS, TENANTS
 from schemas.control import C, Change, ControlTable
 from schemas.records import Feed, Rule, Subscription, Tenant
 from streams.ends import Ends
+from streams.questions import Questions
 
 LOOK_PAUSE: Final = 0.1
 """Seconds between two looks at the topics, when nobody asks for the rules."""
@@ -47,7 +48,9 @@ class Control:
         self._feeds = ControlTable(settings, FEEDS, Feed, name)
         self._subscriptions = ControlTable(settings, SUBSCRIPTIONS, Subscription, name)
         self._tenants = ControlTable(settings, TENANTS, Tenant, name)
-        self._ends = Ends(settings, f"{name}-ends", (RULES, SUBSCRIPTIONS))
+        self._questions = Questions(
+            lambda: Ends(settings, f"{name}-ends", (RULES, SUBSCRIPTIONS)), self._on_answer, self._on_failure
+        )
         self._listeners = listeners
         self._loop = asyncio.get_running_loop()
         self._closing = threading.Event()
@@ -55,14 +58,19 @@ class Control:
         self._reached = _Offsets(0, 0)
         self._wanted = _Offsets(0, 0)
         self._asked = threading.Event()
-        self._moved = asyncio.Event()
-        self._questions: deque[_Question] = deque()
+        #: Answers that came in the questions' thread, and those that wait for changes to be told, as (asked at, ends).
+        self._answers: deque[tuple[float, _Offsets]] = deque()
+        self._open: list[tuple[float, _Offsets]] = []
+        self._under_way = 0
+        self._asked_at = 0.0
         self._known_up_to = 0.0
+        self._failure: Exception | None = None
+        self._moved = asyncio.Event()
         self._thread = threading.Thread(target=self._follow, name="control", daemon=True)
 
     async def load(self) -> None:
         """Read the tables to their ends, tell the listeners, and follow them; raises BrokerError."""
-        await self._ends.start()
+        await self._questions.start()
         rules, subscriptions, tenants = await self._loop.run_in_executor(None, self._load)
         self._listeners.tenants(tenants)
         self._listeners.rules(rules)
@@ -75,23 +83,27 @@ class Control:
 
         A record may be folded only with those appended before it: else folding it again could give other outputs.
         """
+        self._settle()
         while self._known_up_to < moment:
-            question = next((one for one in self._questions if one.asked_at >= moment), None)
-            if question is None and len(self._questions) < QUESTIONS:
-                question = self._ask()
-            await asyncio.shield((question or self._questions[0]).answer)
+            if self._failure is not None:
+                raise self._failure
+            if self._asked_at < moment:
+                self.ask()
+            self._moved.clear()
+            await self._moved.wait()
+            self._settle()
 
     def ask(self) -> None:
         """Begin to ask, for a fetch that has just arrived: by the time it is folded the answer may be there."""
-        if len(self._questions) < QUESTIONS:
-            self._ask()
+        if self._under_way < QUESTIONS:
+            self._under_way += 1
+            self._asked_at = time.monotonic()
+            self._questions.ask(self._asked_at)
 
     async def close(self) -> None:
         """Stop following."""
         self._closing.set()
-        for question in self._questions:
-            question.answer.cancel()
-        await self._ends.close()
+        await self._questions.close()
         await self._loop.run_in_executor(None, self._close)
 
     def _close(self) -> None:
@@ -107,30 +119,31 @@ class Control:
 
     # ---- questions ----
 
-    def _ask(self) -> "_Question":
-        moment = time.monotonic()
-        question = _Question(moment, self._loop.create_task(self._answer(moment)))
-        self._questions.append(question)
-        question.answer.add_done_callback(lambda answer: self._answered(question, answer))
-        return question
+    def _on_answer(self, asked_at: float, ends: Mapping[str, int]) -> None:
+        self._answers.append((asked_at, _Offsets(ends[RULES], ends[SUBSCRIPTIONS])))
+        self._loop.call_soon_threadsafe(self._moved.set)
 
-    async def _answer(self, moment: float) -> None:
-        ends = await self._ends.ask()
-        wanted = _Offsets(ends[RULES], ends[SUBSCRIPTIONS])
-        while not self._reached.covers(wanted):
-            self._wanted = self._wanted.joined(wanted)
-            self._moved.clear()
+    def _on_failure(self, error: Exception) -> None:
+        self._loop.call_soon_threadsafe(self._fail, error)
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self._moved.set()
+        self._listeners.failed(error)
+
+    def _settle(self) -> None:
+        """Take answers in: what was appended before they were asked for is known once changes are told that far."""
+        while self._answers:
+            self._open.append(self._answers.popleft())
+            self._under_way -= 1
+        told = [asked_at for asked_at, ends in self._open if self._reached.covers(ends)]
+        self._known_up_to = max([self._known_up_to, *told])
+        self._open = [(asked_at, ends) for asked_at, ends in self._open if not self._reached.covers(ends)]
+        for _, ends in self._open:
+            self._wanted = self._wanted.joined(ends)
             self._asked.set()
-            await self._moved.wait()
-        self._known_up_to = max(self._known_up_to, moment)
 
-    def _answered(self, question: "_Question", answer: "asyncio.Task[None]") -> None:
-        self._questions.remove(question)
-        error = None if answer.cancelled() else answer.exception()
-        if isinstance(error, Exception):
-            self._listeners.failed(error)
-
-    # ---- in the thread ----
+    # ---- in the thread of the tables ----
 
     def _follow(self) -> None:
         try:
@@ -179,10 +192,3 @@ class _Offsets(NamedTuple):
 
     def joined(self, other: "_Offsets") -> "_Offsets":
         return _Offsets(max(self.rules, other.rules), max(self.subscriptions, other.subscriptions))
-
-
-class _Question(NamedTuple):
-    """A question for the ends under way: what was appended before `asked_at` is told once it is answered."""
-
-    asked_at: float
-    answer: "asyncio.Task[None]"

@@ -21,9 +21,10 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Fetched:
-    """The blocks of one partition in a fetch; its length is the number of their records."""
+    """The blocks of one partition in a fetch that arrived at some monotonic second; its length counts their records."""
 
-    def __init__(self) -> None:
+    def __init__(self, arrived_at: float = 0.0) -> None:
+        self.arrived_at = arrived_at
         self.blocks: list[Block] = []
         self._records = 0
 
@@ -70,7 +71,7 @@ class BlockResult(library.FetchResult):  # type: ignore[misc] # it has no types
 
     def getall(self, max_records: int | None = None) -> Fetched:
         """Return up to `max_records` records (it counts what the iterator gives, which are batches here)."""
-        fetched = Fetched()
+        fetched = Fetched(self._created)
         max_records = min([count for count in (max_records, self.share) if count is not None], default=None)
         blocks = self._partition_records
         if not self.check_assignment(self._topic_partition) or blocks is None:
@@ -118,13 +119,13 @@ class BlockFetcher(library.Fetcher):  # type: ignore[misc] # it has no types
         return drained
 
 
-def hand_on_blocks(fetcher: library.Fetcher) -> None:
+def hand_on_blocks(fetcher: library.Fetcher, coming: Callable[[], None]) -> None:
     """Make a fetcher that has fetched nothing yet hand on blocks, and fetch within sessions.
 
     The consumer makes it in the middle of its start, by the library's name for it (consumer/consumer.py:384).
     """
     fetcher.__class__ = BlockFetcher
-    fetcher._client = FetchSessions(fetcher._client, lambda: _assignment(fetcher))  # noqa: SLF001 - likewise
+    fetcher._client = FetchSessions(fetcher._client, lambda: _assignment(fetcher), coming)  # noqa: SLF001 - likewise
 
 
 def _assignment(fetcher: library.Fetcher) -> object:

@@ -29,8 +29,10 @@ UNCONFIRMED_LIMIT: Final = 4.0
 """Seconds that a checkpoint may wait before no more is folded: less than the group's session, so that a worker cut
 off from the broker stops before its successor starts."""
 
-RELEASED_AT_ONCE: Final = 20
-"""Keys that are folded in one go of those whose records could wait: some milliseconds, which an alert may wait."""
+RELEASE_FOR: Final = 0.002
+"""Seconds for which records that could wait are folded in one go: so long an alert may wait for them."""
+FEW: Final = 5
+"""Keys held that are not worth a go of their own."""
 
 _PROOF: Final = {OWNER: b"\x01"}
 
@@ -46,6 +48,9 @@ class Tools(Protocol):
 
     def pauses(self) -> int:
         """Return how often this process has stood still."""
+
+    async def give_way(self) -> None:
+        """Let batches that have arrived be folded first."""
 
     def at_end(self, topic: str, partition: int, position: Position | None, since: float) -> bool:
         """Return whether a source partition is folded to its end, by a fetch of just now and after `since` (seconds).
@@ -117,12 +122,15 @@ class Lane:
             folding = self.shard.take(source, intake)
             self._open.acks.append((source.tenant, ack))
             await self._send_all([(source, folding)])
+        while self.shard.holds_too_much and not self.is_closed():
+            await self._release_some()
+            await asyncio.sleep(0)
 
     async def tick(self, connected: Callable[[str], bool]) -> None:
         """Let the event clocks and the ends of rules act; not while a batch is folded or anything is in doubt."""
         if self._folding.locked() or not self._certain.is_set():
             return
-        await self._release_some()
+        await self._release_waiting()
         async with self._folding:
             await self._safe_to_fold()
             if self.is_closed():
@@ -139,14 +147,23 @@ class Lane:
             for tenant, theirs in by_tenant.items():
                 await self._send(theirs, self._receipt(tenant))
 
+    async def _release_waiting(self) -> None:
+        """Fold most of what is held, a little at a time: batches that arrive come in between."""
+        for _ in range(self.shard.held):
+            if self.shard.held <= FEW or self.is_closed():
+                return
+            await self._tools.give_way()
+            await self._release_some()
+
     async def _release_some(self) -> None:
-        """Fold most of what is held a few keys at a time: batches that arrive meanwhile come in between."""
-        for _ in range(self.shard.held // RELEASED_AT_ONCE):
-            async with self._folding:
-                await self._safe_to_fold()
-                if self.is_closed():
+        """Fold, for a moment, what has been held longest."""
+        async with self._folding:
+            await self._safe_to_fold()
+            end = time.monotonic() + RELEASE_FOR
+            while self.shard.held and not self.is_closed():
+                await self._send_all(self.shard.release(1))
+                if time.monotonic() > end:
                     return
-                await self._send_all(self.shard.release(RELEASED_AT_ONCE))
 
     def learn(self, changes: Collection[RuleChange]) -> None:
         """Take rule changes in, before any record appended after them is folded."""
@@ -299,6 +316,7 @@ class Lane:
                 return
             self._send_pending()
             if self.shard.dirty:
+                await self._release_waiting()
                 await self.checkpoint()
 
     async def _checkpoint_in_turn(self) -> None:

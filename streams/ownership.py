@@ -38,6 +38,9 @@ from streams.rulebook import RuleBook
 from streams.transport import Batch, BatchConsumer, Bounds
 from streams.vigil import Vigil
 
+GIVE_WAY: Final = 0.05
+"""Seconds for which a fetch that has arrived holds up what can wait: some wait longer, for rules or a checkpoint."""
+GIVE_WAY_PAUSE: Final = 0.0005
 REVOKE_TIMEOUT: Final = 1.8
 """Seconds for the last checkpoint before partitions go to another worker."""
 FRESH: Final = 1.0
@@ -86,6 +89,10 @@ class Ownership:
         self._sources: dict[TP, Source] = {}
         self._starts: dict[TP, int] = {}
         self._vigil = Vigil(micros())
+        #: When the last fetch was folded, monotonic seconds.
+        self._free_at = 0.0
+        #: Since when the broker's answer to a fetch is here and not taken; set in the consumer's thread. 0: none is.
+        self._coming_since = 0.0
         #: Whether state is computed again, the partitions whose state was emptied for that, and what the topics held.
         self._rebuild = rebuild
         self._emptied: set[int] = set()
@@ -112,6 +119,10 @@ class Ownership:
         self._restoring = self._loop.create_task(self._restore(assigned, self._assignments, self._restoring))
         return await asyncio.shield(self._restoring)
 
+    def coming(self) -> None:
+        """Take note, in the consumer's thread, that the broker has answered: its batches will be here soon."""
+        self._coming_since = time.monotonic()
+
     def arrived(self) -> None:
         """Begin to ask for rules and subscriptions: by the time the batches are here the answer may be."""
         self._ask()
@@ -137,12 +148,16 @@ class Ownership:
         ]
         if not wanted:
             return
-        await self._know_changes(max(batch.fetched_at for _, batch in wanted))
+        self._coming_since = 0.0
+        arrived_at = max(batch.fetched_at for _, batch in wanted)
+        self._reader().lay(max(self._free_at - arrived_at, 0.0))
+        await self._know_changes(arrived_at)
         intakes = take_in_many([(source, batch.blocks) for source, batch in wanted])
         for (source, batch), intake in zip(wanted, intakes, strict=True):
             lane = self.lanes.get(batch.partition)
             if lane is not None:
                 await lane.take(source, intake, batch.ack, partial(is_current, batch))
+        self._free_at = time.monotonic()
 
     async def tick(self) -> None:
         """Let the event clocks act."""
@@ -198,6 +213,12 @@ class Ownership:
     def pauses(self) -> int:
         """Return how often this process has stood still."""
         return self._vigil.pauses(micros())
+
+    async def give_way(self) -> None:
+        """Let batches that have arrived be folded first."""
+        await asyncio.sleep(0)
+        while time.monotonic() - self._coming_since < GIVE_WAY:
+            await asyncio.sleep(GIVE_WAY_PAUSE)
 
     def at_end(self, topic: str, partition: int, position: Position | None, since: float) -> bool:
         """Return whether a source partition is folded to its end, by a fetch of just now and after `since` (seconds).

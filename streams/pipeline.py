@@ -38,7 +38,7 @@ from streams.ruleset import Concern, RuleSet, concerns
 from streams.states import States
 from streams.tables import Name
 
-HELD_AT_MOST: Final = 500
+HELD_AT_MOST: Final = 2_000
 """Records of a source that are held before they are folded together."""
 REST_AFTER: Final = 60_000_000
 """Microseconds without a change after which, at the second look, a state is kept as bytes."""
@@ -114,7 +114,7 @@ class Shard:
         """
         held = self._held.setdefault(source.topic, Held(source))
         arrived = sum(len(records) for records in intake.records.values())
-        if held.count + arrived > HELD_AT_MOST or self._compares(source, intake):
+        if arrived > HELD_AT_MOST or self._compares(source, intake):
             return self.fold(source, intake)
         result = _Result(intake.skipped)
         for name, records in intake.records.items():
@@ -155,6 +155,11 @@ class Shard:
             if left <= 0:
                 break
         return released
+
+    @property
+    def holds_too_much(self) -> bool:
+        """Whether more records of a topic are held than should be, before more are taken."""
+        return any(held.count > HELD_AT_MOST for held in self._held.values())
 
     @property
     def held(self) -> int:

@@ -22,6 +22,9 @@ MICROS_EACH: Final = 25
 """For each partition of a paced request, how long the broker gathers records before it answers, microseconds."""
 GATHERED_BYTES: Final = 64 * 1024
 """With so many it answers at once: a backlog is not paced."""
+GATHERED_FOR: Final = 0.02
+"""Seconds for which the broker gathers at most because the worker is busy."""
+_GAIN, _LOSS, _SHORTEST = 0.3, 0.7, 0.001
 FIRST_EPOCH: Final = 0
 _SESSIONLESS: Final = 0
 _LAST_EPOCH: Final = 2**31 - 1
@@ -31,17 +34,39 @@ _WITH_SESSIONS: Final = 7
 _log = logger(__name__)
 
 
+class Gathering:
+    """How long the broker may gather records before it answers: for as long as they would lie here anyway.
+
+    A fetch is asked for when the one before is handed on. Answered at once, it would lie until that one is folded, and
+    what the broker gets meanwhile would wait for the next. Set in one thread and read in another.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def lay(self, seconds: float) -> None:
+        """Take note of how long records lay here because those before were being folded; 0 when they did not."""
+        if seconds > 0:
+            self.seconds = min(self.seconds + _GAIN * seconds, GATHERED_FOR)
+        else:
+            self.seconds *= _LOSS
+
+
 class FetchSessions:
     """The client of a fetcher, with a session on each broker. On the consumer's event loop.
 
     With another `assignment` sessions begin anew: it knows nothing yet of what the broker has told.
     """
 
-    def __init__(self, client: Any, assignment: Callable[[], object]) -> None:  # AIOKafkaClient has no types
+    def __init__(  # AIOKafkaClient has no types
+        self, client: Any, assignment: Callable[[], object], coming: Callable[[], None] = lambda: None
+    ) -> None:
         self._client = client
+        self._coming = coming
         self._sessions: dict[int, Session] = {}
         self._assignment = assignment
         self._served: object = None
+        self.gathering = Gathering()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -57,13 +82,15 @@ class FetchSessions:
                 assignment,
             )
         session = self._sessions.setdefault(node_id, Session())
-        asked = session.ask(request)
+        asked = session.ask(request, self.gathering.seconds)
         try:
             response = await self._client.send(node_id, asked, **options)
         except BaseException:  # cancelled, too: nobody knows whether the broker has seen it
             session.doubt()
             raise
         session.answered(response)
+        if any(response.topics):
+            self._coming()
         return response
 
     def unchanged_at(self, tp: TopicPartition) -> float:
@@ -86,8 +113,8 @@ class Session:
         self._asked: dict[TopicPartition, int] = {}
         self._failing: set[TopicPartition] = set()
 
-    def ask(self, request: FetchRequest) -> "SessionRequest":
-        """Return what to send in place of a request that names every partition."""
+    def ask(self, request: FetchRequest, gather: float = 0.0) -> "SessionRequest":
+        """Return what to send in place of a request that names every partition; the broker may `gather` (seconds)."""
         wanted = {
             TopicPartition(topic, partition): offset
             for topic, partitions in request.topics
@@ -95,7 +122,7 @@ class Session:
         }
         self._asked = wanted
         if self.epoch == FIRST_EPOCH:
-            return SessionRequest(request, (self.id, FIRST_EPOCH), Delta(request.topics, [], len(wanted)))
+            return SessionRequest(request, (self.id, FIRST_EPOCH), Delta(request.topics, [], len(wanted)), gather)
         held = self.held
         changed = [
             (topic, named)
@@ -105,7 +132,7 @@ class Session:
         forgotten: dict[str, list[int]] = {}
         for topic, partition in held.keys() - wanted.keys():
             forgotten.setdefault(topic, []).append(partition)
-        return SessionRequest(request, (self.id, self.epoch), Delta(changed, [*forgotten.items()], len(wanted)))
+        return SessionRequest(request, (self.id, self.epoch), Delta(changed, [*forgotten.items()], len(wanted)), gather)
 
     def answered(self, response: Any) -> None:
         """Take an answer in: go on with the session, or begin another one where the broker has lost it."""
@@ -156,10 +183,12 @@ class SessionRequest(FetchRequest):  # type: ignore[misc] # it has no types
     The library builds it for the version that the broker speaks; the fields of a session are put in here.
     """
 
-    def __init__(self, whole: FetchRequest, session: tuple[int, int], delta: Delta) -> None:
+    def __init__(self, whole: FetchRequest, session: tuple[int, int], delta: Delta, gather: float) -> None:
         wait, least = whole._max_wait_ms, whole._min_bytes  # noqa: SLF001 - a builder's fields
         if delta.count > PACED_FROM:
-            wait, least = max(wait, delta.count * MICROS_EACH // 1000), GATHERED_BYTES
+            gather = max(gather, delta.count * MICROS_EACH / 1e6, wait / 1000)
+        if gather >= _SHORTEST:
+            wait, least = int(gather * 1000), GATHERED_BYTES
         super().__init__(wait, least, whole._max_bytes, whole._isolation_level, delta.topics, whole._rack_id)  # noqa: SLF001 - likewise
         self._whole = whole
         self._session = session

@@ -8,7 +8,6 @@ replace and why; `tests/unit/test_transport_internals.py` fails when one of them
 
 import asyncio
 import re
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -46,7 +45,7 @@ class Batch:
     """The records of one fetch of one partition, in offset order, undecoded; never empty.
 
     `epoch` counts the seeks of the partition: a batch of an earlier epoch was read before the last one.
-    `fetched_at` is when it arrived, monotonic seconds.
+    `fetched_at` is when the broker's answer arrived, monotonic seconds.
     """
 
     tp: TP
@@ -113,6 +112,9 @@ class Owner(Protocol):
 
         None when they were revoked meanwhile: another assignment follows.
         """
+
+    def coming(self) -> None:
+        """Take note, in the consumer's thread, that the broker has answered a fetch."""
 
     def arrived(self) -> None:
         """Take note that a fetch has brought records; their batches follow."""
@@ -190,7 +192,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     async def on_start(self) -> None:
         """Hand on blocks; the fetcher is there once the consumer has started (drivers/aiokafka.py:545)."""
         await super().on_start()
-        hand_on_blocks(self._ensure_consumer()._fetcher)  # noqa: SLF001 - the consumer makes it itself
+        hand_on_blocks(self._ensure_consumer()._fetcher, self.transport.owner.coming)  # noqa: SLF001 - the consumer makes it itself
 
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
         """Set what drivers/aiokafka.py:597 hard-codes.
@@ -251,6 +253,10 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         unchanged_at = consumer._fetcher._client.unchanged_at(tp)  # noqa: SLF001 - see FetchSessions
         return state.position, state.lso, max(state.timestamp / 1000, unchanged_at)
 
+    def lay(self, seconds: float) -> None:
+        """Take note of how long a fetch lay here because the one before was being folded; 0 when it did not."""
+        self._ensure_consumer()._fetcher._client.gathering.lay(seconds)  # noqa: SLF001 - see FetchSessions
+
     async def _commit_for_tools(self, offsets: Mapping[TP, int]) -> bool:
         consumer = self._ensure_consumer()
         assigned = consumer.assignment()
@@ -288,7 +294,6 @@ class BatchConsumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._readings: dict[TP, _Reading] = {}
         self._seeks = 0
-        self._fetched_at = 0.0
         self._restoring = asyncio.Lock()
         self._must_restore = False
         super().__init__(*args, **kwargs)
@@ -317,6 +322,10 @@ class BatchConsumer(driver.Consumer):
     def fetched(self, tp: TP) -> tuple[int, int, float] | None:
         """Return position, end and time of a partition's last fetch; None before the first one."""
         return self._thread.fetched(tp)
+
+    def lay(self, seconds: float) -> None:
+        """Take note of how long a fetch lay here because the one before was being folded; 0 when it did not."""
+        self._thread.lay(seconds)
 
     # ---- assignment ----
 
@@ -412,7 +421,6 @@ class BatchConsumer(driver.Consumer):
         """
         generation = self.app.consumer_generation_id
         fetched: Mapping[TP, Any] = await super()._getmany(active_partitions, timeout)
-        self._fetched_at = time.monotonic()
         if not fetched or self._must_restore:
             return {}
         self.transport.owner.arrived()
@@ -426,7 +434,7 @@ class BatchConsumer(driver.Consumer):
         if again:
             await self._thread.seek_all(again)
         batches = [
-            Batch(tp, reading.epoch, self._fetched_at, fetched[tp].blocks)
+            Batch(tp, reading.epoch, fetched[tp].arrived_at, fetched[tp].blocks)
             for tp, reading in sound.items()
             if active_partitions is None or tp in active_partitions
         ]

@@ -8,6 +8,7 @@ checkpoint.
 import asyncio
 import logging
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,8 @@ PROGRESS_EVERY: Final = 5.0
 DRAIN_TIMEOUT: Final = 5.0
 STOP_TIMEOUT: Final = 10.0
 """Seconds that leaving the group may take."""
+SWITCH: Final = 0.0005
+"""Seconds that folding may keep the threads waiting which speak to the broker."""
 _THREADS: Final = 32
 _QUIET: Final = ("faust", "aiokafka", "mode")
 
@@ -63,6 +66,7 @@ def run(settings: Settings, duty: Duty = Duty()) -> None:
     settings = shard_settings(settings, duty.shard)
     for name in _QUIET:  # theirs is written for a terminal; what matters of it is in our own log
         logging.getLogger(name).setLevel(logging.WARNING)
+    sys.setswitchinterval(SWITCH)
     readiness = Readiness()
     readiness.add("worker", lambda: "the worker has not begun yet")
     with calm_collector(), operations(settings.ops_port, readiness):

@@ -85,6 +85,9 @@ class Lane:
             self._parts[tp.partition] = Part(store, fold, restored.positions.get(tp.topic, start))
         return {tp: self._parts[tp.partition].position.next_offset for tp in assigned}
 
+    def coming(self) -> None:
+        """Nothing gives way: all is folded as it comes."""
+
     def arrived(self) -> None:
         """Nothing is asked for: there are no rules."""
 

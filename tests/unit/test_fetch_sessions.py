@@ -13,7 +13,7 @@ from aiokafka.structs import TopicPartition
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streams.sessions import GATHERED_BYTES, PACED_FROM, FetchSessions
+from streams.sessions import GATHERED_BYTES, GATHERED_FOR, PACED_FROM, FetchSessions, Gathering
 
 NODE = 1
 LOST, WRONG_EPOCH, NOT_LEADER = 70, 71, 6
@@ -207,6 +207,45 @@ def test_fetches_of_many_partitions_are_spaced_out(partitions: int, waits: tuple
     said = asyncio.run(talk())
 
     assert (said.max_wait_time, said.min_bytes) == waits
+
+
+def test_while_the_worker_is_busy_the_broker_gathers_and_answers_at_once_when_it_is_not() -> None:
+    async def talk() -> Any:
+        broker = Broker()
+        sessions = FetchSessions(broker, lambda: None)
+        for lay in [0.01] * 9 + [0.0] * 15:
+            sessions.gathering.lay(lay)
+            await sessions.send(NODE, whole(dict.fromkeys(PARTITIONS, 0)))
+        return [(said.max_wait_time, said.min_bytes) for said in broker.asked]
+
+    said = asyncio.run(talk())
+
+    assert said[0] == (3, GATHERED_BYTES)
+    assert said[8] == (GATHERED_FOR * 1000, GATHERED_BYTES)
+    assert said[-1] == (5, 1)
+
+
+@given(st.lists(st.floats(0, 60)))
+def test_the_broker_never_gathers_for_longer_than_its_bound(lays: list[float]) -> None:
+    gathering = Gathering()
+    for lay in lays:
+        gathering.lay(lay)
+        assert 0 <= gathering.seconds <= GATHERED_FOR
+
+
+def test_an_answer_that_brings_something_is_told_of_and_an_empty_one_is_not() -> None:
+    told: list[int] = []
+
+    async def talk() -> None:
+        broker = Broker()
+        sessions = FetchSessions(broker, lambda: None, lambda: told.append(len(broker.asked)))
+        for number in range(4):
+            broker.ends[PARTITIONS[0]] = number // 2
+            await sessions.send(NODE, whole(dict.fromkeys(PARTITIONS, 0) | {PARTITIONS[0]: number // 2}))
+
+    asyncio.run(talk())
+
+    assert told == [1, 3]
 
 
 def test_a_broker_without_sessions_is_asked_for_everything() -> None:

@@ -82,6 +82,13 @@ class Tools:
         self.interval = 3_600.0
         self.stood_still = 0
         self.failures: list[Exception] = []
+        self.coming: Callable[[], Awaitable[None]] | None = None
+
+    async def give_way(self) -> None:
+        """Let a batch come in between."""
+        coming, self.coming = self.coming, None
+        if coming is not None:
+            await coming()
 
     def pauses(self) -> int:
         """Return how often the process stood still."""
@@ -112,17 +119,17 @@ class Bench:
         self.lane = Lane(0, self.world.shard, self.store, self.tools)  # type: ignore[arg-type] # the store's two calls
         self.number = 0
 
-    def batch(self, price: float = 100.0) -> tuple[Source, Intake]:
+    def batch(self, price: float = 100.0, product: str = "BTC-USD") -> tuple[Source, Intake]:
         """Append a record, a second after the last one, and return it as a batch."""
         self.number += 1
         self.world.now += SECOND
-        self.world.append(TENANT, [make_tick(EXCHANGE, "BTC-USD", self.number, price, at=self.world.now)])
+        self.world.append(TENANT, [make_tick(EXCHANGE, product, self.number, price, at=self.world.now)])
         source = self.world.source(TENANT, "ticks")
         return source, take_in(source, [block_from(self.world.logs[source.topic][-1:])])
 
-    async def take(self, price: float = 100.0) -> None:
+    async def take(self, price: float = 100.0, product: str = "BTC-USD") -> None:
         """Fold a record."""
-        await self.lane.take(*self.batch(price), lambda: self.journal.append("acked"), lambda: True)
+        await self.lane.take(*self.batch(price, product), lambda: self.journal.append("acked"), lambda: True)
 
     async def soon(self, work: Awaitable[Any]) -> asyncio.Future[Any]:
         """Start some work and let it go as far as it can, on the loop and in the pool's one thread."""
@@ -332,6 +339,45 @@ def test_a_record_that_changes_an_alert_is_folded_at_once_after_those_that_waite
 
         assert bench.journal[0] == "sent alerts"
         assert bench.journal.count("sent bars") == 2
+
+    on(scenario)
+
+
+def test_a_batch_that_arrives_comes_between_records_that_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "RELEASE_FOR", 0.0)
+    monkeypatch.setattr(lanes, "FEW", 0)
+
+    async def scenario(bench: Bench) -> None:
+        bench.world.put_rule(rule({"above": 102}), "rule", 1)
+        products = [f"P{number}-USD" for number in range(4)]
+        for product in [*products, *products]:
+            await bench.take(product=product)
+        assert bench.lane.shard.held == len(products)
+        bench.journal.clear()
+        bench.tools.coming = lambda: bench.take(103.0, products[-1])
+
+        await bench.lane.tick(lambda _: True)
+
+        assert bench.journal[0] == "sent alerts"
+        assert bench.lane.shard.held == 0
+
+    on(scenario)
+
+
+def test_more_records_than_may_be_held_are_folded_before_more_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "HELD_AT_MOST", 3)
+
+    async def scenario(bench: Bench) -> None:
+        await bench.take()
+        for _ in range(3):
+            await bench.take()
+        assert bench.lane.shard.held
+        assert bench.journal == []
+
+        await bench.take()
+
+        assert not bench.lane.shard.held
+        assert "sent bars" in bench.journal
 
     on(scenario)
 

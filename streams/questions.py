@@ -1,0 +1,74 @@
+"""Asks where topics end from a thread with an event loop of its own: work on the caller's loop delays no answer.
+
+Folding keeps the worker's loop for some milliseconds at a time, and each answer would wait for several such turns.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from pulsestream.core.errors import PulseStreamError
+from streams.ends import Ends
+
+Answered = Callable[[float, Mapping[str, int]], None]
+"""Called in the thread: when it was asked, and the offsets after the last records at some moment after that."""
+Failed = Callable[[Exception], None]
+"""Called in the thread: a question can have no answer."""
+
+
+class Questions:
+    """An `Ends` in a thread of its own. `start` first, `close` last."""
+
+    def __init__(self, ends: Callable[[], Ends], answered: Answered, failed: Failed) -> None:
+        self._make = ends
+        self._answered = answered
+        self._failed = failed
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="questions", daemon=True)
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Connect; raises BrokerError."""
+        self._thread.start()
+        self._ends = await self._in_thread(self._connect())
+
+    def ask(self, moment: float) -> None:
+        """Ask; `moment` comes back with the answer. From any thread."""
+        self._loop.call_soon_threadsafe(self._begin, moment)
+
+    async def close(self) -> None:
+        """Disconnect, and leave questions under way without an answer."""
+        await self._in_thread(self._disconnect())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+        self._loop.close()
+
+    async def _in_thread(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    # ---- in the thread ----
+
+    async def _connect(self) -> Ends:
+        ends = self._make()
+        await ends.start()
+        return ends
+
+    async def _disconnect(self) -> None:
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._ends.close()
+
+    def _begin(self, moment: float) -> None:
+        task = self._loop.create_task(self._ask(moment))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def _ask(self, moment: float) -> None:
+        try:
+            ends = await self._ends.ask()
+        except PulseStreamError as error:
+            self._failed(error)
+        else:
+            self._answered(moment, ends)
