@@ -119,7 +119,7 @@ class BlockFetcher(library.Fetcher):  # type: ignore[misc] # it has no types
         return drained
 
 
-def hand_on_blocks(fetcher: library.Fetcher, coming: Callable[[], None]) -> None:
+def hand_on_blocks(fetcher: library.Fetcher, coming: Callable[[], None] = lambda: None) -> None:
     """Make a fetcher that has fetched nothing yet hand on blocks, and fetch within sessions.
 
     The consumer makes it in the middle of its start, by the library's name for it (consumer/consumer.py:384).
