@@ -217,7 +217,7 @@ class Ownership:
     async def give_way(self) -> None:
         """Let batches that have arrived be folded first."""
         await asyncio.sleep(0)
-        while time.monotonic() - self._coming_since < GIVE_WAY:
+        while time.monotonic() - self._coming_since < GIVE_WAY:  # noqa: ASYNC110 - set in another thread
             await asyncio.sleep(GIVE_WAY_PAUSE)
 
     def at_end(self, topic: str, partition: int, position: Position | None, since: float) -> bool:

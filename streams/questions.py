@@ -27,18 +27,22 @@ class Questions:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="questions", daemon=True)
         self._under_way: set[asyncio.Task[None]] = set()
+        self._ends: Ends | None = None
 
     async def start(self) -> None:
         """Connect; raises BrokerError."""
         self._thread.start()
-        self._ends = await self._in_thread(self._connect())
+        await self._in_thread(self._connect())
 
     def ask(self, moment: float) -> None:
         """Ask; `moment` comes back with the answer. From any thread."""
         self._loop.call_soon_threadsafe(self._begin, moment)
 
     async def close(self) -> None:
-        """Disconnect, and leave questions under way without an answer."""
+        """Disconnect, and leave questions under way without an answer; also while it starts, or before."""
+        if not self._thread.is_alive():
+            self._loop.close()
+            return
         await self._in_thread(self._disconnect())
         self._loop.call_soon_threadsafe(self._loop.stop)
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
@@ -49,16 +53,16 @@ class Questions:
 
     # ---- in the thread ----
 
-    async def _connect(self) -> Ends:
-        ends = self._make()
-        await ends.start()
-        return ends
+    async def _connect(self) -> None:
+        self._ends = self._make()
+        await self._ends.start()
 
     async def _disconnect(self) -> None:
         for task in self._under_way:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
-        await self._ends.close()
+        if self._ends is not None:
+            await self._ends.close()
 
     def _begin(self, moment: float) -> None:
         task = self._loop.create_task(self._ask(moment))
@@ -66,6 +70,8 @@ class Questions:
         task.add_done_callback(self._under_way.discard)
 
     async def _ask(self, moment: float) -> None:
+        if self._ends is None:
+            raise RuntimeError("nobody is asked before the start")
         try:
             ends = await self._ends.ask()
         except PulseStreamError as error:

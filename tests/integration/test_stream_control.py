@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -111,3 +112,18 @@ def test_a_topic_that_this_user_may_not_see_is_told_by_name(streams: Streams, mo
         await asker.close()
 
     asyncio.run(run())
+
+
+def test_whoever_is_closed_while_it_starts_leaves_no_thread_behind(streams: Streams) -> None:
+    async def run() -> None:
+        settings = streams.broker.settings("ps-stream").model_copy(update={"stream_app": streams.app})
+        never_begun = Control(settings, Told().listeners())
+        await never_begun.close()
+        begun = Control(settings, Told().listeners())
+        loading = asyncio.ensure_future(begun.load())
+        await asyncio.sleep(0)
+        loading.cancel()
+        await begun.close()
+
+    asyncio.run(run())
+    assert not [thread.name for thread in threading.enumerate() if thread.name in ("questions", "control")]
