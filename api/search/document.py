@@ -95,7 +95,7 @@ def answer(row: Json, example: Json | list[Any]) -> Json:
     content: Json = {
         "application/json": {
             "schema": page,
-            "examples": {"page": {"value": {"rows": [example], "next_cursor": None}}},
+            "examples": {"page": {"value": {"rows": [example], "next_cursor": "Vd3sTg…"}}},
         }
     }
     for media_type in MEDIA_TYPES.values():

@@ -1,11 +1,16 @@
-"""Exports from a running API: what they hold, what they cost, and clients that do not take them."""
+"""Searches of a running API: its document and docs/search.md hold; exports, and clients that do not take them."""
 
 import csv
 import io
 import json
+import os
+import re
+import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,8 +18,10 @@ import psutil
 import psycopg
 import pytest
 
+from api.search import export, parameters, periods, plan, repository, service
 from pulsestream.local.kafka import EmbeddedKafka
 from tests.support.api import installation, problem
+from tests.support.contract import Operation
 from tests.support.e2e import Installation, Tenant, eventually
 
 START = datetime(2021, 4, 17, tzinfo=UTC)
@@ -76,6 +83,88 @@ def pages(tenant: Tenant, path: str, **query: str) -> list[dict[str, Any]]:
         cursor = page["next_cursor"]
         if cursor is None:
             return rows
+
+
+ROUTES = ("ingestion/events/search", "ticks", "trades", "bars", "stats", "alerts")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "ingestion/events/search?dataset=ticks",
+        "ingestion/events/search?dataset=events&limit=2",
+        "ticks?count=true&order=ingested&limit=2",
+        "bars",
+        "bars?period=3m&product=A",
+        "bars?period=1m&product=A&exchange=x&fill=null&from=2021-04-17T00:00:00Z",
+        "bars?period=1m&product=A&exchange=x&columns=ccxt",
+    ],
+)
+def test_every_answer_is_as_the_document_says(tenant: Tenant, query: str) -> None:
+    document = tenant.http.get("/openapi.json").json()
+    described = document["paths"]["/api/v1/" + query.partition("?")[0]]["get"]
+    answer = get(tenant, query)
+
+    schema = described["responses"]["200"]["content"]["application/json"]["schema"]
+    assert answer.json()["rows"]
+    assert Operation(document, described).disagreements(schema, answer.json()) == []
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_every_example_agrees_with_its_schema_and_every_export_is_described(tenant: Tenant, route: str) -> None:
+    document = tenant.http.get("/openapi.json").json()
+    described = document["paths"][f"/api/v1/{route}"]["get"]
+    content = described["responses"]["200"]["content"]
+
+    page = content["application/json"]
+    faults = [
+        Operation(document, described).disagreements(page["schema"], one["value"]) for one in page["examples"].values()
+    ]
+    assert faults == [[]]
+    assert {"application/x-ndjson", "text/csv; charset=utf-8"} < set(content)
+    assert {"400", "401", "403", "503"} < set(described["responses"])
+
+
+# ---- docs/search.md ----
+
+TEXT = (Path(__file__).parents[2] / "docs" / "search.md").read_text("utf-8")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the document asks with curl, which is not installed")
+@pytest.mark.parametrize("command", re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL))
+def test_every_command_of_the_document_is_answered(
+    running: Installation, tenant: Tenant, tmp_path: Path, command: str
+) -> None:
+    own = command.replace("127.0.0.1:8000", f"127.0.0.1:{running.api_port}").replace("curl ", "curl --fail-with-body ")
+
+    said = subprocess.run(
+        ["bash", "-euc", own], cwd=tmp_path, env=os.environ | {"KEY": tenant.key}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "next_cursor" in said.stdout or (tmp_path / "trades.csv").read_bytes() == b"price,size,exchange_time\r\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "bound"),
+    [
+        ("(100, at most {})", plan.MAX_LIMIT),
+        ("counted up to {}", repository.COUNTED),
+        ("may take {} s", int(service.TIMEOUT)),
+        ("more than {} MiB", repository.MAX_BYTES // MEBIBYTE),
+        ("Memory: {} rows", parameters.EXPORT_PAGE),
+        ("nothing for\n  {} s", int(export.STALL)),
+        ("{} exports of a tenant", export.OF_TENANT),
+        ("and {} of all", export.AT_ONCE),
+        ("at most {} stored bars", periods.MAX_MULTIPLE),
+    ],
+)
+def test_every_bound_of_the_document_is_the_codes(words: str, bound: int) -> None:
+    assert words.format(f"{bound:,}") in TEXT
+
+
+# ---- exports ----
 
 
 def test_an_export_as_json_lines_is_the_whole_walk(tenant: Tenant) -> None:
