@@ -48,7 +48,7 @@ KILLED = ("api", "relay", "producer", "sink", "stream")
 PRODUCTS = ("BTC-USD", "ETH-USD")
 EXCHANGE = "x-desk"
 SINKED = ("events", "own-ticks", "ticks", "trades", "dlq")
-LATEST = 15.0
+LATEST = 60.0
 """Seconds within which every request is answered, whatever the broker does."""
 
 
@@ -182,10 +182,10 @@ def take_the_broker_away(path: Installation, clients: Clients, how: str, seed: i
     """Kill or stop the broker until every client was refused, and go on when they are served again."""
     refused = clients.answers[503]
     with stop_broker(path, how):
-        eventually(lambda: _assert_more(clients.answers[503], refused + 2), timeout=60)
+        eventually(lambda: _assert_more(clients.answers[503], refused + 2), timeout=120)
         time.sleep(random.Random(seed).uniform(0, 2))
     served = clients.answers[202]
-    eventually(lambda: _assert_more(clients.answers[202], served + 20), timeout=90)
+    eventually(lambda: _assert_more(clients.answers[202], served + 5), timeout=120)
 
 
 def all_run(path: Installation) -> None:
@@ -240,7 +240,7 @@ def assert_market_is_whole(path: Installation, market: Tenant) -> None:
         assert_one_content_each(published)
         assert_stats_equal(stored_stats(path.database, market.slug), newest(published))
 
-    eventually(newest_are_stored)
+    eventually(newest_are_stored, timeout=120)
 
 
 def assert_positions_at_the_end(path: Installation, desk: Tenant, market: Tenant) -> None:
@@ -254,7 +254,7 @@ def assert_positions_at_the_end(path: Installation, desk: Tenant, market: Tenant
         apart = {name: (folded[name], end) for name in names if folded[name] != (end := end_offsets(path.admin, name))}
         assert apart == {}, f"(folded up to, end): {apart}"
 
-    eventually(at_the_end)
+    eventually(at_the_end, timeout=120)
 
 
 class Changes:
@@ -279,7 +279,7 @@ class Changes:
         """Wait until the control topics say what the database says, which is what was accepted."""
         found = {rule["name"] for rule in self._tenant.call("GET", "/api/v1/rules")["rules"]}
         assert found == self._kept
-        eventually(self._assert_drained)
+        eventually(self._assert_drained, timeout=120)
         self._assert_rules_are_there_once()
         self._assert_subscriptions_are_there()
 

@@ -6,6 +6,7 @@ By the ledger, what a sender was promised holds, or what is missing is told of.
 import dataclasses
 import random
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,7 +16,10 @@ from confluent_kafka import TopicPartition
 from pulsestream.core.kafka import Admin
 from pulsestream.core.metrics import REGISTRY
 from pulsestream.core.settings import Settings
+from pulsestream.core.topics import tenant_topic
+from pulsestream.local.kafka import EmbeddedKafka
 from schemas.records import Record
+from tests.support.e2e import Service, eventually
 from tests.support.ledger import Ledger, assert_kept
 from tests.support.poison import poisoned
 from tests.support.rounds import Rounds
@@ -30,6 +34,7 @@ from tests.support.sinking import (
     tick,
     wait_until,
 )
+from tests.support.streaming import assert_stats_are, engine_run, market, streams_on
 
 
 @pytest.fixture
@@ -179,3 +184,32 @@ def remove_before(scene: Scene, offset: int) -> None:
     admin = Admin(scene.admin)  # its futures are never done once it is collected
     for future in admin.client.delete_records([TopicPartition(scene.topic("ticks"), 0, offset)]).values():
         future.result(10)
+
+
+def test_a_tick_topic_that_gains_partitions_under_load_is_refused_for_its_tenant_alone(
+    broker: EmbeddedKafka, tmp_path: Path, tenant: str
+) -> None:
+    with streams_on(broker, tmp_path, tenant) as streams:
+        grown = f"{tenant}g"
+        for each in (tenant, grown):
+            streams.prepare(tenant=each)
+        streams.put_feed(streams.exchange, "disconnected")
+        worker = streams.start()
+        ticks = market(17, 2_000, exchange=streams.exchange)
+        for each in (tenant, grown):
+            streams.send(ticks[:1_000], tenant=each)
+        eventually(lambda: assert_stats_are(streams.stats(grown), engine_run(streams.ticks(grown))))
+
+        assert Admin(streams.admin).grow(tenant_topic(grown, "ticks"), streams.admin.partitions + 1)
+        for each in (tenant, grown):
+            streams.send(ticks[1_000:], tenant=each)
+        expected = engine_run(streams.ticks())
+
+        eventually(lambda: assert_stats_are(streams.stats(), expected), timeout=120)
+        eventually(lambda: assert_refused(worker), timeout=120)
+        eventually(lambda: assert_stats_are(streams.stats(), expected), timeout=120)
+        worker.assert_alive()
+
+
+def assert_refused(worker: Service) -> None:
+    assert worker.metric("pulsestream_stream_refused_topics") == 1

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -211,12 +212,16 @@ def test_a_second_relay_waits_ready_and_takes_over_when_the_first_is_killed(
         running.start("relay")
         tenant = running.register("handover")
         assert first.metric("pulsestream_outbox_pending") == 0
-        first.kill()
+        assert first.running is not None
+        first.running.send_signal(signal.SIGSTOP)
 
         rule_id = tenant.create_rule(RULE)["rule_id"]
 
-        def effective_again() -> None:
+        def published() -> None:
             assert tenant.call("GET", f"/api/v1/rules/{rule_id}")["effective_at"] is not None
 
-        eventually(effective_again)
+        with pytest.raises(AssertionError):
+            eventually(published, timeout=3)
+        first.kill()
+        eventually(published)
         assert len(records(running.admin, RULES, rule_id)) == 1

@@ -64,7 +64,7 @@ class Clients:
     def _send(self, client: int, size: int) -> None:
         dice = random.Random(client)
         number = 0
-        with httpx.Client(base_url=self._url, timeout=20, trust_env=False) as http:
+        with httpx.Client(base_url=self._url, timeout=90, trust_env=False) as http:
             while not self._stop.is_set():
                 self._insist(http, [_event(client, each) for each in range(number, number + size)], dice)
                 number += size
