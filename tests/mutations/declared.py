@@ -1,0 +1,308 @@
+"""The guards of the product, and for each the change that disables it and the tests that must see that.
+
+A change replaces a piece of text, which must stand in its file exactly once, by another.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A guard, by `name`, and how it is disabled: in `file`, `old` becomes `new`; one of `tests` has to fail then."""
+
+    name: str
+    guard: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+_CRASHES: Final = "tests/faults/test_sink_crashes.py::"
+_DEGRADES: Final = "tests/faults/test_sink_degrades.py::"
+_POSITIONS: Final = "tests/integration/test_sink_positions.py::"
+_STORES: Final = "tests/integration/test_sink_stores.py::"
+_RECORDS: Final = "tests/faults/test_ledger_records.py::"
+_IDEMPOTENCY: Final = "tests/integration/test_api_idempotency.py::"
+_INGESTION: Final = "tests/integration/test_api_ingestion.py::"
+_LANE: Final = "tests/unit/test_stream_lane.py::"
+_OUTAGE: Final = "tests/integration/test_producer_outage.py::"
+_OUTBOX: Final = "tests/integration/test_relay_outbox.py::"
+
+MUTATIONS: Final = (
+    Mutation(
+        "offset-fence",
+        "a position moves only from the value that its sink expects",
+        "sinks/queries.sql",
+        "    AND held.partition = wanted.partition\n    AND held.next_offset = wanted.expected;",
+        "    AND held.partition = wanted.partition;",
+        (_CRASHES + "test_a_sink_that_sleeps_with_a_batch_in_hand_is_fenced_and_writes_none_of_it",),
+    ),
+    Mutation(
+        "one-transaction",
+        "rows and positions are committed together",
+        "sinks/database.py",
+        "            self._move(batch.moves)\n            written",
+        "            self._move(batch.moves)\n"
+        "        with self._holding([move.place for move in batch.moves]):\n            written",
+        (
+            "tests/faults/test_sink_broker.py::test_nothing_of_a_batch_is_stored_before_its_dead_letters_are_acknowledged",
+        ),
+    ),
+    Mutation(
+        "dead-letter-acknowledged",
+        "a dead letter is acknowledged before its record's position moves",
+        "sinks/dead_letters.py",
+        "        if self._producer.flush(DELIVERY_TIMEOUT):",
+        "        if self._producer.poll(0) < 0:",
+        (
+            "tests/faults/test_sink_broker.py::test_nothing_of_a_batch_is_stored_before_its_dead_letters_are_acknowledged",
+        ),
+    ),
+    Mutation(
+        "event-ids",
+        "an event's id is claimed before its row is written",
+        "sinks/database.py",
+        "        fresh = self._claim(events.first)",
+        "        fresh = self._claim(events.first) | set(events.first)",
+        (_STORES + "test_a_retried_event_is_one_row_though_the_edge_gave_it_another_time",),
+    ),
+    Mutation(
+        "id-conflict",
+        "another body under a stored id is a dead letter",
+        "sinks/database.py",
+        "for key, (row, body) in known.items() if bodies[key] != body)",
+        "for key, (row, body) in known.items() if bodies[key] is None)",
+        (_STORES + "test_another_body_under_a_stored_id_is_a_dead_letter",),
+    ),
+    Mutation(
+        "unique-key-of-ticks",
+        "a tick's id is unique in its table",
+        "schemas/sql/0003_data.sql",
+        "    appended_at   timestamptz NOT NULL,\n    PRIMARY KEY (tenant, exchange_time, event_id)\n",
+        "    appended_at   timestamptz NOT NULL\n",
+        (
+            _STORES + "test_a_record_stored_before_is_left_out_at_another_offset",
+            _RECORDS + "test_what_comes_twice_and_in_any_order_is_stored_once",
+        ),
+    ),
+    Mutation(
+        "known-ids-left-out",
+        "rows whose ids are stored already are left out, and the others are stored",
+        "sinks/database.py",
+        "        except psycopg.errors.UniqueViolation:\n            return self._insert_new(table, rows)",
+        "        except psycopg.errors.UniqueViolation:\n            return Written(0)",
+        (_STORES + "test_many_ticks_of_which_some_are_stored_are_one_row_each",),
+    ),
+    Mutation(
+        "newest-statistic",
+        "the statistic with the greatest as_of stands",
+        "sinks/queries.sql",
+        '\nWHERE (held.as_of_topic COLLATE "C", held.as_of_partition, held.as_of_offset)\n'
+        '    < (EXCLUDED.as_of_topic COLLATE "C", EXCLUDED.as_of_partition, EXCLUDED.as_of_offset);',
+        ";",
+        (_STORES + "test_the_statistic_with_the_greatest_as_of_wins_in_whatever_order_it_comes",),
+    ),
+    Mutation(
+        "bisect",
+        "what the database refuses is halved down to the culprit, and its neighbours are stored",
+        "sinks/database.py",
+        "            if len(rows) == 1:\n                return Written(0, (_refusal(rows[0], error),))",
+        "            return Written(0, tuple(_refusal(row, error) for row in rows))",
+        (_STORES + "test_what_only_the_database_refuses_is_bisected_to_the_record",),
+    ),
+    Mutation(
+        "data-and-outages",
+        "a full disk is an outage, waited for in the group",
+        "sinks/database.py",
+        '_AWAY: Final = frozenset({"08", "40", "53", "55", "57", "58"})',
+        '_AWAY: Final = frozenset({"08", "40", "55", "57", "58"})',
+        (_DEGRADES + "test_a_disk_that_is_full_is_waited_for_and_what_came_meanwhile_is_stored_once",),
+    ),
+    Mutation(
+        "pause-on-error",
+        "after an outage records are read again from the database's positions",
+        "sinks/writer.py",
+        "        self._source.misplace()  # a rebalance while resting placed partitions,"
+        " whose records resting threw away\n",
+        "",
+        (_POSITIONS + "test_what_a_resting_sink_threw_away_is_read_again",),
+    ),
+    Mutation(
+        "stay-in-the-group",
+        "a sink that waits for the database polls meanwhile",
+        "sinks/writer.py",
+        "                dropped |= self._source.rest(IDLE)",
+        "                wait([doing], IDLE)",
+        (_DEGRADES + "test_a_database_that_is_silent_for_longer_than_a_poll_may_last_does_not_cost_the_group",),
+    ),
+    Mutation(
+        "partitions-given-up",
+        "partitions are given up when what is on its way has ended",
+        "sinks/source.py",
+        "        if held:\n            self._finish()\n",
+        "",
+        (_POSITIONS + "test_partitions_are_given_up_only_when_what_is_on_its_way_has_ended",),
+    ),
+    Mutation(
+        "evict-zombie",
+        "a sink that was stopped inside its transaction is ended by its successor",
+        "sinks/database.py",
+        '                self._connection.execute(_query("evict_holders"), _columns_of([*places]))\n',
+        "",
+        (_CRASHES + "test_a_zombie_that_wakes_after_another_sink_took_over_stores_nothing",),
+    ),
+    Mutation(
+        "life-of-a-topic",
+        "positions belong to one life of a topic",
+        "sinks/source.py",
+        "            if where[0] not in known or known[where[0]].topic_id != position.place.topic_id\n",
+        "            if where[0] not in known\n",
+        (
+            _POSITIONS + "test_a_topic_made_again_starts_at_its_beginning",
+            _RECORDS + "test_a_topic_deleted_and_made_again_keeps_what_was_stored_and_takes_what_comes",
+        ),
+    ),
+    Mutation(
+        "gap-told",
+        "what retention took before it was read is told of",
+        "sinks/database.py",
+        '            self._connection.execute(_query("record_gap"), bound)\n',
+        "",
+        (_RECORDS + "test_what_retention_takes_is_told_of_and_nothing_else_is_missing",),
+    ),
+    Mutation(
+        "202-after-the-report",
+        "202 says that the broker has the record",
+        "api/ingestion/service.py",
+        "        if deliveries.delivered == len(events):",
+        "        if sent == len(events):",
+        ("tests/unit/test_api_publish.py::test_only_what_the_broker_confirmed_is_accepted",),
+    ),
+    Mutation(
+        "idempotency-key",
+        "the same key gives events without ids the same ids",
+        "api/ingestion/idempotency.py",
+        "return derived_ids(tenant, key, to_micros(used_at))",
+        'return derived_ids(tenant, key + __import__("secrets").token_hex(8), to_micros(used_at))',
+        (_IDEMPOTENCY + "test_an_event_without_an_id_sent_twice_with_a_key_is_one_row",),
+    ),
+    Mutation(
+        "idempotency-fingerprint",
+        "a key belongs to one request",
+        "api/ingestion/idempotency.py",
+        '        if bytes(row["fingerprint"]) != fingerprint:',
+        '        if bytes(row["fingerprint"]) is fingerprint:',
+        (_IDEMPOTENCY + "test_a_key_with_another_body_or_route_is_422_and_does_nothing",),
+    ),
+    Mutation(
+        "queue-bound",
+        "the queue to the broker is bounded, and what does not fit is refused",
+        "api/ingestion/publisher.py",
+        '                "queue.buffering.max.messages": QUEUE_RECORDS,',
+        '                "queue.buffering.max.messages": 10_000_000,',
+        (_INGESTION + "test_more_than_the_queue_holds_is_refused_at_once",),
+    ),
+    Mutation(
+        "admission",
+        "bodies under way are bounded",
+        "api/admission.py",
+        "        if self.bytes + size > self._max_bytes:",
+        "        if self.bytes + size < 0:",
+        ("tests/unit/test_api_admission.py",),
+    ),
+    Mutation(
+        "outbox-marked-after-the-report",
+        "the relay marks a control record after the broker's report",
+        "api/outbox_publisher.py",
+        "            if report.error is not None or report.appended_at is None:",
+        "            if report.error is not None and report.appended_at is not None:",
+        (_OUTBOX + "test_while_the_broker_is_away_nothing_is_marked_and_the_reason_is_told",),
+    ),
+    Mutation(
+        "rule-published-once",
+        "a relay that cannot know looks whether a rule is on its topic",
+        "api/outbox_publisher.py",
+        "        if not self._unsure:\n            return self._send(waiting)\n        try:",
+        "        if self._unsure or not self._unsure:\n            return self._send(waiting)\n        try:",
+        (_OUTBOX + "test_after_a_crash_between_acknowledgement_and_mark_a_rule_is_not_published_twice",),
+    ),
+    Mutation(
+        "one-relay",
+        "one relay works at a time",
+        "api/queries.sql",
+        "-- name: take_relay_lock\nSELECT pg_try_advisory_lock(%(lock)s) AS taken;",
+        "-- name: take_relay_lock\nSELECT %(lock)s IS NOT NULL AS taken;",
+        (_OUTBOX + "test_a_second_relay_waits_ready_and_takes_over_when_the_first_is_killed",),
+    ),
+    Mutation(
+        "control-version",
+        "a control record with a lower version than the one held is ignored",
+        "schemas/control.py",
+        "        if held is not None and held.version > change.record.version:\n            return False\n",
+        "",
+        ("tests/integration/test_control_table.py::test_a_lower_version_and_a_malformed_record_change_nothing",),
+    ),
+    Mutation(
+        "row-level-security",
+        "the API's role sees its tenant's rows",
+        "schemas/sql/0003_data.sql",
+        "CREATE POLICY own_tenant ON %I FOR SELECT TO ps_api USING (tenant = current_tenant())",
+        "CREATE POLICY own_tenant ON %I FOR SELECT TO ps_api USING (true)",
+        (
+            "tests/integration/test_sink_roles.py::test_the_api_sees_the_rows_of_the_tenant_that_is_set_and_none_without_one",
+        ),
+    ),
+    Mutation(
+        "loss-ledgered",
+        "a tick that found no room is written down as missing",
+        "producers/lanes.py",
+        "            self._gaps.open(BUFFER, min(parcel.received_time, oldest) - 1, _BUFFER_FULL)\n",
+        "",
+        (_OUTAGE + "test_ticks_beyond_a_full_buffer_are_counted_and_written_down",),
+    ),
+    Mutation(
+        "lost-trade-fetched",
+        "a trade that reached no tenant counts as missing, and is fetched",
+        "producers/lanes.py",
+        "            self._trades.lost(parcel.product, trade_id, parcel.cause)",
+        "            self._trades.acknowledged(parcel.product, trade_id)",
+        (_OUTAGE + "test_trades_that_a_full_buffer_drops_are_handed_back_and_can_be_published_again",),
+    ),
+    Mutation(
+        "outputs-before-checkpoint",
+        "the streams' outputs are acknowledged before the checkpoint that contains them",
+        "streams/lane.py",
+        "        for receipt in work.receipts:\n            await receipt.done.wait()\n        self._waiting = None",
+        "        self._waiting = None",
+        (_LANE + "test_a_checkpoint_waits_for_the_outputs_that_it_contains_and_batches_for_the_checkpoint",),
+    ),
+    Mutation(
+        "streams-fence",
+        "a worker that was replaced commits nothing",
+        "streams/checkpoint.py",
+        '                "transactional.id": name,',
+        '                "transactional.id": name + __import__("secrets").token_hex(8),',
+        (
+            "tests/integration/test_stream_checkpoints.py::test_a_former_owner_is_fenced_and_nothing_that_it_writes_shows",
+        ),
+    ),
+    Mutation(
+        "acknowledged-when-written",
+        "a batch is acknowledged when the checkpoint that contains it is written",
+        "streams/lane.py",
+        "            self._open.acks.append((source.tenant, ack))",
+        "            ack()",
+        (_LANE + "test_a_checkpoint_waits_for_the_outputs_that_it_contains_and_batches_for_the_checkpoint",),
+    ),
+    Mutation(
+        "ownership-proved",
+        "a worker that stood still proves that its partitions are its own before it folds on",
+        "streams/lane.py",
+        "            if self._paused():\n                await self.checkpoint()\n"
+        "            elif not self._certain.is_set():",
+        "            if not self._certain.is_set():",
+        (_LANE + "test_after_it_stood_still_the_process_proves_that_the_partition_is_its_own_before_it_folds_on",),
+    ),
+)
