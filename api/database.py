@@ -31,7 +31,8 @@ TIMEOUT: Final = 10.0
 """Seconds that a statement may take."""
 _CONNECT: Final = {
     "connect_timeout": 3,
-    "options": f"-c statement_timeout={TIMEOUT:.0f}s",
+    # Few rows are read at a time: compiling a plan, or starting workers for it, takes longer than running it.
+    "options": f"-c statement_timeout={TIMEOUT:.0f}s -c jit=off -c max_parallel_workers_per_gather=0",
     "application_name": "pulsestream-api",
 }
 _START: Final = 30.0

@@ -31,9 +31,9 @@ class Part:
 
 NEAR: Final = 1000
 """Rows at the beginning of a walk that are looked at one by one for what their data contains."""
-WALKED: Final = 6000
-"""Rows after which a page should be full by what the nearest showed, for the walk to go on; else the index of what data
-contains is asked. So neither what nearly every row contains nor what hardly one does costs more than it must."""
+WALKED: Final = 20_000
+"""Rows among which the rest of a page may be expected for the index to be asked about them alone, in few chunks; else
+it is asked about all. So neither what nearly every row contains nor what hardly one does costs more than it must."""
 MAX_BYTES: Final = 2 * 1024 * 1024
 """Bytes of heavy values after which a page ends."""
 TAKEN: Final = 32
@@ -80,34 +80,48 @@ async def horizon(connection: Connection) -> int:
 
 
 async def _run_by_containment(connection: Connection, plan: Plan, bound: dict[str, Any], limit: int) -> Part:
-    """Look at the nearest rows one by one, perhaps at some more, and ask the index about those behind them.
+    """Look at the nearest rows one by one, then ask the index: where enough should lie, and about all the others.
 
     Each step reads up to an edge, the key of a row, and the next one from there: what arrives meanwhile moves none.
     """
-    found: list[Placed] = []
-    behind, window = plan, NEAR
-    while window:
-        bound |= {"near": window, "limit": limit - len(found)}
-        edge = await _edge(connection, behind, bound, "first" if behind is plan else "second")
-        step = behind if edge is None else _with(behind, replace(edge, query="where_up_to"))
-        part = await _placed(connection, statements.rows(step), step, bound)
+    first = await _edge(connection, plan, bound | {"near": NEAR}, "first")
+    if first is None:
+        return await _placed(connection, statements.rows(plan), plan, bound)
+    near = _with(plan, replace(first, query="where_up_to"))
+    part = await _placed(connection, statements.rows(near), near, bound)
+    found, window = part.placed, more_rows(len(part.placed), limit)
+    behind = _with(plan, first, _bound_of("where_at_or_behind", first))
+    if part.is_cut or len(found) == limit:
+        return part
+    second = await _edge(connection, behind, bound | {"near": window}, "second") if window else None
+    if second is not None:
+        step = _with(behind, replace(second, query="where_up_to"), _bound_of("where_up_to", second))
+        part = await _by_index(connection, step, bound | {"limit": limit - len(found)})
         found += part.placed
-        if edge is None or part.is_cut or len(found) == limit:
+        if part.is_cut or len(found) == limit:
             return Part(found, part.is_cut)
-        window = more_rows(len(found), limit) if behind is plan else 0
-        behind = _with(plan, edge)
-    conditions = tuple(replace(one, query=_FAR.get(one.query, one.query)) for one in behind.conditions)
-    bound["limit"] = limit - len(found)
-    far = replace(behind, conditions=conditions)
-    part = await _placed(connection, statements.far(far), far, bound)
+        behind = _with(plan, second, _bound_of("where_at_or_behind", second))
+    part = await _by_index(connection, behind, bound | {"limit": limit - len(found)})
     return Part(found + part.placed, part.is_cut)
 
 
+async def _by_index(connection: Connection, plan: Plan, bound: Mapping[str, Any]) -> Part:
+    conditions = tuple(replace(one, query=_FAR.get(one.query, one.query)) for one in plan.conditions)
+    far = replace(plan, conditions=conditions)
+    return await _placed(connection, statements.far(far), far, bound)
+
+
+def _bound_of(query: str, edge: Condition) -> Condition:
+    """Return an edge's condition on the time alone, which leaves out chunks: one on a whole key does not."""
+    (name, value), *_ = edge.values.items()
+    return Condition(query, edge.columns[:1], {f"bound_{name}": value})
+
+
 def more_rows(hits: int, limit: int) -> int:
-    """Return how many rows to walk on for a full page, given the hits among the nearest; 0: too many."""
+    """Return among how many more rows a full page should lie, given the hits among the nearest; 0: too many."""
     if not hits or limit * NEAR / hits > WALKED:
         return 0
-    return ceil(1.25 * (limit - hits) * NEAR / hits)
+    return ceil(2.5 * (limit - hits) * NEAR / hits)
 
 
 async def _edge(connection: Connection, plan: Plan, bound: Mapping[str, Any], name: str) -> Condition | None:
@@ -120,8 +134,8 @@ async def _edge(connection: Connection, plan: Plan, bound: Mapping[str, Any], na
     return Condition("where_behind", plan.keys, values)
 
 
-def _with(plan: Plan, edge: Condition) -> Plan:
-    return replace(plan, conditions=(*plan.conditions, edge))
+def _with(plan: Plan, *conditions: Condition) -> Plan:
+    return replace(plan, conditions=(*plan.conditions, *conditions))
 
 
 async def _placed(connection: Connection, statement: sql.Composed, plan: Plan, bound: Mapping[str, Any]) -> Part:
