@@ -287,7 +287,18 @@ def test_ticks_are_stored_once_and_only_those_lost_are_missing(after: After) -> 
         away = after.away(shards[label])
         lost = [e for e, at in made.items() if at >= first and e not in got and not within(at, away, slack=LAG)]
         assert made
-        assert len(lost) == (dropped[product] if label == "UNTICKED" else 0), f"{product}: {lost[:5]}"
+        assert len(lost) == (dropped[product] if label == "UNTICKED" else 0), _told(product, lost, made, got, away)
+
+
+def _told(
+    product: str, lost: Sequence[str], made: Mapping[str, int], got: Collection[str], away: Collection[tuple[int, int]]
+) -> str:
+    """Say which ticks are lost, and what is around the first one: (seconds since the market began, stored)."""
+    order = sorted(made, key=lambda event: made[event])
+    begun, place = made[order[0]], order.index(lost[0]) if lost else 0
+    around = [(round((made[event] - begun) / 1e6, 3), event in got) for event in order[max(place - 4, 0) : place + 5]]
+    intervals = [tuple(round((end - begun) / 1e6, 3) for end in interval) for interval in away]
+    return f"{product}: {lost[:5]} of {len(order)}, the first at {place}: {around}; away {intervals}"
 
 
 def test_no_connection_is_attempted_in_a_tight_loop(after: After) -> None:

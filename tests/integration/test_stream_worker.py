@@ -190,9 +190,9 @@ def test_no_alert_fires_by_the_clock_of_a_feed_that_fell_silent(still: Streams) 
 def test_missing_records_are_told_of_a_product_that_never_had_one_and_of_one_that_fell_silent(still: Streams) -> None:
     quiet = {"name": "quiet", "product": ["P0-USD", "P1-USD"], "condition": {"type": "no_data", "after": "5s"}}
     still.put_rule(f"{still.tenant}-quiet", quiet)
-    still.start()
     at = now()
     still.send([make_tick(still.exchange, "P0-USD", 1, 105.0, at=at)])
+    still.start()  # later than the tick: it may take longer than the products have been silent then
 
     def told() -> None:
         fired = {alert.product: alert for alert in still.alerts()}
