@@ -154,17 +154,21 @@ def _has_happened(arena: Arena, faults: int) -> bool:
 
 
 def _settle(matrix: Matrix, until: int) -> None:
-    """Wait until no trade is missing that can be recovered and no gap is open; the tests say what is left."""
+    """Wait until no trade is missing that can be recovered, no gap is open, and ticks are stored beyond `until`.
+
+    A product's ticks are in order on its partition: one of after that moment says that those before it are stored. The
+    tests say what is left.
+    """
     made = {arena.venue: arena.trades(until) for arena in matrix.arenas}
     deadline = time.monotonic() + BOUND
-    while (left := _unsettled(matrix, made)) is not None and time.monotonic() < deadline:
+    while (left := _unsettled(matrix, made, until)) is not None and time.monotonic() < deadline:
         matrix.assert_alive()
         time.sleep(0.5)
     if left is not None:
         print(left, matrix.logs(), sep="\n")  # noqa: T201 - pytest shows it with the failures
 
 
-def _unsettled(matrix: Matrix, made: Mapping[str, Mapping[str, Mapping[int, Line]]]) -> str | None:
+def _unsettled(matrix: Matrix, made: Mapping[str, Mapping[str, Mapping[int, Line]]], until: int) -> str | None:
     for arena in matrix.arenas:
         unknown, stored = unknown_to_rest(arena), matrix.stored_ids(arena)
         for product in arena.products.values():
@@ -174,6 +178,9 @@ def _unsettled(matrix: Matrix, made: Mapping[str, Mapping[str, Mapping[int, Line
         gaps = [*matrix.gaps(arena, "trade_id"), *matrix.gaps(arena, "time")]
         if still := [gap["key"] for gap in gaps if gap["closed"] is None]:
             return f"{arena.venue}: gaps are open: {still[:5]}"
+        newest = matrix.newest_ticks(arena)
+        if behind := [product for product in arena.products.values() if newest.get(product, 0) <= until]:
+            return f"{arena.venue}: no later tick is stored of {behind[:5]}"
     return None
 
 

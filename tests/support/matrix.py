@@ -214,6 +214,15 @@ class Matrix:
             found[row["product"]].append(row["event_id"])
         return found
 
+    def newest_ticks(self, arena: Arena) -> dict[str, int]:
+        """Return the newest event time (micros) of an exchange's tick rows by product."""
+        query = (
+            "SELECT product, (extract(epoch FROM max(exchange_time)) * 1000000)::bigint AS newest FROM ticks"
+            " WHERE tenant = %(tenant)s AND exchange = %(exchange)s GROUP BY product"
+        )
+        found = rows(self.database, query, tenant=self.tenant, exchange=arena.exchange)
+        return {row["product"]: row["newest"] for row in found}
+
     def gaps(self, arena: Arena, kind: str) -> list[Line]:
         """Return the ledger's gaps of an exchange, times in micros, null while open."""
         query = (
