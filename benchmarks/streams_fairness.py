@@ -33,6 +33,8 @@ PRODUCT: Final = "Q-USD"
 EVERY: Final = 0.05
 """Seconds between two ticks of the quiet tenant."""
 PARTITIONS: Final = 3
+WARM_UP: Final = 2.0
+"""Seconds of ticks that are not counted: the producer connects during the first ones."""
 _BACKLOG: Final = 1_500_000
 _QUICK_BACKLOG: Final = 150_000
 _LAST: Final = 60.0
@@ -84,12 +86,12 @@ def _measure(broker: EmbeddedKafka, backlog: int, seconds: float) -> Delay:
         stand.write(load.ticks())
         with _reading(stand) as arrived, stand.workers(1) as workers:
             before = workers[0].folded()
-            sent = _toggle(stand, seconds)
+            sent = _toggle(stand, WARM_UP + seconds)
             beside = workers[0].folded() - before - len(sent)
             _wait(arrived, sent)
     if backlog and beside > backlog - len(sent):
         raise SpoiltError("the backlog was folded before the measurement ended")
-    delays = [(arrived[at] - at) / 1e3 for at in sent]
+    delays = [(arrived[at] - at) / 1e3 for at in sent if at >= sent[0] + WARM_UP * 1e6]
     return Delay(percentile(delays, 0.5), percentile(delays, 0.99), max(delays), beside)
 
 

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from pulsestream.core.errors import PulseStreamError
 from streams.ends import Ends
 
 Answered = Callable[[float, Mapping[str, int]], None]
@@ -70,11 +69,11 @@ class Questions:
         task.add_done_callback(self._under_way.discard)
 
     async def _ask(self, moment: float) -> None:
-        if self._ends is None:
-            raise RuntimeError("nobody is asked before the start")
         try:
+            if self._ends is None:
+                raise RuntimeError("nobody is asked before the start")
             ends = await self._ends.ask()
-        except PulseStreamError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, who waits for the answer would wait for ever
             self._failed(error)
         else:
             self._answered(moment, ends)

@@ -114,6 +114,28 @@ def test_a_topic_that_this_user_may_not_see_is_told_by_name(streams: Streams, mo
     asyncio.run(run())
 
 
+def test_a_question_that_fails_in_whatever_way_is_told_and_whoever_waits_is_too(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wrong(_: Ends) -> None:
+        raise ValueError("an answer of a strange shape")
+
+    async def run() -> list[Exception]:
+        told = Told()
+        control = Control(
+            streams.broker.settings("ps-stream").model_copy(update={"stream_app": streams.app}), told.listeners()
+        )
+        await control.load()
+        monkeypatch.setattr(Ends, "ask", wrong)
+        async with asyncio.timeout(60):
+            with pytest.raises(ValueError, match="strange shape"):
+                await control.known_up_to(time.monotonic())
+        await control.close()
+        return told.failures
+
+    assert [str(error) for error in asyncio.run(run())] == ["an answer of a strange shape"]
+
+
 def test_whoever_is_closed_while_it_starts_leaves_no_thread_behind(streams: Streams) -> None:
     async def run() -> None:
         settings = streams.broker.settings("ps-stream").model_copy(update={"stream_app": streams.app})
