@@ -64,15 +64,16 @@ class Questions:
             await self._ends.close()
 
     def _begin(self, moment: float) -> None:
-        task = self._loop.create_task(self._ask(moment))
+        if self._ends is None:
+            self._failed(RuntimeError("a question came before the start"))
+            return
+        task = self._loop.create_task(self._ask(self._ends, moment))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
-    async def _ask(self, moment: float) -> None:
+    async def _ask(self, asked: Ends, moment: float) -> None:
         try:
-            if self._ends is None:
-                raise RuntimeError("nobody is asked before the start")
-            ends = await self._ends.ask()
+            ends = await asked.ask()
         except Exception as error:  # noqa: BLE001 - whatever it is, who waits for the answer would wait for ever
             self._failed(error)
         else:

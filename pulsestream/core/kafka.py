@@ -161,7 +161,7 @@ class Admin:
             try:
                 found[place.topic][place.partition] = future.result().offset
             except KafkaException as error:
-                raise BrokerError(f"cannot read the end of {place.topic}: {reason(error)}") from error
+                raise BrokerError(f"cannot read the end of {place.topic}: {self._why(error)}") from error
         return found
 
     def create(self, specs: Collection[TopicSpec]) -> list[str]:
@@ -221,9 +221,10 @@ class Admin:
     def _why(self, error: KafkaException) -> str:
         """Return the words for a failure; of a login that is refused the client itself says only that time ran out."""
         self.client.poll(0)  # calls `_note`
-        if not self._refused:
+        refused, self._refused = self._refused, ""  # it is said again for as long as it is true
+        if not refused:
             return reason(error)
-        return f"{self._refused}: check PULSESTREAM_KAFKA_USERNAME and PULSESTREAM_KAFKA_PASSWORD"
+        return f"{refused}: check PULSESTREAM_KAFKA_USERNAME and PULSESTREAM_KAFKA_PASSWORD"
 
 
 class CompactedReader:

@@ -121,7 +121,8 @@ SINK_DEAD_LETTERS_LOST = _counter(
 SINK_BATCH_SECONDS = _histogram("sink_batch_seconds", "From a batch's first record read to its commit")
 SINK_STAGE_SECONDS = CountedHistogram(
     "sink_stage_seconds",
-    "Of stored records: exchange_to_receipt, receipt_to_append (by the broker), append_to_commit, exchange_to_commit",
+    "Of records in committed batches, doubles too: exchange_to_receipt, receipt_to_append (by the broker),"
+    " append_to_commit, exchange_to_commit",
     "dataset",
     "stage",
 )

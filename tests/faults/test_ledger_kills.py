@@ -102,6 +102,7 @@ def test_whatever_is_killed_every_id_is_a_row_or_a_dead_letter_or_was_not_accept
             for outage in range(plan.outages):
                 for how in ("killed", "stopped"):
                     take_the_broker_away(path, clients, how, seed=outage)
+                    start_again(path)
             wait_for_events(clients, ledger, plan.events)
             eventually(lambda: all_run(path), timeout=240)
             told = dict(clients.answers)
@@ -166,13 +167,16 @@ def kill(path: Installation, plan: Plan) -> None:
         path[victim].start()
         for after, stopped in stops:
             if after == number:
+                start_again(path)
                 stand_still(path, stopped, dice.uniform(1, 12))
+        start_again(path)
 
 
 def stand_still(path: Installation, name: str, seconds: float) -> None:
     """SIGSTOP for some seconds: the group gives up a process that stands still for more than six."""
     process = path[name].running
     assert process is not None
+    assert process.poll() is None, f"{name} has ended"
     process.send_signal(signal.SIGSTOP)
     time.sleep(seconds)
     process.send_signal(signal.SIGCONT)
@@ -188,12 +192,17 @@ def take_the_broker_away(path: Installation, clients: Clients, how: str, seed: i
     eventually(lambda: _assert_more(clients.answers[202], served + 5), timeout=120)
 
 
-def all_run(path: Installation) -> None:
-    """Start those again that could not go on without the broker, as a supervisor does, and see each of them ready."""
+def start_again(path: Installation) -> None:
+    """Start those that have ended, because they could not go on without the broker or were fenced: as a supervisor."""
     for name in KILLED:
         service = path[name]
         if service.running is not None and service.running.poll() is not None:
             service.start()
+
+
+def all_run(path: Installation) -> None:
+    """See each process ready."""
+    start_again(path)
     for name in KILLED:
         path[name].wait_ready()
 

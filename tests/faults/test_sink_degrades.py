@@ -104,13 +104,30 @@ def test_a_database_that_is_silent_for_longer_than_a_poll_may_last_does_not_cost
 def test_a_slow_database_is_followed_with_larger_batches(scene: Scene, proxy: Proxy) -> None:
     with running_sink(through(scene, proxy.url)) as sink, Load(scene, mixed, rate=200) as load:
         scene.wait_stored("ticks", 100)
+        before = done()
+        scene.wait_stored("ticks", 400)
+        quick = rows_a_batch(before)
         proxy.delay = 0.05  # a second for a batch
-        seen = scene.stored("ticks")
-        wait_until(lambda: scene.stored("ticks") > seen + 600, what="as much in each batch as comes meanwhile")
+        before = done()
+        wait_until(lambda: done()[0] > before[0] + 5, what="some slow batches")
+        slow = rows_a_batch(before)
         assert not sink.readiness.problems()
         proxy.delay = 0.0
     with running_sink(scene.settings):
         assert_ledger_kept(scene, load)
+    assert slow > 5 * quick
+
+
+def done() -> tuple[float, float]:
+    """Return how many batches this process has stored, and how many rows."""
+    value = REGISTRY.get_sample_value
+    rows = (value("pulsestream_sink_rows_total", {"dataset": table}) or 0.0 for table in ("ticks", "events"))
+    return value("pulsestream_sink_batch_seconds_count") or 0.0, sum(rows)
+
+
+def rows_a_batch(before: tuple[float, float]) -> float:
+    batches, rows = done()
+    return (rows - before[1]) / (batches - before[0])
 
 
 def test_a_database_that_never_answers_is_given_up_and_asked_anew(

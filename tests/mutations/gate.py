@@ -2,8 +2,8 @@
 
 `make mutations ARGS="offset-fence gap-told"` tries some of them, `--list` names them, `--check` only says whether
 each change still applies. First all the tests run on an unchanged copy: what fails there proves nothing. A guard is
-killed when a test fails without it, and survives when all of them pass. The exit code is 1 when a guard survives, when
-a change does not apply to exactly one place, and when the tests cannot be run.
+killed when each of its tests fails without it, and survives when one of them passes. The exit code is 1 when a guard
+survives, when a change does not apply to exactly one place, and when the tests cannot be run.
 """
 
 import argparse
@@ -83,14 +83,14 @@ def copy_of_tree() -> Iterator[Path]:
         yield Path(folder)
 
 
-def run_tests(tree: Path, tests: Sequence[str], *, to_first_failure: bool) -> tuple[int, str]:
+def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
     """Run tests in a tree; return pytest's exit code and what it said in the end."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rN", *tests]
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     environment.setdefault("PULSESTREAM_SHARED", str(SHARED))  # the copy has nothing beside it
     try:
         done = subprocess.run(
-            [*command, *(["-x"] if to_first_failure else [])],
+            command,
             cwd=tree,
             env=environment,
             stdout=subprocess.PIPE,
@@ -107,7 +107,7 @@ def run_tests(tree: Path, tests: Sequence[str], *, to_first_failure: bool) -> tu
 def last_words(said: str) -> str:
     """Return pytest's summary and, where a test failed, the error that it failed with."""
     lines = said.splitlines()
-    summary = [line.strip("= ") for line in lines if re.match(r"[= ]*\d+ (passed|failed).* in \d", line)]
+    summary = [line.strip("= ") for line in lines if re.match(r"[= ]*\d+ (passed|failed|error).* in \d", line)]
     errors = [line[1:].strip() for line in lines if line.startswith("E  ")]
     return "; ".join([*summary[-1:], *errors[:1]])
 
@@ -121,9 +121,19 @@ def attempt(mutation: Mutation) -> Outcome:
             path.write_text(mutated(path.read_text("utf-8"), mutation), "utf-8")
         except (DoesNotApplyError, OSError) as error:
             return Outcome(mutation, "does not apply", time.monotonic() - began, str(error))
-        code, said = run_tests(tree, mutation.tests, to_first_failure=True)
-    verdicts: dict[int, Verdict] = {_PASSED: "survived", _FAILED: "killed"}
-    return Outcome(mutation, verdicts.get(code, "cannot be run"), time.monotonic() - began, said)
+        for test in mutation.tests:
+            code, said = run_tests(tree, [test])
+            verdict = verdict_of(code, said)
+            if verdict != "killed":
+                break
+    return Outcome(mutation, verdict, time.monotonic() - began, said)
+
+
+def verdict_of(code: int, said: str) -> Verdict:
+    """Return what a run of tests says of the guard that is disabled: an error outside of a test says nothing."""
+    if code == _FAILED and re.match(r"\d+ failed", said):
+        return "killed"
+    return "survived" if code == _PASSED else "cannot be run"
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -162,7 +172,7 @@ def _try(chosen: Sequence[Mutation], *, baseline: bool) -> int:
     if baseline:
         tests = list(dict.fromkeys(test for mutation in chosen for test in mutation.tests))
         with copy_of_tree() as tree:
-            code, said = run_tests(tree, tests, to_first_failure=False)
+            code, said = run_tests(tree, tests)
         print(f"unchanged: {said}", flush=True)
         if code != _PASSED:
             return 1
