@@ -165,7 +165,7 @@ def test_what_the_clock_decides_about_alerts_is_decided_once_whatever_is_killed(
             worker = streams.start()
             streams.put_feed(streams.exchange, "connected")  # a living feed goes on saying so
         feeding.enough()
-    calm = time.time_ns() // 1000
+    calm = time.time_ns() // 1000 + 5_000_000  # past whatever the clock decides before it arrives: that would come late
     streams.send([make_tick(streams.exchange, f"P{number}-USD", 10_000, 100.0, at=calm) for number in range(20)])
 
     def assert_resolved_by_a_living_feed() -> None:
