@@ -164,5 +164,10 @@ def _rows(connection: Connection, name: str, table: Table, **parameters: Any) ->
 
 
 def is_held(error: psycopg.Error) -> bool:
-    """Say whether a statement failed because somebody is at work on the table."""
-    return isinstance(error, psycopg.errors.LockNotAvailable | psycopg.errors.QueryCanceled)
+    """Say whether a statement failed because somebody is at work on the table.
+
+    Dropping a chunk asks for more of the table than holding it: where a writer has come in between and waits for the
+    chunk, the server ends one of the two by a deadlock. A sink that it ends stores its batch again.
+    """
+    held = psycopg.errors.LockNotAvailable | psycopg.errors.QueryCanceled | psycopg.errors.DeadlockDetected
+    return isinstance(error, held)

@@ -4,7 +4,7 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from api.relay_database import Connection, connect
 from api.retention import plan, schedule, service, store
-from api.retention.plan import TABLES, Table
+from api.retention.plan import TABLES, Chunk, Table
 from api.retention.service import BusyError, Report
 from pulsestream.cli import app
 from pulsestream.core.metrics import REGISTRY
@@ -206,6 +206,36 @@ def test_no_row_is_lost_that_is_committed_while_its_chunk_is_about_to_be_dropped
         ran = running.result(60)
 
     assert ran.chunks == 0
+    assert kept(admin, ticks) == {("acme", old, NOW): 1}
+
+
+def test_a_deadlock_with_who_writes_to_a_chunk_that_is_being_dropped_leaves_both_whole(
+    admin: psycopg.Connection, relay: Connection, database: NamedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backfill comes while the chunk is held, and waits; the server ends one of the two, here the run."""
+    [ticks] = [table for table in TABLES if table.name == "ticks"]
+    if chunks(admin, ticks.name) is None:
+        pytest.skip("a plain table has no chunks to drop")
+    old = NOW - 100 * DAY
+    put(admin, ticks, [("acme", old, old)])
+    waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    drop = store.drop
+
+    with psycopg.connect(database.url()) as backfill, ThreadPoolExecutor(1) as thread:
+        backfill.execute("SET deadlock_timeout = '1h'")  # so that the other one finds the deadlock
+
+        def drop_beside_a_backfill(connection: Connection, table: Table, chunk: Chunk) -> None:
+            writing.append(thread.submit(put, backfill, ticks, [("acme", old, NOW)]))
+            wait_until(lambda: writing[0].done() or admin.execute(waits).rowcount)
+            drop(connection, table, chunk)
+
+        writing: list[Future[None]] = []
+        monkeypatch.setattr(store, "drop", drop_beside_a_backfill)
+        ran = run(relay)
+        writing[0].result(60)
+        backfill.commit()
+
+    assert (ran.held, ran.chunks) == (1, 0)
     assert kept(admin, ticks) == {("acme", old, NOW): 1}
 
 
