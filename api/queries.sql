@@ -86,10 +86,12 @@ ORDER BY version DESC LIMIT 1;
 SELECT {columns} FROM {table} WHERE tenant = %(tenant)s {conditions}
 ORDER BY {order} LIMIT %(limit)s
 
--- name: search_edge
--- The key of the nth row, where there are as many.
-SELECT {columns} FROM {table} WHERE tenant = %(tenant)s {conditions}
-ORDER BY {order} OFFSET %(near)s - 1 LIMIT 1;
+-- name: search_edges
+-- The keys of the first row and of the nth, where there are as many.
+SELECT * FROM (
+    SELECT {columns}, row_number() OVER (ORDER BY {order}) AS place FROM {table} WHERE tenant = %(tenant)s {conditions}
+    ORDER BY {order} LIMIT %(near)s) AS nearest
+WHERE place IN (1, %(near)s) ORDER BY place;
 
 -- name: search_far
 -- Ordered by an expression, which no index gives: all that contains what is asked for is found by the index of that.

@@ -6,7 +6,7 @@ ever have to agree.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from api.cursor import Position
@@ -73,6 +73,10 @@ class Plan:
     def leading(self) -> tuple[str, ...]:
         """The columns that come before the collection in the order of a walk."""
         return self.keys[:-1]
+
+    def having(self, *conditions: Condition) -> "Plan":
+        """Return the part of it on which more conditions hold."""
+        return replace(self, conditions=(*self.conditions, *conditions))
 
     @property
     def is_by_containment(self) -> bool:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from math import ceil
 from typing import Any, Final
 
 import msgspec
@@ -11,9 +10,9 @@ from psycopg import sql
 from psycopg.errors import QueryCanceled
 
 from api.database import Connection, fetch_one
-from api.search import statements
+from api.search import statements, steps
 from api.search.collections import Match
-from api.search.plan import Condition, Plan
+from api.search.plan import Plan
 from pulsestream.core.clock import to_micros
 
 Row = dict[str, Any]
@@ -29,11 +28,6 @@ class Part:
     is_cut: bool = False
 
 
-NEAR: Final = 1000
-"""Rows at the beginning of a walk that are looked at one by one for what their data contains."""
-WALKED: Final = 20_000
-"""Rows among which the rest of a page may be expected for the index to be asked about them alone, in few chunks; else
-it is asked about all. So neither what nearly every row contains nor what hardly one does costs more than it must."""
 MAX_BYTES: Final = 2 * 1024 * 1024
 """Bytes of heavy values after which a page ends."""
 TAKEN: Final = 32
@@ -50,7 +44,7 @@ async def run(connection: Connection, plan: Plan, tenant: str, limit: int) -> Pa
     bound = {"tenant": tenant, "limit": limit}
     if plan.is_by_containment:
         return await _run_by_containment(connection, plan, bound, limit)
-    return await _placed(connection, statements.rows(plan), plan, bound)
+    return await _walked(connection, plan, bound)
 
 
 async def count(connection: Connection, plan: Plan, tenant: str) -> tuple[int, bool]:
@@ -80,29 +74,28 @@ async def horizon(connection: Connection) -> int:
 
 
 async def _run_by_containment(connection: Connection, plan: Plan, bound: dict[str, Any], limit: int) -> Part:
-    """Look at the nearest rows one by one, then ask the index: where enough should lie, and about all the others.
+    """Look at the nearest rows one by one, then further in steps, as far as a page should lie, then at all the others.
 
-    Each step reads up to an edge, the key of a row, and the next one from there: what arrives meanwhile moves none.
+    Each step reads up to a bound, and the next one from there: what arrives meanwhile moves none.
     """
-    first = await _edge(connection, plan, bound | {"near": NEAR}, "first")
-    if first is None:
-        return await _placed(connection, statements.rows(plan), plan, bound)
-    near = _with(plan, replace(first, query="where_up_to"))
-    part = await _placed(connection, statements.rows(near), near, bound)
-    found, window = part.placed, more_rows(len(part.placed), limit)
-    behind = _with(plan, first, _bound_of("where_at_or_behind", first))
-    if part.is_cut or len(found) == limit:
-        return part
-    second = await _edge(connection, behind, bound | {"near": window}, "second") if window else None
-    if second is not None:
-        step = _with(behind, replace(second, query="where_up_to"), _bound_of("where_up_to", second))
-        part = await _by_index(connection, step, bound | {"limit": limit - len(found)})
-        found += part.placed
-        if part.is_cut or len(found) == limit:
-            return Part(found, part.is_cut)
-        behind = _with(plan, second, _bound_of("where_at_or_behind", second))
-    part = await _by_index(connection, behind, bound | {"limit": limit - len(found)})
-    return Part(found + part.placed, part.is_cut)
+    near = await _near(connection, plan, bound)
+    if near is None:
+        return await _walked(connection, plan, bound)
+    part = await _walked(connection, near.within(plan), bound)
+    found, seen, rest, step = part.placed, near.rows, near.behind(plan), None
+    while not part.is_cut and len(found) < limit:
+        step = steps.next_step(near, step, len(found), seen, limit, ascending=plan.ascending)
+        look = _by_index if step.is_by_index else _walked
+        part = await look(connection, step.within(rest), bound | {"limit": limit - len(found)})
+        found, seen = found + part.placed, seen + step.rows
+        if step.until is None:
+            break
+        rest = step.behind(rest)
+    return Part(found, part.is_cut)
+
+
+async def _walked(connection: Connection, plan: Plan, bound: Mapping[str, Any]) -> Part:
+    return await _placed(connection, statements.rows(plan), plan, bound)
 
 
 async def _by_index(connection: Connection, plan: Plan, bound: Mapping[str, Any]) -> Part:
@@ -111,31 +104,14 @@ async def _by_index(connection: Connection, plan: Plan, bound: Mapping[str, Any]
     return await _placed(connection, statements.far(far), far, bound)
 
 
-def _bound_of(query: str, edge: Condition) -> Condition:
-    """Return an edge's condition on the time alone, which leaves out chunks: one on a whole key does not."""
-    (name, value), *_ = edge.values.items()
-    return Condition(query, edge.columns[:1], {f"bound_{name}": value})
-
-
-def more_rows(hits: int, limit: int) -> int:
-    """Return among how many more rows a full page should lie, given the hits among the nearest; 0: too many."""
-    if not hits or limit * NEAR / hits > WALKED:
-        return 0
-    return ceil(2.5 * (limit - hits) * NEAR / hits)
-
-
-async def _edge(connection: Connection, plan: Plan, bound: Mapping[str, Any], name: str) -> Condition | None:
-    """Return the condition of lying behind the row `near`, whatever data contains; None where there are fewer rows."""
+async def _near(connection: Connection, plan: Plan, bound: Mapping[str, Any]) -> steps.Near | None:
+    """Return which rows are the nearest, whatever their data contains; None where there are fewer."""
     others = replace(plan, conditions=tuple(one for one in plan.conditions if one.query != Match.CONTAINS))
-    rows = await _fetched(connection, statements.edge(others), others, bound)
-    if not rows:
+    rows = await _fetched(connection, statements.edges(others), others, {**bound, "near": steps.NEAR})
+    if not rows or rows[-1]["place"] < steps.NEAR:
         return None
-    values = {f"{name}_time": rows[0][plan.collection.time], f"{name}_id": rows[0][plan.collection.id]}
-    return Condition("where_behind", plan.keys, values)
-
-
-def _with(plan: Plan, *conditions: Condition) -> Plan:
-    return replace(plan, conditions=(*plan.conditions, *conditions))
+    time, last = plan.collection.time, rows[-1]
+    return steps.Near(rows[0][time], last[time], last[plan.collection.id], steps.NEAR)
 
 
 async def _placed(connection: Connection, statement: sql.Composed, plan: Plan, bound: Mapping[str, Any]) -> Part:

@@ -27,9 +27,9 @@ def rows(plan: Plan) -> sql.Composed:
     )
 
 
-def edge(plan: Plan) -> sql.Composed:
-    """Return the statement that gives the key of the row `near` in the walk."""
-    return query("search_edge").format(
+def edges(plan: Plan) -> sql.Composed:
+    """Return the statement that gives the keys of the first row of the walk and of the one at place `near`."""
+    return query("search_edges").format(
         columns=_listed(plan.keys),
         table=sql.Identifier(plan.collection.name),
         conditions=_conditions(plan),

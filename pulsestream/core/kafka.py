@@ -305,7 +305,13 @@ class CompactedReader:
         return max(self.next_offset, position)
 
 
-_ELECTING: Final = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
+_ELECTING: Final = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - confluent-kafka's own name: the partition has no leader yet
+    }
+)
 _ELECTION_PAUSE: Final = 0.1
 """Seconds until a broker is asked again that does not lead a partition yet, or no more."""
 _PASSING: Final = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE})  # noqa: SLF001 - confluent-kafka's own names

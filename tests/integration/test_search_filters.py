@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from api.errors import Problem
-from api.search import repository, service
+from api.search import service, steps
 from api.search.plan import SearchRequest
 from tests.support.databases import BOTH_KINDS
 from tests.support.searching import Store, event, fill, ids, moment, opened_store, slug, tick
@@ -49,9 +49,10 @@ DATA = st.dictionaries(
     limit=st.integers(1, 4),
     up=st.booleans(),
     typed=st.booleans(),
+    scanned=st.sampled_from([0, 4]),
 )
 def test_events_that_contain_what_is_asked_for_are_found_in_order_near_and_far(
-    store: Store, data: list[Any], wanted: Any, limit: int, *, up: bool, typed: bool
+    store: Store, data: list[Any], wanted: Any, limit: int, scanned: int, *, up: bool, typed: bool
 ) -> None:
     tenant, other = slug(), slug()
     rows = [event(tenant, f"{step}", step // 2, data=json.dumps(one)) for step, one in enumerate(data)]
@@ -60,8 +61,8 @@ def test_events_that_contain_what_is_asked_for_are_found_in_order_near_and_far(
     filters = {"contains": json.dumps(wanted)} | ({"type": "order.filled"} if typed else {})
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(repository, "NEAR", 3)
-        patched.setattr(repository, "WALKED", 8)
+        for name, rows in (("NEAR", 2), ("SCANNED", scanned), ("WALKED", 6)):
+            patched.setattr(steps, name, rows)
         found = store.walk(tenant, SearchRequest("events", filters, ascending=up, limit=limit))
 
     wanted_ids = {f"{step}" for step, one in enumerate(data) if contains(one, wanted)}
