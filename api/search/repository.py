@@ -1,6 +1,6 @@
 """Runs a search's plans and gives rows as the API shows them."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -27,6 +27,9 @@ class Part:
     placed: list[Placed]
     is_cut: bool = False
 
+
+Look = Callable[[Connection, Plan, Mapping[str, Any]], Awaitable[Part]]
+"""Runs a plan by one of two ways, with what it binds."""
 
 MAX_BYTES: Final = 2 * 1024 * 1024
 """Bytes of heavy values after which a page ends."""
@@ -78,20 +81,29 @@ async def _run_by_containment(connection: Connection, plan: Plan, bound: dict[st
 
     Each step reads up to a bound, and the next one from there: what arrives meanwhile moves none.
     """
-    near = await _near(connection, plan, bound)
+    near = await _span(connection, plan, bound, steps.NEAR)
     if near is None:
         return await _walked(connection, plan, bound)
     part = await _walked(connection, near.within(plan), bound)
-    found, seen, rest, step = part.placed, near.rows, near.behind(plan), None
+    found, seen, rest, at = part.placed, near.rows, near.behind(plan), near.end
     while not part.is_cut and len(found) < limit:
-        step = steps.next_step(near, step, len(found), seen, limit, ascending=plan.ascending)
-        look = _by_index if step.is_by_index else _walked
-        part = await look(connection, step.within(rest), bound | {"limit": limit - len(found)})
-        found, seen = found + part.placed, seen + step.rows
-        if step.until is None:
+        step = steps.next_step(near, at, len(found), seen, limit, ascending=plan.ascending)
+        look, reach = await _reach(connection, rest, bound, step)
+        part = await look(connection, reach.within(rest) if reach else rest, bound | {"limit": limit - len(found)})
+        found = found + part.placed
+        if reach is None:
             break
-        rest = step.behind(rest)
+        seen, rest, at = seen + reach.rows, reach.behind(rest), reach.end
     return Part(found, part.is_cut)
+
+
+async def _reach(
+    connection: Connection, rest: Plan, bound: Mapping[str, Any], step: steps.Step | None
+) -> tuple[Look, steps.Step | steps.Span | None]:
+    """Return how a step's rows are looked at, and how far; None: to the end."""
+    if step is None or step.is_by_index:
+        return _by_index, step
+    return _walked, await _span(connection, rest, bound, step.rows)
 
 
 async def _walked(connection: Connection, plan: Plan, bound: Mapping[str, Any]) -> Part:
@@ -104,14 +116,14 @@ async def _by_index(connection: Connection, plan: Plan, bound: Mapping[str, Any]
     return await _placed(connection, statements.far(far), far, bound)
 
 
-async def _near(connection: Connection, plan: Plan, bound: Mapping[str, Any]) -> steps.Near | None:
-    """Return which rows are the nearest, whatever their data contains; None where there are fewer."""
+async def _span(connection: Connection, plan: Plan, bound: Mapping[str, Any], rows: int) -> steps.Span | None:
+    """Return where the next `rows` rows of a walk lie, whatever their data contains; None where there are fewer."""
     others = replace(plan, conditions=tuple(one for one in plan.conditions if one.query != Match.CONTAINS))
-    rows = await _fetched(connection, statements.edges(others), others, {**bound, "near": steps.NEAR})
-    if not rows or rows[-1]["place"] < steps.NEAR:
+    found = await _fetched(connection, statements.edges(others), others, {**bound, "near": rows})
+    if not found or found[-1]["place"] < rows:
         return None
-    time, last = plan.collection.time, rows[-1]
-    return steps.Near(rows[0][time], last[time], last[plan.collection.id], steps.NEAR)
+    time, last = plan.collection.time, found[-1]
+    return steps.Span(rows, found[0][time], last[time], last[plan.collection.id])
 
 
 async def _placed(connection: Connection, statement: sql.Composed, plan: Plan, bound: Mapping[str, Any]) -> Part:

@@ -26,63 +26,64 @@ _LEAST: Final = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Near:
-    """The first and the last of the nearest rows, which are `rows`: their times; `last_id` breaks ties."""
+class Span:
+    """So many rows of a walk, side by side: the times of the first and of the last one; `last_id` breaks ties."""
 
-    first: datetime
-    last: datetime
-    last_id: str
     rows: int
+    begin: datetime
+    end: datetime
+    last_id: str
 
     def within(self, plan: Plan) -> Plan:
-        """Return the part of a plan up to the last of the nearest."""
-        return plan.having(Condition("where_up_to", plan.keys, {"near_time": self.last, "near_id": self.last_id}))
+        """Return the part of a plan up to the last row."""
+        return plan.having(Condition("where_up_to", plan.keys, self._last(plan)))
 
     def behind(self, plan: Plan) -> Plan:
-        """Return the part of a plan behind them. A condition on the time alone leaves out chunks, one on a key none."""
-        return plan.having(
-            Condition("where_behind", plan.keys, {"near_time": self.last, "near_id": self.last_id}),
-            Condition("where_at_or_behind", plan.keys[:1], {"bound_near_time": self.last}),
-        )
+        """Return the part of a plan behind it. A condition on the time alone leaves out chunks, one on a key none."""
+        at = Condition("where_at_or_behind", plan.keys[:1], {f"at_{_name(plan)}_time": self.end})
+        return plan.having(Condition("where_behind", plan.keys, self._last(plan)), at)
+
+    def _last(self, plan: Plan) -> dict[str, datetime | str]:
+        return {f"{_name(plan)}_time": self.end, f"{_name(plan)}_id": self.last_id}
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """About `rows` more rows to look at, up to a time; None: all."""
+    """About `rows` more rows to look at, up to a time."""
 
     rows: int
-    until: datetime | None
+    end: datetime
 
     @property
     def is_by_index(self) -> bool:
-        """Whether the index of contents is asked."""
-        return self.until is None or self.rows > SCANNED
+        """Whether the index of contents is asked. Else exactly `rows` rows are looked at, however far they reach."""
+        return self.rows > SCANNED
 
     def within(self, plan: Plan) -> Plan:
         """Return the step's part of a plan."""
-        if self.until is None:
-            return plan
-        return plan.having(Condition("where_up_to", plan.keys[:1], {_name(plan): self.until}))
+        return plan.having(Condition("where_up_to", plan.keys[:1], {f"{_name(plan)}_time": self.end}))
 
     def behind(self, plan: Plan) -> Plan:
         """Return the part of a plan that lies behind the step."""
-        return plan.having(Condition("where_behind", plan.keys[:1], {_name(plan): self.until}))
+        return plan.having(Condition("where_behind", plan.keys[:1], {f"{_name(plan)}_time": self.end}))
 
 
-def next_step(near: Near, last: Step | None, found: int, seen: int, limit: int, *, ascending: bool) -> Step:
-    """Return how far to look next, after `found` rows of `limit` were found among about `seen`."""
+def next_step(near: Span, at: datetime, found: int, seen: int, limit: int, *, ascending: bool) -> Step | None:
+    """Return how far to look next, from a time on; None: at all the rest, by the index.
+
+    `found` rows of `limit` were found among about `seen`, of which `near` are the first.
+    """
     rows = max(seen, int(_ENOUGH * (limit - found) * seen / (found or _NOTHING)))
-    if last is not None and rows > WALKED:
-        return Step(rows, None)
+    if seen > near.rows and rows > WALKED:
+        return None
     rows = min(rows, WALKED)
-    begin = near.last if last is None or last.until is None else last.until
-    span = max(abs(near.last - near.first), _LEAST) * (rows / near.rows)
+    reach = max(abs(near.end - near.begin), _LEAST) * (rows / near.rows)
     try:
-        return Step(rows, begin + span if ascending else begin - span)
+        return Step(rows, at + reach if ascending else at - reach)
     except OverflowError:
-        return Step(rows, None)
+        return None
 
 
 def _name(plan: Plan) -> str:
-    """Return a parameter's name that no earlier step has."""
-    return f"step_{len(plan.conditions)}_time"
+    """Return the beginning of a parameter's name that no earlier condition has."""
+    return f"step_{len(plan.conditions)}"

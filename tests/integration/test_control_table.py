@@ -3,9 +3,10 @@
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from pulsestream.core.errors import OutageError
 from pulsestream.core.kafka import Admin, TopicSpec, producer_config
@@ -61,6 +62,37 @@ def test_an_empty_topic_loads_at_once(service_settings: Callable[..., Settings],
     held = table(service_settings("admin"), topic)
 
     assert held.load() == []
+    held.close()
+
+
+class Electing:
+    """A consumer that answers, for its first questions, as the library does of a topic that was made just now."""
+
+    def __init__(self, consumer: Consumer, code: int, questions: int = 2) -> None:
+        self._consumer, self._code, self.left = consumer, code, questions
+
+    def get_watermark_offsets(self, *asked: Any, **how: Any) -> tuple[int, int]:
+        if self.left:
+            self.left -= 1
+            raise KafkaException(KafkaError(self._code))
+        return self._consumer.get_watermark_offsets(*asked, **how)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+
+@pytest.mark.parametrize("code", [KafkaError.LEADER_NOT_AVAILABLE, KafkaError._UNKNOWN_PARTITION])
+def test_a_partition_that_nobody_leads_yet_is_waited_for(
+    service_settings: Callable[..., Settings], topic: str, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    settings = service_settings("admin")
+    publish(settings, topic, ("a", encoded(subscription(1))))
+    held = table(settings, topic)
+    electing = Electing(held._reader._consumer, code)
+    monkeypatch.setattr(held._reader, "_consumer", electing)
+
+    assert [change.key for change in held.load()] == ["a"]
+    assert electing.left == 0
     held.close()
 
 

@@ -1,7 +1,8 @@
 """What searches find by the contents of events, by prefixes, and of rows only some fields; and how many there are."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -9,9 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from api.database import Connection
 from api.errors import Problem
-from api.search import service, steps
-from api.search.plan import SearchRequest
+from api.search import repository, service, steps
+from api.search.collections import Match
+from api.search.plan import Plan, SearchRequest
+from api.search.repository import Part
 from tests.support.databases import BOTH_KINDS
 from tests.support.searching import Store, event, fill, ids, moment, opened_store, slug, tick
 
@@ -68,6 +72,31 @@ def test_events_that_contain_what_is_asked_for_are_found_in_order_near_and_far(
     wanted_ids = {f"{step}" for step, one in enumerate(data) if contains(one, wanted)}
     everything = store.walk(tenant, SearchRequest("events", ascending=up))
     assert ids_of(found) == [name for name in ids_of(everything) if name in wanted_ids]
+
+
+def test_a_busy_stretch_behind_a_quiet_one_is_not_looked_at_row_by_row(store: Store) -> None:
+    """The nearest rows lie hours apart and all are hits: as far again lie thousands, of which none is one."""
+    tenant, walked = slug(), []
+    quiet = [event(tenant, f"quiet-{step}", 200_000 + step * 3600, data='{"x": 1}') for step in range(3)]
+    busy = [event(tenant, f"busy-{step}", 199_000 + step, data='{"x": 2}') for step in range(300)]
+    last = event(tenant, "last", 0, data='{"x": 1}')
+    store.insert("events", [*quiet, *busy, last])
+    walk = repository._walked
+
+    async def counted(connection: Connection, plan: Plan, bound: Mapping[str, Any]) -> Part:
+        others = replace(plan, conditions=tuple(one for one in plan.conditions if one.query != Match.CONTAINS))
+        walked.append(len((await walk(connection, others, {**bound, "limit": 1000})).placed))
+        return await walk(connection, plan, bound)
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name, rows in (("NEAR", 3), ("SCANNED", 10), ("WALKED", 20)):
+            patched.setattr(steps, name, rows)
+        patched.setattr(repository, "_walked", counted)
+        found = store.walk(tenant, SearchRequest("events", {"contains": '{"x": 1}'}, limit=4))
+
+    assert ids_of(found) == ["quiet-2", "quiet-1", "quiet-0", "last"]
+    assert len(walked) > 1
+    assert max(walked) <= 10
 
 
 def ids_of(rows: list[dict[str, Any]]) -> list[str]:

@@ -3,15 +3,15 @@
 from datetime import UTC, datetime, timedelta
 
 from api.search import steps
-from api.search.steps import Near, Step, next_step
+from api.search.steps import Span, Step, next_step
 
 LAST = datetime(2026, 1, 1, tzinfo=UTC)
-NEAR = Near(LAST + timedelta(seconds=steps.NEAR), LAST, "id", steps.NEAR)
+NEAR = Span(steps.NEAR, LAST + timedelta(seconds=steps.NEAR), LAST, "id")
 """A row a second, the newest first."""
 
 
-def after(found: int, last: Step | None = None, seen: int = steps.NEAR, *, near: Near = NEAR, up: bool = False) -> Step:
-    return next_step(near, last, found, seen, 100, ascending=up)
+def after(found: int, seen: int = steps.NEAR, *, near: Span = NEAR, up: bool = False) -> Step | None:
+    return next_step(near, LAST, found, seen, 100, ascending=up)
 
 
 def test_what_many_rows_contain_is_looked_for_row_by_row_a_little_further() -> None:
@@ -29,32 +29,27 @@ def test_what_some_rows_contain_is_looked_for_by_the_index_as_far_as_a_page_shou
 
 
 def test_an_ascending_walk_looks_the_other_way() -> None:
-    ascending = Near(LAST - timedelta(seconds=steps.NEAR), LAST, "id", steps.NEAR)
+    ascending = Span(steps.NEAR, LAST - timedelta(seconds=steps.NEAR), LAST, "id")
 
-    assert after(4, near=ascending, up=True).until == LAST + timedelta(seconds=12_000)
+    assert after(4, near=ascending, up=True) == Step(12_000, LAST + timedelta(seconds=12_000))
 
 
 def test_what_no_near_row_contains_is_looked_for_among_some_more_and_then_everywhere() -> None:
-    first = after(0)
-    second = after(1, first, steps.NEAR + first.rows)
-
-    assert first == Step(steps.WALKED, LAST - timedelta(seconds=steps.WALKED))
-    assert second.until is None
-    assert second.is_by_index
+    assert after(0) == Step(steps.WALKED, LAST - timedelta(seconds=steps.WALKED))
+    assert after(1, seen=steps.NEAR + steps.WALKED) is None
 
 
 def test_each_step_looks_at_as_many_rows_as_all_before_it_so_that_few_are_enough() -> None:
-    step, seen, taken = after(99), steps.NEAR, 1
-    while step.until is not None:
-        seen += step.rows
-        step, taken = after(99, step, seen), taken + 1
+    seen, taken = steps.NEAR, 0
+    while (step := after(99, seen)) is not None:
+        seen, taken = seen + step.rows, taken + 1
 
     assert taken < 10
 
 
-def test_rows_of_one_time_and_times_beyond_the_calendar_end_in_looking_everywhere() -> None:
-    at_once = Near(LAST, LAST, "id", steps.NEAR)
-    sparse = Near(LAST, LAST - timedelta(days=20_000), "id", steps.NEAR)
+def test_rows_of_one_time_and_times_beyond_the_calendar_have_an_answer() -> None:
+    at_once = Span(steps.NEAR, LAST, LAST, "id")
+    sparse = Span(steps.NEAR, LAST, LAST - timedelta(days=20_000), "id")
 
-    assert after(4, near=at_once).until == LAST - timedelta(milliseconds=60)
-    assert after(0, near=sparse).until is None
+    assert after(4, near=at_once) == Step(12_000, LAST - timedelta(milliseconds=60))
+    assert after(0, near=sparse) is None
