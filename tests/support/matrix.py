@@ -115,7 +115,7 @@ class Arena:
         return made
 
     def ticks(self, until: int) -> dict[str, dict[str, int]]:
-        """Return event ids and times of the ticks up to a time, by product, as the exchange's client reads them."""
+        """Return event ids and times of the ticks up to a time, by product, as made and as the client reads them."""
         session = load(self.venue, self.exchange).session()
         session.subscribe(list(self.products.values()))  # Binance's frames name symbols, which are theirs only then
         made: dict[str, dict[str, int]] = defaultdict(dict)
