@@ -21,6 +21,8 @@ from api.ingestion.app import IngestionApp
 from api.ingestion.idempotency import IdempotencyKeys
 from api.openapi import documented
 from api.rules import endpoints as rules
+from api.schema_registry import endpoints as schema_registry
+from api.schema_registry.errors import RegistryError, of_problem
 from api.search import endpoints as search
 from api.subscriptions import endpoints as subscriptions
 from api.tenants import endpoints as tenants
@@ -35,6 +37,7 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
     feeds.router,
     freshness.router,
     dead_letters.router,
+    schema_registry.router,
 )
 _NOTHING: Final = object()
 _DESCRIPTION: Final = (
@@ -69,6 +72,7 @@ def create_app(services: Services, clock: Clock) -> Application:
     for router in _ROUTERS:
         app.include_router(router)
     app.add_exception_handler(Problem, _answer_problem)
+    app.add_exception_handler(RegistryError, _answer_registry_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_error)
     admission = Admission()
@@ -83,8 +87,15 @@ async def _answer_problem(_: Request, error: Exception) -> Response:
     return _response(cast(Problem, error))
 
 
-async def _answer_invalid(_: Request, error: Exception) -> Response:
-    return _response(problem_of(cast(RequestValidationError, error)))
+async def _answer_registry_error(_: Request, error: Exception) -> Response:
+    return schema_registry.answer_error(cast(RegistryError, error))
+
+
+async def _answer_invalid(request: Request, error: Exception) -> Response:
+    problem = problem_of(cast(RequestValidationError, error))
+    if request.url.path.startswith(schema_registry.PREFIX + "/"):
+        return schema_registry.answer_error(of_problem(problem))
+    return _response(problem)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:

@@ -26,6 +26,8 @@ _NO_BRACKETS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[^\[\]
 """Whole strings (an unterminated one runs to the end) and everything else that is no bracket; linear in its input."""
 _STEPS: Final = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
 _JSON: Final = "application/json"
+_JSON_SUFFIX: Final = "+json"
+"""Of other types that are JSON (RFC 6839, section 3.1)."""
 
 
 def read_body(
@@ -96,7 +98,8 @@ def _checked(headers: Headers, accepted: Collection[str]) -> str | None:
     content_type = headers.get(b"content-type")
     if content_type is not None and content_type != b"application/json":
         named = content_type.decode("latin-1")
-        if named.partition(";")[0].strip().lower() != _JSON:
+        essence = named.partition(";")[0].strip().lower()
+        if essence != _JSON and not essence.endswith(_JSON_SUFFIX):
             raise errors.unsupported_media_type(named)
     encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
     if encoding == "identity":

@@ -232,11 +232,61 @@ def _stays_out(pair: Pair, send: Callable[[dict[str, Any]], httpx.Response]) -> 
     assert any(mark.encode() in (record.value or b"") for record in own)
 
 
+def another_tenants_subjects_do_not_exist(path: str, method: str = "GET") -> Callable[[Pair], None]:
+    def hidden(pair: Pair) -> None:
+        body = {"schema": "{}"} if method == "POST" else None
+        theirs, nobodys = (f"ps.{slug}.ticks.v1-value" for slug in (pair.victim.slug, "nobody-at-all"))
+        there = pair.intrude(method, path.format(name=theirs, version="latest"), json=body)
+        nowhere = pair.intrude(method, path.format(name=nobodys, version="latest"), json=body)
+        assert there.status_code == nowhere.status_code == 404
+        assert there.json()["error_code"] == 40401
+        assert there.text.replace(theirs, "") == nowhere.text.replace(nobodys, "")
+        own = path.format(name=f"ps.{pair.victim.slug}.ticks.v1-value", version="latest")
+        assert pair.victim.http.request(method, own, headers={"X-API-Key": pair.victim.key}, json=body).status_code in (
+            200,
+            422,
+        )
+
+    return hidden
+
+
+def the_registrys_subjects_are_ones_own(pair: Pair) -> None:
+    for path in ("/registry/subjects", "/registry/schemas/ids/1/versions"):
+        answer = pair.intrude("GET", path)
+        pair.assert_hidden(answer)
+        assert f"ps.{pair.intruder.slug}." in answer.text
+
+
 def shows_no_tenant(path: str) -> Callable[[Pair], None]:
     return lambda pair: pair.assert_hidden(pair.intrude("GET", path))
 
 
+_VERSIONS = "/registry/subjects/{name}/versions"
+REGISTRY: dict[tuple[str, str], Callable[[Pair], None]] = {
+    ("get", "/registry/subjects"): the_registrys_subjects_are_ones_own,
+    ("get", "/registry/schemas/ids/{schema_id}/versions"): the_registrys_subjects_are_ones_own,
+    ("get", "/registry/schemas/ids/{schema_id}"): shows_no_tenant("/registry/schemas/ids/1"),
+    ("get", "/registry/schemas/ids/{schema_id}/schema"): shows_no_tenant("/registry/schemas/ids/1/schema"),
+    **{
+        ("get", f"/registry/{name}"): shows_no_tenant(f"/registry/{name}")
+        for name in ("schemas/types", "config", "mode")
+    },
+    **{
+        ("get", path): another_tenants_subjects_do_not_exist(path)
+        for path in (
+            _VERSIONS,
+            f"{_VERSIONS}/{{version}}",
+            f"{_VERSIONS}/{{version}}/schema",
+            "/registry/config/{name}",
+        )
+    },
+    **{
+        ("post", path): another_tenants_subjects_do_not_exist(path, "POST")
+        for path in ("/registry/subjects/{name}", _VERSIONS)
+    },
+}
 CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
+    **REGISTRY,
     ("get", "/health"): shows_no_tenant("/health"),
     ("get", "/livez"): shows_no_tenant("/livez"),
     ("get", "/readyz"): shows_no_tenant("/readyz"),

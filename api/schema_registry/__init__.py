@@ -1,0 +1,1 @@
+"""A read-only schema registry that speaks Confluent's API."""
