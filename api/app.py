@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api import errors, health_endpoints
+from api import asyncapi, errors, health_endpoints
 from api.admission import Admission
 from api.asgi import Receive, Scope, Send
 from api.dead_letters import endpoints as dead_letters
@@ -38,6 +38,7 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
     freshness.router,
     dead_letters.router,
     schema_registry.router,
+    asyncapi.router,
 )
 _NOTHING: Final = object()
 _DESCRIPTION: Final = (
@@ -65,6 +66,7 @@ def create_app(services: Services, clock: Clock) -> Application:
         title="PulseStream",
         version=version("pulsestream"),
         description=_DESCRIPTION,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         redirect_slashes=False,
         strict_content_type=False,
     )

@@ -23,6 +23,22 @@ _MEANINGS: Final = {
     422: "The body is JSON and says something impossible",
     503: "Not possible now, or not known to have happened: send the same request again after Retry-After",
 }
+TAGS: Final = [
+    {"name": name, "description": description}
+    for name, description in {
+        "tenants": "Making a tenant and its first key.",
+        "subscriptions": "Which products of which exchange the tenant gets.",
+        "rules": "What raises an alert.",
+        "ingestion": "The tenant's own events, and how far the storing of records has come.",
+        "search": "What is stored: pages, tails and exports.",
+        "feeds": "How the exchanges are read, and what is missing.",
+        "dead letters": "Records that were refused.",
+        "schema registry": "The schemas of the topics, for Confluent's clients.",
+        "health": "For operators and their machines.",
+    }.items()
+]
+"""What the routes' tags mean, in the order in which a newcomer meets them."""
+_SERVERS: Final = [{"url": "/", "description": "where this document came from"}]
 _PROBLEM: Final[Json] = {
     "type": "object",
     "description": "RFC 9457 problem",
@@ -61,8 +77,10 @@ def documented(app: FastAPI) -> Callable[[], Json]:
                 title=app.title,
                 version=app.version,
                 description=app.description,
+                license_info=app.license_info,
                 routes=app.routes,
-                tags=app.openapi_tags,
+                tags=TAGS,
+                servers=_SERVERS,
             )
             made["components"]["schemas"] |= {"Problem": _PROBLEM} | document.SCHEMAS
             _drop_framework_errors(made)
