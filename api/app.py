@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from api import asyncapi, errors, health_endpoints
 from api.admission import Admission
 from api.asgi import Receive, Scope, Send
+from api.audit import endpoints as audit
 from api.dead_letters import endpoints as dead_letters
 from api.dependencies import Services
 from api.edge import Edge
@@ -39,6 +40,7 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
     dead_letters.router,
     schema_registry.router,
     asyncapi.router,
+    audit.router,
 )
 _NOTHING: Final = object()
 _DESCRIPTION: Final = (

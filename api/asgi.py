@@ -14,8 +14,20 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Mapping[bytes, bytes]
 """A request's headers by name in lower case; of a name that comes again the last one."""
 
+_REQUEST_ID: Final = "pulsestream.request_id"
 _JSON: Final = (b"content-type", b"application/json")
 _PROBLEM: Final = (b"content-type", errors.MEDIA_TYPE.encode())
+
+
+def name_request(scope: Scope, request_id: bytes) -> None:
+    """Let whoever answers a request know by which id its client does."""
+    scope[_REQUEST_ID] = request_id.decode()
+
+
+def request_id(scope: Scope) -> str:
+    """Return the id of a request."""
+    found: str = scope[_REQUEST_ID]
+    return found
 
 
 class ClientGoneError(Exception):

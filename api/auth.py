@@ -4,7 +4,7 @@ A route names its permission as an annotated type in its signature (`CanReadData
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
@@ -13,6 +13,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader
 
 from api import errors, keys
+from api.asgi import request_id
 from api.cache import AnswerCache
 from api.database import Database, fetch_one
 from pulsestream.core.clock import Clock, to_datetime
@@ -38,6 +39,7 @@ class Permission(StrEnum):
     RULES_READ = "rules:read"
     RULES_WRITE = "rules:write"
     DEAD_LETTERS_WRITE = "dead-letters:write"
+    AUDIT_READ = "audit:read"
 
 
 _EVERYTHING: Final = frozenset(Permission)
@@ -50,12 +52,13 @@ ROLES: Final[Mapping[str, frozenset[Permission]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of a valid key."""
+    """The holder of a valid key, and the request in hand where a route has it ("": it does not)."""
 
     tenant: str
     role: str
     key_id: str
     tier: str
+    request_id: str = ""
 
     def require(self, permission: Permission) -> None:
         """Raise Problem 403 unless the key's role has this permission."""
@@ -158,7 +161,7 @@ _header: Final = APIKeyHeader(
 def _requires(permission: Permission) -> Callable[..., Awaitable[Caller]]:
     async def allowed_caller(request: Request, key: Annotated[str | None, Security(_header)]) -> Caller:
         authenticator: Authenticator = request.app.state.services.authenticator
-        caller = await authenticator.caller(key)
+        caller = replace(await authenticator.caller(key), request_id=request_id(request.scope))
         caller.require(permission)
         return caller
 
@@ -175,3 +178,4 @@ CanWriteSubscriptions = Annotated[Caller, _permission(Permission.SUBSCRIPTIONS_W
 CanReadRules = Annotated[Caller, _permission(Permission.RULES_READ)]
 CanWriteRules = Annotated[Caller, _permission(Permission.RULES_WRITE)]
 CanWriteDeadLetters = Annotated[Caller, _permission(Permission.DEAD_LETTERS_WRITE)]
+CanReadAudit = Annotated[Caller, _permission(Permission.AUDIT_READ)]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from api.audit.service import Audit
 from api.auth import Authenticator
 from api.database import Database
 from api.dead_letters.service import DeadLetters
@@ -36,6 +37,7 @@ class Services:
     ingestion: Ingestion
     dead_letters: DeadLetters
     freshness: Freshness
+    audit: Audit
 
 
 def services(request: Request) -> Services:
@@ -87,3 +89,8 @@ def dead_letters(request: Request) -> DeadLetters:
 def freshness(request: Request) -> Freshness:
     """Return the service of lag and freshness."""
     return services(request).freshness
+
+
+def audit(request: Request) -> Audit:
+    """Return the audit."""
+    return services(request).audit

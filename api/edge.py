@@ -23,6 +23,7 @@ from api.asgi import (
     Receive,
     Scope,
     Send,
+    name_request,
     problem_answer,
     send_answer,
 )
@@ -89,6 +90,7 @@ class Edge:
         began = time.perf_counter()
         headers: Headers = dict(scope["headers"])
         named = _Named(send, self._request_id(headers))
+        name_request(scope, named.request_id)
         try:
             _refuse_tenant(scope["query_string"])
             await self._pass_on(scope, headers, receive, named.send)

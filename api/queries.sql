@@ -523,3 +523,44 @@ UNION ALL
 (SELECT 'bars', start, appended_at FROM bars WHERE tenant = %(tenant)s ORDER BY start DESC LIMIT 1)
 UNION ALL
 (SELECT 'alerts', at, appended_at FROM alerts WHERE tenant = %(tenant)s ORDER BY at DESC LIMIT 1);
+
+-- name: append_audit
+SELECT append_audit(%(action)s, %(actor)s, %(target)s, %(content)s::text::jsonb);
+
+-- name: search_audit
+SELECT tenant, seq, at, action, actor, target, entry, hash FROM audit
+WHERE tenant = %(tenant)s {filters}
+ORDER BY seq DESC LIMIT %(limit)s;
+
+-- name: filter_audit_action
+AND action = %(action)s
+
+-- name: filter_audit_actor
+AND actor = %(actor)s
+
+-- name: filter_audit_target
+AND target = %(target)s
+
+-- name: filter_audit_from
+-- Times rise with the numbers, so a time is a number.
+AND seq >= coalesce(
+    (SELECT seq FROM audit WHERE tenant = %(tenant)s AND at >= %(from)s ORDER BY at, seq LIMIT 1), 9223372036854775807)
+
+-- name: filter_audit_to
+AND seq < coalesce(
+    (SELECT seq FROM audit WHERE tenant = %(tenant)s AND at >= %(to)s ORDER BY at, seq LIMIT 1), 9223372036854775807)
+
+-- name: filter_audit_behind
+AND seq < %(behind)s
+
+-- name: read_audit_chain
+-- Also what stands before the first row, where a chain is read from its beginning.
+SELECT tenant, seq, at, action, actor, target, entry, hash FROM audit
+WHERE tenant = %(tenant)s AND (%(after)s = 0 OR seq > %(after)s) AND seq <= %(to)s
+ORDER BY seq LIMIT %(limit)s;
+
+-- name: read_audit_head
+-- Both as of one moment.
+SELECT coalesce(head.seq, 0) AS seq, head.hash, coalesce(held.last, 0) AS last
+FROM (SELECT max(seq) AS last FROM audit WHERE tenant = %(tenant)s) AS held
+LEFT JOIN audit_heads AS head ON head.tenant = %(tenant)s;

@@ -13,6 +13,7 @@ import uvloop
 
 from api import keys
 from api.app import create_app
+from api.audit.service import Audit
 from api.auth import Authenticator, database_lookup
 from api.cursor import CursorSeal
 from api.database import Database
@@ -80,6 +81,7 @@ async def open_services(
             Ingestion(publisher, EventsTopicGate(database, time.monotonic)),
             DeadLetters(database, CursorSeal(peppers), publisher, clock),
             Freshness(database, broker.ends, clock, time.monotonic),
+            Audit(database, CursorSeal(peppers)),
         )
     finally:
         watching.cancel()

@@ -6,7 +6,6 @@ from fastapi import APIRouter, Depends, Query
 from fastapi import Body as Given
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api import errors
 from api.auth import CanReadData, CanWriteDeadLetters
 from api.dead_letters.filters import Filter
 from api.dead_letters.outcomes import Done
@@ -14,9 +13,8 @@ from api.dead_letters.repository import LetterRow
 from api.dead_letters.service import AT_ONCE, Choice, DeadLetters
 from api.dead_letters.shown import as_text
 from api.dependencies import dead_letters
-from api.models import Body, Moment, Shown
+from api.models import Body, Moment, Shown, moment_given
 from api.openapi import problems
-from pulsestream.core.clock import parse_rfc3339, to_datetime, to_micros
 
 router = APIRouter(tags=["dead letters"], prefix="/api/v1/dead-letters")
 Service = Annotated[DeadLetters, Depends(dead_letters)]
@@ -216,19 +214,13 @@ async def discard_dead_letters(
 
 def _filter(wanted: ListParameters | Where, state: str | None) -> Filter:
     return Filter(
-        state, wanted.reason, wanted.topic, wanted.key, _moment("from", wanted.from_), _moment("to", wanted.to)
+        state,
+        wanted.reason,
+        wanted.topic,
+        wanted.key,
+        moment_given("from", wanted.from_),
+        moment_given("to", wanted.to),
     )
-
-
-def _moment(name: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        return to_micros(to_datetime(parse_rfc3339(text)))
-    except (ValueError, OverflowError) as error:
-        raise errors.invalid_parameters(
-            [errors.FieldError(name, f"{text[:60]!r} is not a time: write it as 2026-01-31T12:00:00Z")]
-        ) from error
 
 
 def _shown(row: LetterRow) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from api import errors
+from api.audit.entry import Action, Actor, append_change
 from api.auth import Caller
 from api.cursor import CursorError, CursorSeal, Position
 from api.database import Connection, Database
@@ -102,6 +103,7 @@ class DeadLetters:
                 connection, caller.tenant, ids, settled="discarded", by=caller.key_id, reason=reason
             )
             raced = await self._raced(connection, caller.tenant, set(ids) - set(settled))
+            await _audit(connection, caller, Action.DEAD_LETTERS_DISCARD, settled, state="discarded", reason=reason)
         _account(caller, "discarded", len(settled))
         outcomes = raced | {row.id: Outcome(row.id, f"already_{row.settled}") for row in rows if row.settled}
         outcomes |= {letter_id: Outcome(letter_id, "discarded") for letter_id in settled}
@@ -155,6 +157,7 @@ class DeadLetters:
             await repository.settle(
                 connection, caller.tenant, replayed, settled="replayed", by=caller.key_id, reason=None
             )
+            await _audit(connection, caller, Action.DEAD_LETTERS_REPLAY, replayed, state="replayed")
         _account(caller, "replayed", len(replayed))
         return outcomes | answers
 
@@ -196,6 +199,13 @@ class DeadLetters:
         if len(rows) <= limit:
             return None
         return self._seal.seal(rows[limit - 1].position, tenant, [wanted.identity(), ascending])
+
+
+async def _audit(connection: Connection, caller: Caller, action: Action, ids: Sequence[str], **after: str) -> None:
+    if ids:
+        letters = {"ids": [*ids]}
+        before = letters | {"state": "open"}
+        await append_change(connection, Actor.of(caller), action, "dead-letters", before=before, after=letters | after)
 
 
 def _account(caller: Caller, settled: str, letters: int) -> None:

@@ -52,7 +52,7 @@ async def create_rule(
     body: Annotated[RuleDefinition, Body(examples=[_EXAMPLE])], caller: CanWriteRules, service: RulesService
 ) -> RuleRow:
     """Make a rule. It applies to ticks that reach Kafka from `effective_at` on, within seconds."""
-    return await service.create(caller.tenant, body, caller.key_id)
+    return await service.create(caller, body)
 
 
 @router.get("", response_model=ShownRules, responses=problems(400, 401, 403, 503))
@@ -70,4 +70,4 @@ async def get_rule(rule_id: str, caller: CanReadRules, service: RulesService) ->
 @router.delete("/{rule_id}", status_code=204, responses=problems(400, 401, 403, 404, 503))
 async def delete_rule(rule_id: str, caller: CanWriteRules, service: RulesService) -> None:
     """Delete a rule. Alerts that it has open are resolved with reason `rule_changed`."""
-    await service.delete(caller.tenant, rule_id, caller.key_id)
+    await service.delete(caller, rule_id)

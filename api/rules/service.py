@@ -1,8 +1,12 @@
-"""Rules: made, shown, deleted; each change is a version, stored and queued for the streams in one transaction."""
+"""Rules: made, shown, deleted; each change is a version: stored, queued and audited in one transaction."""
+
+from typing import Any
 
 import msgspec
 
 from api import errors
+from api.audit.entry import Action, Actor, append_change
+from api.auth import Caller
 from api.database import Connection, Database
 from api.ids import uuid7
 from api.outbox import lock_tenant, publish_rule
@@ -19,17 +23,21 @@ class Rules:
         self._database = database
         self._clock = clock
 
-    async def create(self, tenant: str, definition: RuleDefinition, created_by: str) -> RuleRow:
+    async def create(self, caller: Caller, definition: RuleDefinition) -> RuleRow:
         """Make a rule; raises Problem 409 when the tenant has one of that name."""
+        tenant = caller.tenant
         rule_id = uuid7(self._clock())
         text = definition.model_dump_json(exclude_none=True)
         async with self._database.tenant(tenant) as connection:
             await lock_tenant(connection, tenant)
             _refuse_namesake(await repository.list_rules(connection, tenant), definition.name)
             row, record = await repository.insert_rule(
-                connection, tenant, rule_id, 1, text, created_by=created_by, deleted=False
+                connection, tenant, rule_id, 1, text, created_by=caller.key_id, deleted=False
             )
             await publish_rule(connection, record)
+            await append_change(
+                connection, Actor.of(caller), Action.RULE_CREATE, f"rule:{rule_id}", after=_audited(row)
+            )
         return row
 
     async def list(self, tenant: str) -> list[RuleRow]:
@@ -42,16 +50,23 @@ class Rules:
         async with self._database.tenant(tenant) as connection:
             return await _found(connection, tenant, rule_id)
 
-    async def delete(self, tenant: str, rule_id: str, deleted_by: str) -> None:
+    async def delete(self, caller: Caller, rule_id: str) -> None:
         """Delete a rule: a last version closes what it has open. Raises Problem 404."""
+        tenant = caller.tenant
         async with self._database.tenant(tenant) as connection:
             await lock_tenant(connection, tenant)
             held = await _found(connection, tenant, rule_id)
             text = msgspec.json.encode(held.definition).decode()
             _, record = await repository.insert_rule(
-                connection, tenant, rule_id, held.version + 1, text, created_by=deleted_by, deleted=True
+                connection, tenant, rule_id, held.version + 1, text, created_by=caller.key_id, deleted=True
             )
             await publish_rule(connection, record)
+            actor = Actor.of(caller)
+            await append_change(connection, actor, Action.RULE_DELETE, f"rule:{rule_id}", before=_audited(held))
+
+
+def _audited(rule: RuleRow) -> dict[str, Any]:
+    return {"version": rule.version, "definition": rule.definition}
 
 
 async def _found(connection: Connection, tenant: str, rule_id: str) -> RuleRow:

@@ -69,7 +69,7 @@ async def replace_subscriptions(
     trades gets them when its set is sent again.
     """
     wanted = [(Product(one.exchange, one.product), one.datasets) for one in body.subscriptions]
-    return await service.replace(caller.tenant, wanted)
+    return await service.replace(caller, wanted)
 
 
 @router.get("", response_model=ShownSet, responses=problems(400, 401, 403, 503))

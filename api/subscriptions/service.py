@@ -1,15 +1,20 @@
-"""The full set of products that a tenant wants, brought about by its difference to what is stored."""
+"""The full set of products that a tenant wants, brought about, and audited, by its difference to what is stored."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from api import errors
+from api.audit.entry import Action, Actor, append_change
+from api.auth import Caller
 from api.database import Connection, Database
 from api.outbox import lock_tenant, publish_subscription, remove_subscription
 from api.subscriptions import repository
 from api.subscriptions.repository import Product, SubscriptionRow
 from api.topics import TopicStatus, request_topics, topic_statuses
 from schemas.validate import OWN_PREFIX, check_names
+
+_Changed = dict[str, list[str]]
+"""Datasets by exchange and product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,7 @@ class Subscriptions:
         async with self._database.tenant(tenant) as connection:
             return await _wanted(connection, tenant)
 
-    async def replace(self, tenant: str, wanted: Sequence[tuple[Product, Iterable[str]]]) -> Wanted:
+    async def replace(self, caller: Caller, wanted: Sequence[tuple[Product, Iterable[str]]]) -> Wanted:
         """Make these products with their datasets the full set; a product named twice gets the datasets of both.
 
         What stays as it is is not touched. Raises Problem 422 for an impossible name.
@@ -39,10 +44,17 @@ class Subscriptions:
         faults = list(_faults([product for product, _ in wanted]))
         if faults:
             raise errors.invalid_body(faults)
+        tenant = caller.tenant
         async with self._database.tenant(tenant) as connection:
             await lock_tenant(connection, tenant)
-            await _replace(connection, tenant, _by_product(wanted))
-            return await _wanted(connection, tenant)
+            before, after = await _replace(connection, tenant, _by_product(wanted))
+            shown = await _wanted(connection, tenant)
+            if before or after:
+                changed = {"before": before, "after": after}
+                await append_change(
+                    connection, Actor.of(caller), Action.SUBSCRIPTIONS_REPLACE, "subscriptions", **changed
+                )
+            return shown
 
 
 def _by_product(wanted: Iterable[tuple[Product, Iterable[str]]]) -> dict[Product, list[str]]:
@@ -52,18 +64,28 @@ def _by_product(wanted: Iterable[tuple[Product, Iterable[str]]]) -> dict[Product
     return {product: [name for name in repository.DATASETS if name in names] for product, names in named.items()}
 
 
-async def _replace(connection: Connection, tenant: str, wanted: Mapping[Product, list[str]]) -> None:
+async def _replace(
+    connection: Connection, tenant: str, wanted: Mapping[Product, list[str]]
+) -> tuple[_Changed, _Changed]:
+    """Bring the set about and return what of it was there before and is there now, of the products that change."""
     stored = await repository.list_subscriptions(connection, tenant)
     held = {Product(row.exchange, row.product): row.datasets for row in stored}
     if wanted:
         await request_topics(connection, tenant, *sorted({name for names in wanted.values() for name in names}))
-    for product in sorted(held.keys() - wanted.keys()):
+    gone = sorted(held.keys() - wanted.keys())
+    other = [(product, datasets) for product, datasets in sorted(wanted.items()) if held.get(product) != datasets]
+    for product in gone:
         await repository.delete_subscription(connection, tenant, product)
         await remove_subscription(connection, tenant, product.exchange, product.product)
-    for product, datasets in sorted(wanted.items()):
-        if held.get(product) != datasets:
-            changed = await repository.put_subscription(connection, tenant, product, datasets)
-            await publish_subscription(connection, changed)
+    for product, datasets in other:
+        changed = await repository.put_subscription(connection, tenant, product, datasets)
+        await publish_subscription(connection, changed)
+    touched = [*gone, *(product for product, _ in other)]
+    return _named({product: held[product] for product in touched if product in held}), _named(dict(other))
+
+
+def _named(datasets: Mapping[Product, list[str]]) -> _Changed:
+    return {f"{product.exchange}:{product.product}": names for product, names in datasets.items()}
 
 
 async def _wanted(connection: Connection, tenant: str) -> Wanted:

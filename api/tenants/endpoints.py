@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
+from api.asgi import request_id
 from api.dependencies import tenants
 from api.models import Body, Shown
 from api.openapi import problems
@@ -38,6 +39,8 @@ class RegisteredTenant(Shown):
     response_model=RegisteredTenant,
     responses=problems(400, 403, 409, 422),
 )
-async def register_tenant(body: RegisterTenant, service: Annotated[Tenants, Depends(tenants)]) -> Registered:
+async def register_tenant(
+    body: RegisterTenant, request: Request, service: Annotated[Tenants, Depends(tenants)]
+) -> Registered:
     """Register a tenant. Its key has role owner and is shown in this answer only."""
-    return await service.register(body.tenant, body.name)
+    return await service.register(body.tenant, body.name, request_id(request.scope))

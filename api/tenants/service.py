@@ -1,14 +1,16 @@
-"""Registration: tenant, first key and control record in one transaction."""
+"""Registration: tenant, first key, control record and audit in one transaction."""
 
 from dataclasses import dataclass, field
 
 from api import errors, keys
+from api.audit.entry import Action, Actor, append_change
 from api.database import Database
 from api.outbox import publish_tenant
 from api.tenants import repository
 from pulsestream.core.errors import InvalidNameError
 from pulsestream.core.topics import check_slug
 
+FIRST_NAME = "first key"
 FIRST_ROLE = "owner"
 
 
@@ -31,7 +33,7 @@ class Tenants:
         self._peppers = peppers
         self._is_open = is_open
 
-    async def register(self, slug: str, name: str) -> Registered:
+    async def register(self, slug: str, name: str, request_id: str) -> Registered:
         """Make a tenant with an owner's key; raises Problem 403 (closed), 409 (taken) or 422 (no slug)."""
         if not self._is_open:
             raise errors.registration_closed()
@@ -43,6 +45,11 @@ class Tenants:
         digest = keys.digest(key, self._peppers[keys.CURRENT_PEPPER])
         async with self._database.tenant(slug) as connection:
             tenant = await repository.insert_tenant(connection, slug, name or slug)
-            await repository.insert_key(connection, slug, key.id, digest, name="first key", role=FIRST_ROLE)
+            await repository.insert_key(connection, slug, key.id, digest, name=FIRST_NAME, role=FIRST_ROLE)
             await publish_tenant(connection, tenant)
+            nobody = Actor(None, None, request_id)
+            made = {"name": tenant.name, "tier": tenant.tier, "status": tenant.status}
+            await append_change(connection, nobody, Action.TENANT_CREATE, f"tenant:{slug}", after=made)
+            first = {"name": FIRST_NAME, "role": FIRST_ROLE}
+            await append_change(connection, nobody, Action.KEY_CREATE, f"key:{key.id}", after=first)
         return Registered(tenant.tenant, tenant.name, key.text, key.id, FIRST_ROLE)

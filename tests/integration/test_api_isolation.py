@@ -23,6 +23,7 @@ LISTS = ("ticks", "trades", "bars", "stats", "alerts")
 FEEDS = "/api/v1/feeds"
 STATUS = "/api/v1/ingestion/status"
 LETTERS = "/api/v1/dead-letters"
+AUDIT = "/api/v1/audit"
 
 
 @dataclass
@@ -215,6 +216,23 @@ def _leaves_the_letter(pair: Pair, path: str, more: dict[str, Any]) -> None:
     assert pair.victim.call("GET", f"{LETTERS}/victims-own")["state"] == "open"
 
 
+def the_audit_is_ones_own(pair: Pair) -> None:
+    named = (f"?target=rule:{pair.rule_id}", f"?target=tenant:{pair.victim.slug}")
+    for query in ("", "?format=ndjson", "?format=csv", *named):
+        answer = pair.intrude("GET", AUDIT + query)
+        assert answer.status_code == 200
+        # Its own rules may have had the name of the victim's.
+        assert not any(secret in answer.text for secret in (pair.victim.slug, pair.victim.key, pair.rule_id))
+    assert [pair.intrude("GET", AUDIT + query).json()["entries"] for query in named] == [[], []]
+    assert pair.rule_id in str(pair.victim.call("GET", AUDIT))
+
+
+def the_chain_that_is_verified_is_ones_own(pair: Pair) -> None:
+    cursor = pair.victim.call("GET", f"{AUDIT}/verify?limit=1")["next_cursor"]
+    problem(pair.intrude("GET", f"{AUDIT}/verify?cursor={cursor}"), 400, "invalid-cursor")
+    pair.assert_hidden(pair.intrude("GET", f"{AUDIT}/verify"))
+
+
 def an_event_goes_to_ones_own_topic(pair: Pair) -> None:
     _stays_out(pair, lambda event: pair.intrude("POST", "/api/v1/ingestion/events", json=event))
 
@@ -304,6 +322,8 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("get", LETTERS + "/{letter_id}"): another_tenants_dead_letter_does_not_exist,
     ("post", LETTERS + "/replay"): another_tenants_dead_letter_is_not_replayed,
     ("post", LETTERS + "/discard"): another_tenants_dead_letter_is_not_discarded,
+    ("get", AUDIT): the_audit_is_ones_own,
+    ("get", AUDIT + "/verify"): the_chain_that_is_verified_is_ones_own,
     ("get", STATUS): the_status_is_that_of_ones_own_topics,
     ("get", FEEDS): the_feeds_are_those_of_ones_own_products,
     ("post", "/api/v1/ingestion/events"): an_event_goes_to_ones_own_topic,
