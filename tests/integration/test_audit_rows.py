@@ -13,12 +13,13 @@ import pytest
 from psycopg.errors import InsufficientPrivilege, ObjectNotInPrerequisiteState
 from pydantic import SecretStr
 
+from api.audit import repository
 from api.audit.chain import GENESIS, Head, Place, Row, verified, verify_end
 from api.audit.entry import Action, Actor, append_change
 from api.audit.repository import Filter
 from api.audit.service import Audit, Verdict
 from api.cursor import CursorSeal
-from api.database import Database
+from api.database import Connection, Database
 from pulsestream.core.settings import Settings
 from tests.support.databases import NamedDatabase, execute
 
@@ -251,25 +252,21 @@ def test_whatever_a_superuser_does_with_the_guards_off_shows_at_the_first_bad_ro
     assert found == FORGERIES
 
 
-def test_a_chain_that_grows_while_it_is_verified_is_whole(database: NamedDatabase, tmp_path: Path, tenant: str) -> None:
+def test_a_chain_that_grows_while_it_is_verified_is_whole(
+    database: NamedDatabase, tmp_path: Path, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     append(database, tenant, 4)
+    read_head = repository.read_head
 
-    async def walk() -> list[Verdict]:
-        found = []
-        async with opened(database, tmp_path) as audit:
-            cursor = None
-            for _ in range(4):
-                found.append(await audit.verify(tenant, 2, cursor))
-                cursor = found[-1].next_cursor
-                if cursor is None:
-                    break
-                append(database, tenant, 1)
-        return found
+    async def read_head_and_grow(connection: Connection, owner: str) -> Head:
+        head = await read_head(connection, owner)
+        append(database, tenant, 1)
+        return head
 
-    found = asyncio.run(walk())
+    monkeypatch.setattr(repository, "read_head", read_head_and_grow)
+    found = verdict(database, tmp_path, tenant, limit=3)
 
-    assert all(one.intact for one in found)
-    assert [one.first for one in found[:3]] == [1, 3, 5]
+    assert (found.intact, found.first, found.last, found.head) == (True, 4, 5, 5)
 
 
 def test_a_chain_without_rows_is_whole(database: NamedDatabase, tmp_path: Path, tenant: str) -> None:

@@ -161,6 +161,13 @@ def test_rows_that_are_put_in_between_show(changes: list[Any], more: list[Any], 
     assert fault(numbered, replace(head_of(rows), last=len(extra))) is not None
 
 
+def test_a_row_that_is_removed_shows_though_every_hash_and_the_head_were_made_to_fit() -> None:
+    rows = chain([("rule.create", None, "x", 0)] * 4)
+    forged = sealed_again([*rows[:1], *rows[2:]])
+
+    assert fault(forged, head_of(forged)) == 2
+
+
 def test_a_row_before_the_first_one_shows() -> None:
     rows = chain([("rule.create", None, "x", 0)])
 
