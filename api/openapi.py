@@ -33,6 +33,7 @@ TAGS: Final = [
         "search": "What is stored: pages, tails and exports.",
         "feeds": "How the exchanges are read, and what is missing.",
         "dead letters": "Records that were refused.",
+        "audit": "What was changed, by whom, and that nobody altered the account of it.",
         "schema registry": "The schemas of the topics, for Confluent's clients.",
         "health": "For operators and their machines.",
     }.items()
