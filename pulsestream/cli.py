@@ -505,10 +505,12 @@ def dlq_list(
     Examples: pulsestream dlq list; pulsestream dlq list --where reason=unknown_schema --where topic=events
     --where from=2026-01-31T12:00:00Z; pulsestream dlq list --where state=any --limit 0 --json
     """
-    from pulsestream.commands.dlq import Api, listed, parse_where
+    from pulsestream.commands.api_client import connect
+    from pulsestream.commands.dlq import listed, parse_where
 
     wanted = parse_where(where or (), "state")
-    listed(Api(_api_client(), key), wanted, limit, oldest_first=oldest_first, as_json=as_json, out=sys.stdout)
+    with connect(_api_client(), key) as api:
+        listed(api, wanted, limit, oldest_first=oldest_first, as_json=as_json, out=sys.stdout)
 
 
 @dlq_app.command("show")
@@ -524,13 +526,14 @@ def dlq_show(
     Examples: pulsestream dlq show 6f1d2c3b4a5968778695a4b3c2d1e0f0;
     pulsestream dlq show 6f1d2c3b4a5968778695a4b3c2d1e0f0 --bytes > record.bin
     """
-    from pulsestream.commands.dlq import Api, show, show_bytes
+    from pulsestream.commands.api_client import connect
+    from pulsestream.commands.dlq import show, show_bytes
 
-    api = Api(_api_client(), key)
-    if as_bytes:
-        show_bytes(api, letter_id, sys.stdout.buffer)
-    else:
-        show(api, letter_id, as_json=as_json, out=sys.stdout)
+    with connect(_api_client(), key) as api:
+        if as_bytes:
+            show_bytes(api, letter_id, sys.stdout.buffer)
+        else:
+            show(api, letter_id, as_json=as_json, out=sys.stdout)
 
 
 @dlq_app.command("replay")
@@ -552,12 +555,14 @@ def dlq_replay(
     Examples: pulsestream dlq replay --all --dry-run; pulsestream dlq replay --where reason=unknown_schema;
     pulsestream dlq replay 6f1d2c3b4a5968778695a4b3c2d1e0f0
     """
-    from pulsestream.commands.dlq import Api, Chosen, parse_where, settle
+    from pulsestream.commands.api_client import connect
+    from pulsestream.commands.dlq import Chosen, parse_where, settle
 
     chosen = Chosen.of(ids or (), parse_where(where or ()), everything=everything)
     more = {"dry_run": dry_run, "force": force}
-    api = Api(_api_client(), key)
-    if not settle(api, "/replay", chosen, more, as_json=as_json, out=sys.stdout, err=sys.stderr):
+    with connect(_api_client(), key) as api:
+        went_well = settle(api, "replay", chosen, more, as_json=as_json, out=sys.stdout, err=sys.stderr)
+    if not went_well:
         raise typer.Exit(1)
 
 
@@ -576,11 +581,13 @@ def dlq_discard(
     Examples: pulsestream dlq discard --where reason=undecodable --reason "test data";
     pulsestream dlq discard 6f1d2c3b4a5968778695a4b3c2d1e0f0 --reason "sent again by hand"
     """
-    from pulsestream.commands.dlq import Api, Chosen, parse_where, settle
+    from pulsestream.commands.api_client import connect
+    from pulsestream.commands.dlq import Chosen, parse_where, settle
 
     chosen = Chosen.of(ids or (), parse_where(where or ()), everything=everything)
-    api = Api(_api_client(), key)
-    if not settle(api, "/discard", chosen, {"reason": reason}, as_json=as_json, out=sys.stdout, err=sys.stderr):
+    with connect(_api_client(), key) as api:
+        went_well = settle(api, "discard", chosen, {"reason": reason}, as_json=as_json, out=sys.stdout, err=sys.stderr)
+    if not went_well:
         raise typer.Exit(1)
 
 

@@ -5,36 +5,20 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, BinaryIO, Final, TextIO
+from itertools import islice
+from typing import Any, BinaryIO, Final, Literal, TextIO, TypeAlias
 
-from pulsestream.commands.api_client import call, persist
+from pulsestream.client import Client
+from pulsestream.client.client import PAGE
 from pulsestream.core.errors import UsageError
-from pulsestream.core.settings import Settings
 
-_PATH: Final = "/api/v1/dead-letters"
+Settled: TypeAlias = Literal["replay", "discard"]
 _AT_ONCE: Final = 100
 """Letters in a request."""
 _FILTERS: Final = ("reason", "topic", "key", "from", "to")
 _STATES: Final = ("open", "replayed", "discarded", "any")
 _WELL: Final = frozenset({"replayed", "discarded", "already_replayed", "already_discarded", "would_succeed"})
 _ROW: Final = "{id:32}  {first_seen:27}  {state:9}  {reason:20}  {origin}  {key}"
-
-
-@dataclass(frozen=True, slots=True)
-class Api:
-    """Where the API is, and the key that says whose letters are meant."""
-
-    settings: Settings
-    key: str
-
-    def get(self, path: str = "", **query: Any) -> dict[str, Any]:
-        """Read."""
-        return call(self.settings, "GET", _PATH + path, query=query, key=self.key)
-
-    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Change what may be changed twice: replays and discards are safe to repeat."""
-        return persist(partial(call, self.settings, "POST", _PATH + path, body=body, key=self.key))
 
 
 def parse_where(conditions: Sequence[str], *extra: str) -> dict[str, str]:
@@ -53,31 +37,26 @@ def parse_where(conditions: Sequence[str], *extra: str) -> dict[str, str]:
     return found
 
 
-def listed(api: Api, where: Mapping[str, str], limit: int, *, oldest_first: bool, as_json: bool, out: TextIO) -> None:
+def listed(
+    api: Client, where: Mapping[str, str], limit: int, *, oldest_first: bool, as_json: bool, out: TextIO
+) -> None:
     """Write the letters of a filter, one a line, up to `limit` (0: all)."""
-    left = limit or None
-    query: dict[str, Any] = {"order": "asc" if oldest_first else "desc", **where}
     if not as_json:
         out.write(_ROW.format(**_HEADINGS) + "\n")
-    while True:
-        page = api.get(**query, limit=1000 if left is None else min(1000, left))
-        out.writelines(_shown(letter, _line, as_json=as_json) for letter in page["dead_letters"])
-        left = None if left is None else left - len(page["dead_letters"])
-        if page["next_cursor"] is None or left == 0:
-            return
-        query["cursor"] = page["next_cursor"]
+    letters = api.dead_letters(order="asc" if oldest_first else "desc", page=min(limit or PAGE, PAGE), **where)
+    out.writelines(_shown(letter, _line, as_json=as_json) for letter in islice(letters, limit or None))
 
 
-def show(api: Api, letter_id: str, *, as_json: bool, out: TextIO) -> None:
+def show(api: Client, letter_id: str, *, as_json: bool, out: TextIO) -> None:
     """Write a letter with what its record holds."""
-    letter = api.get(_segment(letter_id))
+    letter = api.dead_letter(_id(letter_id))
     lines = [letter] if as_json else _described(letter)
     out.writelines(_shown(line, str, as_json=as_json) for line in lines)
 
 
-def show_bytes(api: Api, letter_id: str, out: BinaryIO) -> None:
+def show_bytes(api: Client, letter_id: str, out: BinaryIO) -> None:
     """Write the bytes of the record's value as they were; raises UsageError where the letter has none."""
-    value = api.get(_segment(letter_id))["value"]
+    value = api.dead_letter(_id(letter_id))["value"]
     if value is None:
         raise UsageError(f"dead letter {letter_id} has no value: it was null, or too large for a letter")
     out.write(base64.b64decode(value["base64"]))
@@ -97,15 +76,15 @@ class Chosen:
             raise UsageError("say which dead letters: their ids, or --where NAME=VALUE, or --all; one of these")
         return Chosen(tuple(dict.fromkeys(ids)), where)
 
-    def pages(self, api: Api, path: str, more: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def pages(self, api: Client, how: Settled, more: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Send the requests that this choice takes and yield their answers."""
         if self.ids:
             for first in range(0, len(self.ids), _AT_ONCE):
-                yield api.post(path, {"ids": self.ids[first : first + _AT_ONCE], **more})
+                yield api.settle(how, {"ids": self.ids[first : first + _AT_ONCE], **more})
             return
         cursor = None
         while True:
-            answer = api.post(path, {"where": {**self.where}, "limit": _AT_ONCE, "cursor": cursor, **more})
+            answer = api.settle(how, {"where": {**self.where}, "limit": _AT_ONCE, "cursor": cursor, **more})
             yield answer
             cursor = answer["next_cursor"]
             if cursor is None:
@@ -113,7 +92,7 @@ class Chosen:
 
 
 def settle(
-    api: Api, path: str, chosen: Chosen, more: Mapping[str, Any], *, as_json: bool, out: TextIO, err: TextIO
+    api: Client, how: Settled, chosen: Chosen, more: Mapping[str, Any], *, as_json: bool, out: TextIO, err: TextIO
 ) -> bool:
     """Replay or discard letters page by page and write what became of them; return whether all went well.
 
@@ -121,7 +100,7 @@ def settle(
     """
     counts: Counter[str] = Counter()
     progress = _Progress(err)
-    for page in chosen.pages(api, path, more):
+    for page in chosen.pages(api, how, more):
         for result in page["results"]:
             counts[result["outcome"]] += 1
             if as_json or result["outcome"] not in _WELL:
@@ -218,7 +197,7 @@ def _summary(counts: Counter[str]) -> str:
     return ", ".join(f"{number} {outcome}" for outcome, number in counts.items()) or "no dead letters"
 
 
-def _segment(letter_id: str) -> str:
-    if not letter_id.isalnum():
-        raise UsageError(f"{letter_id!r} is no id of a dead letter: `pulsestream dlq list` shows them")
-    return f"/{letter_id}"
+def _id(text: str) -> str:
+    if not text.isalnum():
+        raise UsageError(f"{text!r} is no id of a dead letter: `pulsestream dlq list` shows them")
+    return text
