@@ -81,8 +81,8 @@ def create_app(services: Services, clock: Clock) -> Application:
     app.add_exception_handler(HTTPException, _answer_http_error)
     admission = Admission()
     keys = IdempotencyKeys(services.database)
-    ingestion = IngestionApp(services.authenticator, services.ingestion, keys, admission, clock)
-    app.edge = Edge(app.behind_the_edge, ingestion, admission, clock)
+    ingestion = IngestionApp(services.entrance, services.ingestion, keys, admission, clock)
+    app.edge = Edge(app.behind_the_edge, ingestion, admission, services.entrance.limiter, clock)
     app.openapi = documented(app)  # type: ignore[method-assign] # FastAPI's documented way to extend the document
     return app
 

@@ -105,6 +105,10 @@ class Authenticator:
         fresh = self._known.fresh(caller.key_id)
         return caller if fresh is not None and fresh[0] is stored and not self._expired(stored) else None
 
+    def remembers(self, text: str) -> bool:
+        """Return whether this very key has been found valid before, however long ago."""
+        return text.encode() in self._verified
+
     async def caller(self, text: str | None) -> Caller:
         """Return who holds this key; raises Problem 401, 403 (suspended tenant) or 503."""
         if not text:
@@ -160,8 +164,8 @@ _header: Final = APIKeyHeader(
 
 def _requires(permission: Permission) -> Callable[..., Awaitable[Caller]]:
     async def allowed_caller(request: Request, key: Annotated[str | None, Security(_header)]) -> Caller:
-        authenticator: Authenticator = request.app.state.services.authenticator
-        caller = replace(await authenticator.caller(key), request_id=request_id(request.scope))
+        known: Caller = await request.app.state.services.entrance.caller(key, request.scope)
+        caller = replace(known, request_id=request_id(request.scope))
         caller.require(permission)
         return caller
 

@@ -12,6 +12,7 @@ from api.feeds.service import Feeds
 from api.freshness.service import Freshness
 from api.health import Health
 from api.ingestion.service import Ingestion
+from api.limits.entrance import Entrance
 from api.rules.service import Rules
 from api.search.export import Exports
 from api.search.series import Series
@@ -26,6 +27,7 @@ class Services:
 
     database: Database
     authenticator: Authenticator
+    entrance: Entrance
     health: Health
     tenants: Tenants
     subscriptions: Subscriptions

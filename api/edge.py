@@ -6,6 +6,7 @@ counts the answer, and turns whatever was raised into a problem.
 
 import re
 import time
+from collections.abc import Callable
 from itertools import count
 from typing import Final
 from urllib.parse import parse_qsl
@@ -31,6 +32,7 @@ from api.body import check_nesting, read_body
 from api.errors import Problem
 from api.ids import uuid7
 from api.ingestion.app import ROUTES, IngestionApp
+from api.limits.limiter import Fields, Limiter
 from pulsestream.core.clock import Clock
 from pulsestream.core.log import logger
 from pulsestream.core.metrics import HTTP_REQUESTS, HTTP_SECONDS
@@ -48,10 +50,13 @@ _log = logger(__name__)
 class Edge:
     """The outermost ASGI application; `app` is what stands behind it."""
 
-    def __init__(self, app: AsgiApp, ingestion: IngestionApp, admission: Admission, clock: Clock) -> None:
+    def __init__(
+        self, app: AsgiApp, ingestion: IngestionApp, admission: Admission, limiter: Limiter, clock: Clock
+    ) -> None:
         self._app = app
         self._ingestion = ingestion
         self._admission = admission
+        self._limiter = limiter
         self._numbers = count()
         self._process = uuid7(clock()).encode()
         self._counts = _Counts()
@@ -82,14 +87,14 @@ class Edge:
             except Exception:  # noqa: BLE001 - whatever it is, the client gets a problem and the log the reason
                 answer = _fault(scope, request_id)
             status = answer.status
-            await send_answer(send, answer, (_REQUEST_ID_HEADER, request_id))
+            await send_answer(send, answer, (_REQUEST_ID_HEADER, request_id), *self._limiter.event_fields(scope))
         finally:
             self._counts.add(scope["path"], status, time.perf_counter() - began)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         headers: Headers = dict(scope["headers"])
-        named = _Named(send, self._request_id(headers))
+        named = _Named(send, self._request_id(headers), lambda: self._limiter.fields(scope))
         name_request(scope, named.request_id)
         try:
             _refuse_tenant(scope["query_string"])
@@ -127,19 +132,21 @@ class Edge:
 
 
 class _Named:
-    """Sends an answer with the request's id, and remembers its status."""
+    """Sends an answer with the request's id and what is left to its caller, and remembers its status."""
 
-    __slots__ = ("_send", "request_id", "status")
+    __slots__ = ("_fields", "_send", "request_id", "status")
 
-    def __init__(self, send: Send, request_id: bytes) -> None:
+    def __init__(self, send: Send, request_id: bytes, fields: Callable[[], Fields]) -> None:
         self._send = send
+        self._fields = fields
         self.request_id = request_id
         self.status = 0
 
     async def send(self, message: AsgiMessage) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (_REQUEST_ID_HEADER, self.request_id)]
+            named = (_REQUEST_ID_HEADER, self.request_id)
+            message["headers"] = [*message.get("headers", ()), named, *self._fields()]
         await self._send(message)
 
 

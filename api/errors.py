@@ -96,6 +96,31 @@ def method_not_allowed(method: str, allowed: str) -> Problem:
     )
 
 
+def rate_limited(violated: Sequence[str], retry_after: int) -> Problem:
+    """429: a token bucket is empty; `violated` names the policies, as RateLimit-Policy does. Nothing was done."""
+    return Problem(
+        429,
+        "rate-limited",
+        "Too many requests",
+        f"The limit of {' and '.join(violated)} is reached, and nothing of this request was done. Send it again after "
+        f"{retry_after} s.",
+        headers={"Retry-After": str(retry_after)},
+        extensions={"violated-policies": list(violated)},
+    )
+
+
+def too_many_bad_keys(retry_after: int) -> Problem:
+    """429: this address has sent too many keys that are not valid."""
+    return Problem(
+        429,
+        "too-many-bad-keys",
+        "Too many bad API keys",
+        f"Too many keys that are not valid came from this address: this one was not looked at. Check it, and send it "
+        f"again after {retry_after} s.",
+        headers={"Retry-After": str(retry_after)},
+    )
+
+
 def conflict(code: str, title: str, detail: str, **extensions: str) -> Problem:
     """409: something of that name exists."""
     return Problem(409, code, title, detail, extensions=extensions)

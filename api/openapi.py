@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 
 from api.errors import MEDIA_TYPE, TYPE_PREFIX
 from api.ingestion import document
+from api.limits import document as limits
 
 Json = dict[str, Any]
 
@@ -21,6 +22,8 @@ _MEANINGS: Final = {
     413: "Too many bytes, events or levels of nesting",
     415: "The body is not JSON",
     422: "The body is JSON and says something impossible",
+    429: "A limit of the tenant or of the key is reached, or too many bad keys came from this address: nothing was "
+    "done. Send the same request again after Retry-After",
     503: "Not possible now, or not known to have happened: send the same request again after Retry-After",
 }
 TAGS: Final = [
@@ -85,6 +88,7 @@ def documented(app: FastAPI) -> Callable[[], Json]:
             )
             made["components"]["schemas"] |= {"Problem": _PROBLEM} | document.SCHEMAS
             _drop_framework_errors(made)
+            _add_limits(made)
             made["paths"] |= document.paths()
             app.openapi_schema = made
         return app.openapi_schema
@@ -101,6 +105,17 @@ def _drop_framework_errors(made: Json) -> None:
             invalid = operation["responses"].get("422", {}).get("content", {})
             if "application/json" in invalid:
                 del operation["responses"]["422"]
+
+
+def _add_limits(made: Json) -> None:
+    """Every route with a key tells of its limits, and refuses beyond them."""
+    for operation in (operation for path in made["paths"].values() for operation in path.values()):
+        if "security" in operation:
+            for status, answer in (operation["responses"] | problems(429)).items():
+                operation["responses"][str(status)] = answer
+                if str(status).startswith("2"):
+                    answer["headers"] = answer.get("headers", {}) | limits.FIELDS
+            operation["responses"]["429"]["headers"] = limits.FIELDS | limits.RETRY_AFTER
 
 
 def _problem_content() -> Json:

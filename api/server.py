@@ -26,6 +26,10 @@ from api.health import Health
 from api.http_protocol import BoundedHttpProtocol
 from api.ingestion.publisher import Fatal, Publisher
 from api.ingestion.service import Ingestion
+from api.limits.addresses import check_networks
+from api.limits.entrance import Entrance
+from api.limits.limiter import Limiter
+from api.limits.tiers import tiers
 from api.rules.service import Rules
 from api.search.export import Exports
 from api.search.series import Series
@@ -52,6 +56,8 @@ _log = logger(__name__)
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; raises UsageError for a busy port or a wrong setting, OutageError otherwise."""
     peppers = keys.peppers(settings)
+    check_networks(settings.trusted_proxies)
+    tiers(settings.limits)
     with _listening(settings) as listener, _quiet_signals():
         uvloop.run(_serve(settings, peppers, listener))
 
@@ -61,15 +67,18 @@ async def open_services(
     settings: Settings, peppers: keys.Peppers, clock: Clock, on_fatal: Fatal
 ) -> AsyncIterator[Services]:
     """Make everything that the routes need, in the running loop, and close it afterwards."""
+    limiter = Limiter(tiers(settings.limits), settings.api_processes, time.monotonic_ns)
     database = Database(settings)
     await database.open()
     publisher, broker = Publisher(settings, on_fatal), Broker(settings)
     health = Health(database, publisher)
     watching = asyncio.create_task(health.watch())
     try:
+        authenticator = Authenticator(database_lookup(database), peppers, clock, time.monotonic)
         yield Services(
             database,
-            Authenticator(database_lookup(database), peppers, clock, time.monotonic),
+            authenticator,
+            Entrance(authenticator, limiter, time.monotonic_ns),
             health,
             Tenants(database, peppers, is_open=settings.registration == "open"),
             Subscriptions(database),
@@ -91,8 +100,8 @@ async def open_services(
         await database.close()
 
 
-def server_config(app: Callable[..., Any]) -> uvicorn.Config:
-    """Return how uvicorn serves `app`."""
+def server_config(app: Callable[..., Any], trusted_proxies: str = "") -> uvicorn.Config:
+    """Return how uvicorn serves `app`; what trusted proxies say of a client's address is believed."""
     return uvicorn.Config(
         app,
         http=BoundedHttpProtocol,
@@ -100,7 +109,8 @@ def server_config(app: Callable[..., Any]) -> uvicorn.Config:
         lifespan="off",
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # nobody asks for the client's address
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=trusted_proxies,
         server_header=False,
         timeout_graceful_shutdown=GRACE,
     )
@@ -115,7 +125,7 @@ async def _serve(settings: Settings, peppers: keys.Peppers, listener: socket.soc
 
     async with open_services(settings, peppers, wall_clock, stop_for) as services:
         app = create_app(services, wall_clock)
-        server = uvicorn.Server(server_config(app))
+        server = uvicorn.Server(server_config(app, settings.trusted_proxies))
         with calm_collector(YOUNG), operations(settings.ops_port, services.health.readiness):
             _log.info("serving", port=listener.getsockname()[1], host=settings.api_host)
             await server.serve(sockets=[listener])

@@ -39,6 +39,8 @@ TENANT: Final = "bench-ingest"
 PEER: Final = "bench-peer"
 """The tenant to whose topic of events the pydantic route writes."""
 START: Final = 60.0
+_FREE: Final = "free.requests=1000000000, free.events=1000000000"
+"""Limits that are counted and never reached."""
 _LOAD: Final = "benchmarks.peers.http_load"
 _MEBIBYTE: Final = 1024 * 1024
 
@@ -190,6 +192,7 @@ def _settings(made: Stand, service: str, database: EmbeddedDatabase) -> dict[str
         "database_url": database.url(f"ps_{service}"),
         "key_pepper": secrets.token_hex(16),
         "log_level": "warning",
+        "limits": _FREE,
     }
 
 

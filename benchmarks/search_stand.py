@@ -172,6 +172,7 @@ def serving(stored: Loaded) -> Iterator[Api]:
             "kafka_password": secrets.token_hex(8),
             "database_url": _url(stored.url, user="ps_api"),
             "key_pepper": secrets.token_hex(16),
+            "limits": "off",
         }
         command = [sys.executable, "-m", "pulsestream.cli", "api"]
         log = folder / "api.log"

@@ -13,7 +13,7 @@ import msgspec
 from api import errors
 from api.admission import Admission
 from api.asgi import Answer, Headers, Receive, Scope
-from api.auth import Authenticator, Caller, Permission
+from api.auth import Caller, Permission
 from api.body import read_body
 from api.encodings import ENCODINGS
 from api.errors import Problem
@@ -29,6 +29,7 @@ from api.ingestion.events import (
 )
 from api.ingestion.idempotency import HEADER, IdempotencyKeys, parse_key
 from api.ingestion.service import ACCEPTED, Ingestion, Outcome
+from api.limits.entrance import Entrance
 from pulsestream.core.clock import Clock
 
 SINGLE: Final = "/api/v1/ingestion/events"
@@ -45,13 +46,14 @@ class IngestionApp:
 
     def __init__(
         self,
-        authenticator: Authenticator,
+        entrance: Entrance,
         ingestion: Ingestion,
         idempotency: IdempotencyKeys,
         admission: Admission,
         clock: Clock,
     ) -> None:
-        self._authenticator = authenticator
+        self._entrance = entrance
+        self._limiter = entrance.limiter
         self._ingestion = ingestion
         self._idempotency = idempotency
         self._admission = admission
@@ -61,7 +63,7 @@ class IngestionApp:
         """Return the answer to a request, whose path must be one of ROUTES; raises Problem and ClientGoneError."""
         if scope["method"] != "POST":
             raise errors.method_not_allowed(scope["method"], "POST")
-        caller = await self._caller(headers)
+        caller = await self._caller(scope, headers)
         held = self._admission.admit()
         try:
             if scope["path"] == SINGLE:
@@ -72,14 +74,15 @@ class IngestionApp:
         finally:
             held.release()
 
-    async def _caller(self, headers: Headers) -> Caller:
+    async def _caller(self, scope: Scope, headers: Headers) -> Caller:
         key = headers.get(b"x-api-key", b"")
-        caller = self._authenticator.recent(key) or await self._authenticator.caller(key.decode("latin-1"))
+        caller = self._entrance.recent(key, scope) or await self._entrance.caller(key.decode("latin-1"), scope)
         caller.require(Permission.EVENTS_WRITE)
         return caller
 
     async def _single(self, caller: Caller, body: bytes, headers: Headers) -> Answer:
         event = parse_single(body, self._clock)
+        self._limiter.spend(caller, 1)
         if _KEY in headers:
             event = parse_single(body, self._clock, await self._claim(caller, headers, SINGLE, body))
         outcome = (await self._ingestion.publish(caller.tenant, [event], _trace(headers)))[0]
@@ -91,6 +94,7 @@ class IngestionApp:
 
     async def _batch(self, caller: Caller, body: bytes, headers: Headers) -> Answer:
         parsed = parse_batch(body, self._clock)
+        self._limiter.spend(caller, len(parsed))
         if _KEY in headers and _fit(parsed):
             parsed = parse_batch(body, self._clock, await self._claim(caller, headers, BATCH, body))
         fit = _fit(parsed)

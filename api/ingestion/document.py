@@ -19,6 +19,7 @@ from api.ingestion.app import BATCH, SINGLE, unconfirmed
 from api.ingestion.events import MAX_AHEAD, MAX_BATCH, MAX_EVENT, MAX_EVENTS
 from api.ingestion.idempotency import HEADER as IDEMPOTENCY_HEADER
 from api.ingestion.idempotency import MAX_KEY, WINDOW_HOURS
+from api.limits import document as limits
 from pulsestream.core.clock import MICROS_PER_SECOND
 
 Json = dict[str, Any]
@@ -38,6 +39,7 @@ _REJECTED_EXAMPLE: Final[Json] = {
     "status": "rejected",
     "errors": [{"pointer": "/type", "message": "expected `str`, got `int`"}],
 }
+_TOO_MANY: Final = 429
 _PRINTABLE: Final = "^[^\\u0000-\\u001f\\u007f]+$"
 _ERRORS: Final[Json] = {"$ref": "#/components/schemas/Problem/properties/errors"}
 
@@ -153,6 +155,8 @@ _MEANINGS: Final = {
     415: "The body is not JSON, or compressed in another way",
     422: "The body is JSON and says something impossible: `errors` names each member. Or the idempotency key was used "
     "for another request",
+    429: "A limit of the tenant or of the key is reached, or too many bad keys came from this address: nothing was "
+    "done. Send the same again after `Retry-After`",
     431: "Request line and headers are too large or too many",
     500: "A fault of the server; what became of the events is unknown",
     503: "`unconfirmed`: perhaps done. Any other type: nothing was done. Send the same again after `Retry-After`",
@@ -175,6 +179,8 @@ def _refusals() -> list[Problem]:
         errors.unsupported_encoding("br", ", ".join(sorted(ENCODINGS))),
         errors.invalid_body([FieldError("/type", "is missing")]),
         errors.idempotency_key_reused("8e03978e-40d5-43dd", "2021-04-17T16:43:37+00:00", WINDOW_HOURS),
+        errors.rate_limited(["events", "key-events"], 3),
+        errors.too_many_bad_keys(3),
         errors.head_too_large(MAX_HEAD, MAX_HEADERS),
         errors.internal(),
         errors.overloaded("50000 records wait for the broker"),
@@ -270,7 +276,11 @@ def _operation(body: str, examples: Json) -> Json:
 
 def _answer(description: str, schema: str, examples: Json) -> Json:
     content = {"schema": _reference(schema), "examples": _named(examples)}
-    return {"description": description, "headers": _REQUEST_ID, "content": {"application/json": content}}
+    return {
+        "description": description,
+        "headers": _REQUEST_ID | limits.FIELDS,
+        "content": {"application/json": content},
+    }
 
 
 def _refused() -> Json:
@@ -286,7 +296,7 @@ def _refusal(status: int, found: Sequence[Problem]) -> Json:
     schema = "Unavailable" if any(problem.extensions for problem in found) else "Problem"
     return {
         "description": _MEANINGS[status],
-        "headers": _REQUEST_ID | _headers(found),
+        "headers": _REQUEST_ID | _headers(found) | (limits.FIELDS if status == _TOO_MANY else {}),
         "content": {errors.MEDIA_TYPE: {"schema": _reference(schema), "examples": examples}},
     }
 

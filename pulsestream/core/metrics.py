@@ -138,6 +138,7 @@ HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route
 HTTP_SECONDS = _histogram("http_seconds", "Time to answer an HTTP request", "route")
 EXPORTED_ROWS = _counter("exported_rows_total", "Rows sent by exports")
 EXPORTS = _counter("exports_total", "Exports ended: complete, gone (the client left), stalled, failed", "outcome")
+RATE_LIMITED = _counter("rate_limited_total", "Requests refused with 429", "policy")
 INGESTED = _counter("ingested_total", "Events acknowledged by the broker")
 DEAD_LETTERS_SETTLED = _counter("dead_letters_settled_total", "Dead letters replayed or discarded", "settled")
 RETENTION_ROWS = _counter("retention_rows_total", "Rows removed since nobody's tier keeps them", "table")

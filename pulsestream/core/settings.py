@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     api_port: int = Field(8000, ge=0, le=65535)
     key_pepper: SecretStr = Field(SecretStr(""), description="server-side secret that API keys are hashed with")
     registration: Literal["open", "closed"] = "open"
+    limits: str = Field("", description="of tiers, where others than theirs: free.events=1000, pro.keys=100; or off")
+    api_processes: int = Field(1, ge=1, le=1000, description="that share the limits: each gives a tenant its part")
+    trusted_proxies: str = Field(
+        "", description="addresses and networks whose X-Forwarded-For says who the client is, comma-separated"
+    )
     ops_port: int = Field(0, ge=0, le=65535, description="/livez /readyz /metrics of this process; 0: none")
 
     feed: str = Field("auto", description="auto, live, simulator or replay:FILE; what `pulsestream up` feeds from")

@@ -64,7 +64,7 @@ class Bench:
         self.document: Any = None
 
     @asynccontextmanager
-    async def running(self, bootstrap: str | None = None) -> AsyncIterator[Application]:
+    async def running(self, bootstrap: str | None = None, limits: str = "") -> AsyncIterator[Application]:
         made = Settings(
             home=self.home,
             kafka_bootstrap=bootstrap or self.broker.bootstrap,
@@ -72,6 +72,7 @@ class Bench:
             kafka_password=SecretStr(self.broker.password("ps-api")),
             database_url=SecretStr(self.database.url("ps_api")),
             key_pepper=SecretStr(PEPPER),
+            limits=limits,
         )
         async with open_services(made, keys.peppers(made), wall_clock, unexpected) as services:
             app = create_app(services, wall_clock)
@@ -225,12 +226,22 @@ async def _answers_to_no_request(bench: Bench, app: Application, patched: pytest
     patched.undo()
 
 
+async def _answers_to_too_much(bench: Bench) -> None:
+    async with bench.running(limits="free.requests=1") as app:
+        key = await bench.register(app, "hurried")
+        for _ in range(20):
+            await bench.post(app, "one event of many", key, EVENT)
+        for _ in range(20):
+            await bench.post(app, "one bad key of many", keys.generate().text, EVENT)
+
+
 async def _produce(bench: Bench, patched: pytest.MonkeyPatch) -> None:
     async with bench.running() as app:
         await _answers_of_a_working_one(bench, app, patched)
         await _answers_to_no_request(bench, app, patched)
         await _answers_of_a_troubled_one(bench, app, patched)
     await _answers_without_a_broker(bench, patched)
+    await _answers_to_too_much(bench)
     async with bench.running() as app:
         await _answers_without_a_database(bench, app)
 

@@ -25,6 +25,7 @@ SettingsOf = Callable[..., Settings]
 def start(settings: Settings, command: str = "api") -> subprocess.CompletedProcess[str]:
     """Run a command that cannot start, and return what it said."""
     names = ("kafka_bootstrap", "kafka_username", "kafka_password", "database_url", "key_pepper", "api_port")
+    names += ("limits", "trusted_proxies")
     values = {name: getattr(settings, name) for name in names}
     env = {
         PREFIX + name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
@@ -66,6 +67,15 @@ def test_a_missing_secret_is_one_clear_line(service_settings: SettingsOf, settin
 
     assert said.returncode == 2
     assert words in last_line(said)
+    assert "Traceback" not in said.stderr
+
+
+@pytest.mark.parametrize(("setting", "value"), [("limits", "free.event=1"), ("trusted_proxies", "*")])
+def test_a_wrong_limit_is_one_clear_line(service_settings: SettingsOf, setting: str, value: str) -> None:
+    said = start(service_settings("api", **{setting: value}))
+
+    assert said.returncode == 2
+    assert f"PULSESTREAM_{setting.upper()} has {value!r}" in last_line(said)
     assert "Traceback" not in said.stderr
 
 

@@ -26,6 +26,8 @@ _STORES: Final = "tests/integration/test_sink_stores.py::"
 _RECORDS: Final = "tests/faults/test_ledger_records.py::"
 _IDEMPOTENCY: Final = "tests/integration/test_api_idempotency.py::"
 _INGESTION: Final = "tests/integration/test_api_ingestion.py::"
+_LIMITS: Final = "tests/unit/test_limits.py::"
+_BUCKETS: Final = "tests/unit/test_limits_bucket.py::"
 _LANE: Final = "tests/unit/test_stream_lane.py::"
 _OUTAGE: Final = "tests/integration/test_producer_outage.py::"
 _OUTBOX: Final = "tests/integration/test_relay_outbox.py::"
@@ -304,5 +306,56 @@ MUTATIONS: Final = (
         "            elif not self._certain.is_set():",
         "            if not self._certain.is_set():",
         (_LANE + "test_after_it_stood_still_the_process_proves_that_the_partition_is_its_own_before_it_folds_on",),
+    ),
+    Mutation(
+        "rate-limit",
+        "a bucket that does not hold the tokens gives none",
+        "api/limits/bucket.py",
+        "        if full_at - now > shape.window or second_full_at - now > second_shape.window:",
+        "        if full_at - now > 2 * shape.window or second_full_at - now > second_shape.window:",
+        (_BUCKETS + "test_two_buckets_at_once_are_two_buckets_and_take_from_both_or_from_none",),
+    ),
+    Mutation(
+        "buckets-kept",
+        "a bucket is forgotten only when it is full",
+        "api/limits/accounts.py",
+        "        self._old_draws, self._old_tenants = (self._draws, self._tenants) if is_next else ({}, {})",
+        "        self._old_draws, self._old_tenants = (self._draws, {}) if is_next else ({}, {})",
+        (_BUCKETS + "test_no_account_is_forgotten_before_it_is_full",),
+    ),
+    Mutation(
+        "limits-shared",
+        "processes share a tenant's rate",
+        "api/limits/bucket.py",
+        "-(-share * SECOND // rate)",
+        "-(-SECOND // rate)",
+        (_BUCKETS + "test_processes_together_let_no_more_pass_than_the_tier_says",),
+    ),
+    Mutation(
+        "events-counted",
+        "a batch costs as many tokens as it has events",
+        "api/ingestion/app.py",
+        "        self._limiter.spend(caller, len(parsed))",
+        "        self._limiter.spend(caller, 1)",
+        (
+            "tests/integration/test_api_limits.py::"
+            "test_a_batch_costs_as_many_events_as_it_has_and_what_is_refused_is_not_stored",
+        ),
+    ),
+    Mutation(
+        "bad-keys-counted",
+        "an address that guesses is refused before anything is looked up",
+        "api/limits/entrance.py",
+        "        if wait:\n",
+        "        if wait < 0:\n",
+        (_LIMITS + "test_bad_keys_of_an_address_are_refused_before_anything_is_looked_up",),
+    ),
+    Mutation(
+        "addresses-kept",
+        "a flood of addresses frees nobody",
+        "api/limits/addresses.py",
+        "        return len(self) >= self._most\n",
+        "        return False\n",
+        (_LIMITS + "test_a_flood_of_addresses_grows_nothing_and_frees_nobody",),
     ),
 )

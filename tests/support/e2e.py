@@ -224,6 +224,7 @@ class Installation:
             "ops_port": process.free_port(),
             "exchange_url": f"ws://127.0.0.1:{self.exchange_port}",
             "feed_shards": _FEED_SHARDS,
+            "limits": "off",
         }
         return self._command(name, [name], {**own, **extra})
 
