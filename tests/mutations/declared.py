@@ -26,6 +26,7 @@ _STORES: Final = "tests/integration/test_sink_stores.py::"
 _RECORDS: Final = "tests/faults/test_ledger_records.py::"
 _IDEMPOTENCY: Final = "tests/integration/test_api_idempotency.py::"
 _INGESTION: Final = "tests/integration/test_api_ingestion.py::"
+_RUNNING_LIMITS: Final = "tests/integration/test_api_limits.py::"
 _LIMITS: Final = "tests/unit/test_limits.py::"
 _BUCKETS: Final = "tests/unit/test_limits_bucket.py::"
 _LANE: Final = "tests/unit/test_stream_lane.py::"
@@ -337,10 +338,7 @@ MUTATIONS: Final = (
         "api/ingestion/app.py",
         "        self._limiter.spend(caller, len(parsed))",
         "        self._limiter.spend(caller, 1)",
-        (
-            "tests/integration/test_api_limits.py::"
-            "test_a_batch_costs_as_many_events_as_it_has_and_what_is_refused_is_not_stored",
-        ),
+        (_RUNNING_LIMITS + "test_a_batch_costs_as_many_events_as_it_has_and_what_is_refused_is_not_stored",),
     ),
     Mutation(
         "bad-keys-counted",
