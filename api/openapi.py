@@ -111,11 +111,10 @@ def _add_limits(made: Json) -> None:
     """Every route with a key tells of its limits, and refuses beyond them."""
     for operation in (operation for path in made["paths"].values() for operation in path.values()):
         if "security" in operation:
-            for status, answer in (operation["responses"] | problems(429)).items():
-                operation["responses"][str(status)] = answer
-                if str(status).startswith("2"):
-                    answer["headers"] = answer.get("headers", {}) | limits.FIELDS
-            operation["responses"]["429"]["headers"] = limits.FIELDS | limits.RETRY_AFTER
+            answers = operation["responses"]
+            answers.setdefault("429", problems(429)[429])["headers"] = limits.FIELDS | limits.RETRY_AFTER
+            for answer in (answer for status, answer in answers.items() if status.startswith("2")):
+                answer["headers"] = answer.get("headers", {}) | limits.FIELDS
 
 
 def _problem_content() -> Json:

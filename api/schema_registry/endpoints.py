@@ -10,8 +10,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import BaseModel, Field
 
-from api.auth import KEY_HEADER, Authenticator, Caller, Permission
+from api.auth import KEY_HEADER, Caller, Permission
 from api.errors import Problem, unauthorized
+from api.limits.entrance import Entrance
 from api.schema_registry import errors
 from api.schema_registry.errors import RegistryError
 from api.schema_registry.subjects import Subject, schema, subject, subjects
@@ -43,6 +44,7 @@ def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
         403: "The key may not do this",
         404: "It does not exist, or belongs to another tenant",
         422: "The schema or the version cannot be one, or the registry would have to change",
+        429: "A limit is reached, or too many bad keys came from this address: ask again after Retry-After",
         503: "Not possible now: ask again",
     }
     return {each: {"description": meanings[each], "content": {MEDIA_TYPE: {"schema": _FAILURE}}} for each in statuses}
@@ -62,10 +64,11 @@ class RegistryLogin:
     async def __call__(
         self, request: Request, basic: Annotated[HTTPBasicCredentials | None, Depends(_basic)]
     ) -> Caller:
-        """Return the caller; raises RegistryError 401, 403, 503."""
-        authenticator: Authenticator = request.app.state.services.authenticator
+        """Return the caller; raises RegistryError 401, 403, 429, 503."""
+        entrance: Entrance = request.app.state.services.entrance
+        key = basic.password if basic else request.headers.get(KEY_HEADER)
         try:
-            caller = await authenticator.caller(basic.password if basic else request.headers.get(KEY_HEADER))
+            caller = await entrance.caller(key, request.scope)
             if basic and basic.username != caller.key_id:
                 raise unauthorized("The user has to be the id of the key that is the password.")
             caller.require(self.permission)
@@ -77,7 +80,7 @@ class RegistryLogin:
 CanReadSchemas = Annotated[Caller, Depends(RegistryLogin())]
 PREFIX: Final = "/registry"
 router = APIRouter(
-    tags=["schema registry"], prefix=PREFIX, default_response_class=Response, responses=failures(401, 403, 503)
+    tags=["schema registry"], prefix=PREFIX, default_response_class=Response, responses=failures(401, 403, 429, 503)
 )
 
 
