@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import WebSocketRoute
 
 from api import asyncapi, errors, health_endpoints
 from api.admission import Admission
@@ -20,6 +21,7 @@ from api.feeds import endpoints as feeds
 from api.freshness import endpoints as freshness
 from api.ingestion.app import IngestionApp
 from api.ingestion.idempotency import IdempotencyKeys
+from api.live import websocket as live
 from api.openapi import documented
 from api.rules import endpoints as rules
 from api.schema_registry import endpoints as schema_registry
@@ -75,6 +77,7 @@ def create_app(services: Services, clock: Clock) -> Application:
     app.state.services = services
     for router in _ROUTERS:
         app.include_router(router)
+    app.router.routes.append(WebSocketRoute(live.PATH, live.LiveSocket(services.entrance, services.live)))
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(RegistryError, _answer_registry_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)

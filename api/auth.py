@@ -121,12 +121,17 @@ class Authenticator:
             )
         stored = await self._known.get(key.id)
         if stored is None or not self._valid(key, stored):
-            raise errors.unauthorized("This key is unknown, expired or revoked. Use another key of the tenant.")
-        if stored.tenant_status != "active":
-            raise errors.forbidden(f"Tenant {stored.tenant} is {stored.tenant_status}. Ask the operator.")
-        caller = Caller(stored.tenant, stored.role, key.id, stored.tier)
+            raise _unknown_key()
+        caller = _caller(stored, key.id)
         self._remember(text, stored, caller)
         return caller
+
+    async def still(self, key_id: str) -> Caller:
+        """Return who holds a key that `caller` has found valid before; raises Problem 401, 403 or 503."""
+        stored = await self._known.get(key_id)
+        if stored is None or not self._is_in_force(stored):
+            raise _unknown_key()
+        return _caller(stored, key_id)
 
     def _remember(self, text: str, stored: StoredKey, caller: Caller) -> None:
         if len(self._verified) >= _VERIFIED:
@@ -136,14 +141,23 @@ class Authenticator:
     def _valid(self, key: keys.ApiKey, stored: StoredKey) -> bool:
         if stored.pepper_version not in self._peppers:
             _log.error("key hashed with an unknown pepper", key_id=key.id, pepper_version=stored.pepper_version)
-        return (
-            keys.matches(key, stored.hmac, stored.pepper_version, self._peppers)
-            and stored.revoked_at is None
-            and not self._expired(stored)
-        )
+        return keys.matches(key, stored.hmac, stored.pepper_version, self._peppers) and self._is_in_force(stored)
+
+    def _is_in_force(self, stored: StoredKey) -> bool:
+        return stored.revoked_at is None and not self._expired(stored)
 
     def _expired(self, stored: StoredKey) -> bool:
         return stored.expires_at is not None and stored.expires_at <= to_datetime(self._clock())
+
+
+def _caller(stored: StoredKey, key_id: str) -> Caller:
+    if stored.tenant_status != "active":
+        raise errors.forbidden(f"Tenant {stored.tenant} is {stored.tenant_status}. Ask the operator.")
+    return Caller(stored.tenant, stored.role, key_id, stored.tier)
+
+
+def _unknown_key() -> errors.Problem:
+    return errors.unauthorized("This key is unknown, expired or revoked. Use another key of the tenant.")
 
 
 def database_lookup(database: Database) -> KeyLookup:

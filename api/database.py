@@ -112,6 +112,14 @@ class Database:
             await connection.execute(query("bind_tenant"), {"tenant": tenant, "timeout": f"{seconds * 1000:.0f}"})
             yield connection
 
+    @asynccontextmanager
+    async def moment(self, tenant: str) -> AsyncIterator[Connection]:
+        """Open a transaction that sees one tenant as it is at its first query, and changes nothing."""
+        async with self.connection() as connection, connection.transaction():
+            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            await connection.execute(query("bind_tenant"), {"tenant": tenant, "timeout": f"{TIMEOUT * 1000:.0f}"})
+            yield connection
+
 
 async def fetch_all(connection: Connection, name: str, parameters: Parameters) -> list[DictRow]:
     """Run a named query and return its rows."""

@@ -13,6 +13,7 @@ from api.freshness.service import Freshness
 from api.health import Health
 from api.ingestion.service import Ingestion
 from api.limits.entrance import Entrance
+from api.live.hub import Hub
 from api.rules.service import Rules
 from api.search.export import Exports
 from api.search.series import Series
@@ -40,6 +41,7 @@ class Services:
     dead_letters: DeadLetters
     freshness: Freshness
     audit: Audit
+    live: Hub
 
 
 def services(request: Request) -> Services:

@@ -16,7 +16,7 @@ from api.errors import Problem
 MAX_HEAD: Final = 32 * 1024
 """Bytes of request line and headers."""
 MAX_HEADERS: Final = 100
-_ABORT: Final = "pulsestream.abort"
+ABORT: Final = "pulsestream.abort"
 HEAD_WITHIN: Final = 10.0
 """Seconds from a connection, or from a head's first byte, until the head is complete; up to twice that."""
 
@@ -52,7 +52,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a head."""
         super().on_message_begin()
-        self.scope["extensions"] = {_ABORT: {_ABORT: self.transport.abort}}
+        self.scope["extensions"] = {ABORT: {ABORT: self.transport.abort}}
         self._head_since = self.loop.time()
         self._head_bytes = 0
 
@@ -91,9 +91,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
 def abort(scope: Scope) -> None:
     """End a request's connection at once, whatever of its answer is not taken yet."""
-    extension = scope.get("extensions", {}).get(_ABORT)
+    extension = scope.get("extensions", {}).get(ABORT)
     if extension is not None:
-        extension[_ABORT]()
+        extension[ABORT]()
 
 
 async def _refuse_request(_: Scope, __: Receive, send: Send) -> None:

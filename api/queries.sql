@@ -564,3 +564,47 @@ ORDER BY seq LIMIT %(limit)s;
 SELECT coalesce(head.seq, 0) AS seq, head.hash, coalesce(held.last, 0) AS last
 FROM (SELECT max(seq) AS last FROM audit WHERE tenant = %(tenant)s) AS held
 LEFT JOIN audit_heads AS head ON head.tenant = %(tenant)s;
+
+-- name: live_ticks
+-- The newest tick of a day of each subscribed product.
+SELECT newest.*
+FROM subscriptions AS own
+CROSS JOIN LATERAL (
+    SELECT held.*
+    FROM ticks AS held
+    WHERE held.tenant = own.tenant
+        AND held.product = own.product
+        AND held.exchange = own.exchange
+        AND held.exchange_time > now() - INTERVAL '1 day'
+    ORDER BY held.exchange_time DESC
+    LIMIT 1) AS newest
+WHERE own.tenant = %(tenant)s;
+
+-- name: live_stats
+-- The newest statistic of a day of each subscribed product and window.
+SELECT newest.*
+FROM subscriptions AS own
+CROSS JOIN unnest(%(windows)s::text[]) AS wanted ("window")
+CROSS JOIN LATERAL (
+    SELECT held.*
+    FROM stats AS held
+    WHERE held.tenant = own.tenant
+        AND held.product = own.product
+        AND held."window" = wanted."window"
+        AND held.exchange = own.exchange
+        AND held.at > now() - INTERVAL '1 day'
+    ORDER BY held.at DESC
+    LIMIT 1) AS newest
+WHERE own.tenant = %(tenant)s;
+
+-- name: live_alerts
+SELECT * FROM alerts WHERE tenant = %(tenant)s ORDER BY at DESC, alert_id DESC LIMIT %(limit)s;
+
+-- name: live_repeats
+-- Of alerts that were read from their topic those that it held before: the row is of an earlier record.
+SELECT wanted.place
+FROM unnest(%(places)s::integer[], %(ids)s::text[], %(ats)s::timestamptz[], %(appended)s::timestamptz[])
+    AS wanted (place, alert_id, at, appended_at)
+JOIN alerts AS held
+    ON held.tenant = %(tenant)s AND held.at = wanted.at AND held.alert_id = wanted.alert_id
+WHERE held.appended_at < wanted.appended_at;

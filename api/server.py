@@ -30,6 +30,9 @@ from api.limits.addresses import check_networks
 from api.limits.entrance import Entrance
 from api.limits.limiter import Limiter
 from api.limits.tiers import tiers
+from api.live.hub import Hub
+from api.live.messages import MAX_MESSAGE
+from api.live.websocket import PING_EVERY, PONG_WITHIN, BoundedWebSocketProtocol
 from api.rules.service import Rules
 from api.search.export import Exports
 from api.search.series import Series
@@ -73,8 +76,9 @@ async def open_services(
     publisher, broker = Publisher(settings, on_fatal), Broker(settings)
     health = Health(database, publisher)
     watching = asyncio.create_task(health.watch())
+    authenticator = Authenticator(database_lookup(database), peppers, clock, time.monotonic)
+    live = Hub(settings, database, authenticator, peppers, tiers=tiers(settings.limits), on_fatal=on_fatal)
     try:
-        authenticator = Authenticator(database_lookup(database), peppers, clock, time.monotonic)
         yield Services(
             database,
             authenticator,
@@ -91,10 +95,12 @@ async def open_services(
             DeadLetters(database, CursorSeal(peppers), publisher, clock),
             Freshness(database, broker.ends, clock, time.monotonic),
             Audit(database, CursorSeal(peppers)),
+            live,
         )
     finally:
         watching.cancel()
         await asyncio.wait([watching])
+        await live.close()
         broker.close()
         await publisher.close()
         await database.close()
@@ -105,7 +111,11 @@ def server_config(app: Callable[..., Any], trusted_proxies: str = "") -> uvicorn
     return uvicorn.Config(
         app,
         http=BoundedHttpProtocol,
-        ws="none",
+        ws=BoundedWebSocketProtocol,
+        ws_max_size=MAX_MESSAGE,
+        ws_ping_interval=PING_EVERY,
+        ws_ping_timeout=PONG_WITHIN,
+        ws_per_message_deflate=False,  # it would hold hundreds of KiB for each client
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -5,6 +5,7 @@ Offsets follow one convention everywhere: `next_offset` is the offset of the fir
 
 import time
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,7 +19,7 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # documented there, not in __all__
+from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec  # type: ignore[attr-defined] # documented there, not in __all__
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from pulsestream.core.errors import OutageError, SettingsError
@@ -131,11 +132,11 @@ class Admin:
             raise BrokerError(f"cannot list the topics: {self._why(error)}") from error
         return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
 
-    def describe(self, names: Collection[str]) -> dict[str, TopicInfo]:
+    def describe(self, names: Collection[str], timeout: float = ADMIN_TIMEOUT) -> dict[str, TopicInfo]:
         """Return what the broker knows of these topics; a topic that does not exist is left out."""
         if not names:
             return {}
-        described = self.client.describe_topics(TopicCollection(list(names)), request_timeout=ADMIN_TIMEOUT)
+        described = self.client.describe_topics(TopicCollection(list(names)), request_timeout=timeout)
         found = {}
         for name, future in described.items():
             try:
@@ -149,20 +150,45 @@ class Admin:
 
     def ends(self, partitions: Mapping[str, int], timeout: float = ADMIN_TIMEOUT) -> dict[str, dict[int, int]]:
         """Return the offset after the last committed record of each partition, given how many each topic has."""
-        places = [TopicPartition(topic, number) for topic, count in partitions.items() for number in range(count)]
-        found: dict[str, dict[int, int]] = {topic: {} for topic in partitions}
         latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the library's own
-        asked = self.client.list_offsets(
-            dict.fromkeys(places, latest),
-            isolation_level=IsolationLevel.READ_COMMITTED,
-            request_timeout=timeout,
-        )
-        for place, future in asked.items():
+        found: dict[str, dict[int, int]] = {topic: {} for topic in partitions}
+        for place, future in self._offsets(partitions, latest, timeout).items():
             try:
                 found[place.topic][place.partition] = future.result().offset
             except KafkaException as error:
                 raise BrokerError(f"cannot read the end of {place.topic}: {self._why(error)}") from error
         return found
+
+    def begins(self, partitions: Mapping[str, int], timeout: float = ADMIN_TIMEOUT) -> dict[str, dict[int, int]]:
+        """Return the offset of the first record that is left of each partition, given how many each topic has.
+
+        A topic is left out that is no more, or of which a partition has no leader at the moment.
+        """
+        earliest: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call] # likewise
+        found: dict[str, dict[int, int]] = {topic: {} for topic in partitions}
+        for place, future in self._offsets(partitions, earliest, timeout).items():
+            try:
+                offset = future.result().offset
+            except KafkaException as error:
+                if error.args[0].code() not in _ELECTING | {KafkaError.UNKNOWN_TOPIC_OR_PART}:
+                    raise BrokerError(f"cannot read the beginning of {place.topic}: {self._why(error)}") from error
+                found.pop(place.topic, None)
+            else:
+                if place.topic in found:
+                    found[place.topic][place.partition] = offset
+        return found
+
+    def _offsets(
+        self, partitions: Mapping[str, int], spec: OffsetSpec, timeout: float
+    ) -> dict[TopicPartition, Future[ListOffsetsResultInfo]]:
+        places = [TopicPartition(topic, number) for topic, count in partitions.items() for number in range(count)]
+        if not places:
+            return {}
+        return self.client.list_offsets(
+            dict.fromkeys(places, spec),
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=timeout,
+        )
 
     def create(self, specs: Collection[TopicSpec]) -> list[str]:
         """Create the topics that do not exist yet and return their names; an existing one is left as it is."""

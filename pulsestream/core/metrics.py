@@ -141,6 +141,12 @@ EXPORTS = _counter("exports_total", "Exports ended: complete, gone (the client l
 RATE_LIMITED = _counter("rate_limited_total", "Requests refused with 429", "policy")
 INGESTED = _counter("ingested_total", "Events acknowledged by the broker")
 DEAD_LETTERS_SETTLED = _counter("dead_letters_settled_total", "Dead letters replayed or discarded", "settled")
+LIVE_CLIENTS = _gauge("live_clients", "Clients of the live view that are connected")
+LIVE_RECORDS = _counter("live_records_total", "Records read for clients of the live view", "dataset")
+LIVE_SKIPPED = _counter(
+    "live_skipped_total", "Records that no client sees: undecodable, unsound, repeat (of an alert)", "reason"
+)
+LIVE_CLOSED = _counter("live_closed_total", "Clients of the live view whose connection the server ended", "code")
 RETENTION_ROWS = _counter("retention_rows_total", "Rows removed since nobody's tier keeps them", "table")
 RETENTION_CHUNKS = _counter("retention_chunks_total", "Chunks dropped whole")
 RETENTION_LAST = _gauge("retention_last_run_timestamp_seconds", "When the last run of retention that ended well began")

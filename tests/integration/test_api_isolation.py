@@ -14,6 +14,7 @@ from schemas.codec import codec
 from schemas.records import DeadLetter
 from tests.support.api import EVENT, RULE, installation, problem
 from tests.support.e2e import Installation, Tenant, read_topic
+from tests.support.live import LiveClient, rows
 
 PRODUCT = {"exchange": "coinbase", "product": "BTC-USD"}
 SUBSCRIPTIONS = "/api/v1/subscriptions"
@@ -340,3 +341,27 @@ def test_every_route_of_the_document_has_a_case(pair: Pair) -> None:
 @pytest.mark.parametrize("route", CASES, ids=lambda route: f"{route[0].upper()} {route[1]}")
 def test_another_tenants_key_finds_and_changes_nothing(pair: Pair, route: tuple[str, str]) -> None:
     CASES[route](pair)
+
+
+def test_the_live_view_shows_ones_own(pair: Pair) -> None:
+    pair.intrude("PUT", SUBSCRIPTIONS, json={"subscriptions": [PRODUCT]})
+    with (
+        LiveClient(pair.running.api_port, key=pair.victim.key) as victim,
+        LiveClient(pair.running.api_port, key=pair.intruder.key) as intruder,
+    ):
+        victim.read_live()
+        intruder.read_live()
+
+    for dataset in ("ticks", "stats", "alerts"):
+        assert "victims-own" in str(rows(victim.messages, dataset))
+        assert rows(intruder.messages, dataset) == []
+    assert pair.victim.slug not in str(intruder.messages)
+
+
+def test_another_tenants_resume_token_is_refused(pair: Pair) -> None:
+    with LiveClient(pair.running.api_port, key=pair.victim.key, datasets=["alerts"]) as victim:
+        token = victim.read_token()
+
+    with LiveClient(pair.running.api_port, key=pair.intruder.key, resume=token) as intruder:
+        assert intruder.read_closed()[0] == 4409
+        assert pair.victim.slug not in intruder.reason

@@ -1,0 +1,1 @@
+"""The live view: ticks, statistics and alerts as they happen, over WebSocket."""
