@@ -21,6 +21,7 @@ from api.feeds import endpoints as feeds
 from api.freshness import endpoints as freshness
 from api.ingestion.app import IngestionApp
 from api.ingestion.idempotency import IdempotencyKeys
+from api.limits import endpoints as limits
 from api.live import websocket as live
 from api.openapi import documented
 from api.rules import endpoints as rules
@@ -34,6 +35,7 @@ from pulsestream.core.clock import Clock
 _ROUTERS: Final[tuple[APIRouter, ...]] = (
     health_endpoints.router,
     tenants.router,
+    limits.router,
     subscriptions.router,
     rules.router,
     search.router,

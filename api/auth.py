@@ -32,6 +32,7 @@ _log = logger(__name__)
 class Permission(StrEnum):
     """What a route may require."""
 
+    TENANT_READ = "tenant:read"
     DATA_READ = "data:read"
     EVENTS_WRITE = "events:write"
     SUBSCRIPTIONS_READ = "subscriptions:read"
@@ -46,7 +47,9 @@ _EVERYTHING: Final = frozenset(Permission)
 ROLES: Final[Mapping[str, frozenset[Permission]]] = {
     "owner": _EVERYTHING,
     "admin": _EVERYTHING,
-    "viewer": frozenset({Permission.DATA_READ, Permission.SUBSCRIPTIONS_READ, Permission.RULES_READ}),
+    "viewer": frozenset(
+        {Permission.TENANT_READ, Permission.DATA_READ, Permission.SUBSCRIPTIONS_READ, Permission.RULES_READ}
+    ),
 }
 
 
@@ -190,6 +193,7 @@ def _permission(permission: Permission) -> Any:
     return Depends(_requires(permission))
 
 
+CanReadTenant = Annotated[Caller, _permission(Permission.TENANT_READ)]
 CanReadData = Annotated[Caller, _permission(Permission.DATA_READ)]
 CanReadSubscriptions = Annotated[Caller, _permission(Permission.SUBSCRIPTIONS_READ)]
 CanWriteSubscriptions = Annotated[Caller, _permission(Permission.SUBSCRIPTIONS_WRITE)]

@@ -13,6 +13,7 @@ from api.freshness.service import Freshness
 from api.health import Health
 from api.ingestion.service import Ingestion
 from api.limits.entrance import Entrance
+from api.limits.standing import Standings
 from api.live.hub import Hub
 from api.rules.service import Rules
 from api.search.export import Exports
@@ -31,6 +32,7 @@ class Services:
     entrance: Entrance
     health: Health
     tenants: Tenants
+    standings: Standings
     subscriptions: Subscriptions
     rules: Rules
     search: Search
@@ -53,6 +55,11 @@ def services(request: Request) -> Services:
 def tenants(request: Request) -> Tenants:
     """Return the tenants' service."""
     return services(request).tenants
+
+
+def standings(request: Request) -> Standings:
+    """Return the service that says how tenants stand."""
+    return services(request).standings
 
 
 def subscriptions(request: Request) -> Subscriptions:

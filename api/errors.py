@@ -73,6 +73,18 @@ def forbidden(detail: str) -> Problem:
     return Problem(403, "forbidden", "Not allowed with this key", detail)
 
 
+def quota_exceeded(quota: str, limit: int, use: int, tier: str) -> Problem:
+    """403: the tenant has as many of something as its tier allows."""
+    return Problem(
+        403,
+        "quota-exceeded",
+        "Quota exceeded",
+        f"Tier {tier} allows {limit} {quota}, and the tenant has {use}: nothing of this request was done. Remove some, "
+        "or ask the operator for a higher tier.",
+        extensions={"quota": quota, "limit": limit, "use": use, "tier": tier},
+    )
+
+
 def registration_closed() -> Problem:
     """403: this installation takes no new tenants by itself."""
     return Problem(

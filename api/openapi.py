@@ -29,7 +29,7 @@ _MEANINGS: Final = {
 TAGS: Final = [
     {"name": name, "description": description}
     for name, description in {
-        "tenants": "Making a tenant and its first key.",
+        "tenants": "Making a tenant and its first key, and how it stands.",
         "subscriptions": "Which products of which exchange the tenant gets.",
         "rules": "What raises an alert.",
         "ingestion": "The tenant's own events, and how far the storing of records has come.",

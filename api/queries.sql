@@ -15,6 +15,20 @@ FROM find_api_key(%(key_id)s);
 -- Control changes of one tenant take turns, so that versions and outbox ids of a key rise in the order of commits.
 SELECT tenant FROM tenants WHERE tenant = %(tenant)s FOR NO KEY UPDATE;
 
+-- name: tenant_tier
+SELECT tier FROM tenants WHERE tenant = %(tenant)s;
+
+-- name: tenant_and_use
+SELECT tenant, name, tier, status, created_at,
+    (SELECT count(*) FROM subscriptions AS held WHERE held.tenant = tenants.tenant) AS products,
+    (SELECT count(*) FROM (
+        SELECT DISTINCT ON (rule_id) deleted FROM rules AS held
+        WHERE held.tenant = tenants.tenant
+        ORDER BY rule_id, version DESC) AS newest WHERE NOT deleted) AS rules,
+    (SELECT count(*) FROM api_keys AS held
+        WHERE held.tenant = tenants.tenant AND revoked_at IS NULL AND coalesce(expires_at > now(), true)) AS keys
+FROM tenants WHERE tenant = %(tenant)s;
+
 -- name: insert_tenant
 INSERT INTO tenants (tenant, name) VALUES (%(tenant)s, %(name)s)
 RETURNING tenant, name, tier, status, shard, created_at, version;

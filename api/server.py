@@ -29,10 +29,13 @@ from api.ingestion.service import Ingestion
 from api.limits.addresses import check_networks
 from api.limits.entrance import Entrance
 from api.limits.limiter import Limiter
+from api.limits.quotas import Quotas
+from api.limits.standing import Standings
 from api.limits.tiers import tiers
 from api.live.hub import Hub
 from api.live.messages import MAX_MESSAGE
 from api.live.websocket import PING_EVERY, PONG_WITHIN, BoundedWebSocketProtocol
+from api.retention.plan import periods
 from api.rules.service import Rules
 from api.search.export import Exports
 from api.search.series import Series
@@ -70,14 +73,15 @@ async def open_services(
     settings: Settings, peppers: keys.Peppers, clock: Clock, on_fatal: Fatal
 ) -> AsyncIterator[Services]:
     """Make everything that the routes need, in the running loop, and close it afterwards."""
-    limiter = Limiter(tiers(settings.limits), settings.api_processes, time.monotonic_ns)
+    limits = tiers(settings.limits)
+    limiter, quotas = Limiter(limits, settings.api_processes, time.monotonic_ns), Quotas(limits)
     database = Database(settings)
     await database.open()
     publisher, broker = Publisher(settings, on_fatal), Broker(settings)
     health = Health(database, publisher)
     watching = asyncio.create_task(health.watch())
     authenticator = Authenticator(database_lookup(database), peppers, clock, time.monotonic)
-    live = Hub(settings, database, authenticator, peppers, tiers=tiers(settings.limits), on_fatal=on_fatal)
+    live = Hub(settings, database, authenticator, peppers, tiers=limits, on_fatal=on_fatal)
     try:
         yield Services(
             database,
@@ -85,8 +89,9 @@ async def open_services(
             Entrance(authenticator, limiter, time.monotonic_ns),
             health,
             Tenants(database, peppers, is_open=settings.registration == "open"),
-            Subscriptions(database),
-            Rules(database, clock),
+            Standings(database, limits, periods(settings)),
+            Subscriptions(database, quotas),
+            Rules(database, quotas, clock),
             Search(database, CursorSeal(peppers)),
             Series(database, CursorSeal(peppers), clock),
             Exports(),

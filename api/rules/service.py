@@ -9,6 +9,7 @@ from api.audit.entry import Action, Actor, append_change
 from api.auth import Caller
 from api.database import Connection, Database
 from api.ids import uuid7
+from api.limits.quotas import Quotas
 from api.outbox import lock_tenant, publish_rule
 from api.rules import repository
 from api.rules.repository import RuleRow
@@ -19,18 +20,21 @@ from streams.engine.rules import RuleDefinition
 class Rules:
     """What can be done with rules."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, quotas: Quotas, clock: Clock) -> None:
         self._database = database
+        self._quotas = quotas
         self._clock = clock
 
     async def create(self, caller: Caller, definition: RuleDefinition) -> RuleRow:
-        """Make a rule; raises Problem 409 when the tenant has one of that name."""
+        """Make a rule; raises Problem 403 (quota), or 409 when the tenant has one of that name."""
         tenant = caller.tenant
         rule_id = uuid7(self._clock())
         text = definition.model_dump_json(exclude_none=True)
         async with self._database.tenant(tenant) as connection:
             await lock_tenant(connection, tenant)
-            _refuse_namesake(await repository.list_rules(connection, tenant), definition.name)
+            held = await repository.list_rules(connection, tenant)
+            _refuse_namesake(held, definition.name)
+            await self._quotas.check(connection, tenant, "rules", len(held), len(held) + 1)
             row, record = await repository.insert_rule(
                 connection, tenant, rule_id, 1, text, created_by=caller.key_id, deleted=False
             )

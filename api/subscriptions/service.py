@@ -7,6 +7,7 @@ from api import errors
 from api.audit.entry import Action, Actor, append_change
 from api.auth import Caller
 from api.database import Connection, Database
+from api.limits.quotas import Quotas
 from api.outbox import lock_tenant, publish_subscription, remove_subscription
 from api.subscriptions import repository
 from api.subscriptions.repository import Product, SubscriptionRow
@@ -28,8 +29,9 @@ class Wanted:
 class Subscriptions:
     """What can be done with subscriptions."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, quotas: Quotas) -> None:
         self._database = database
+        self._quotas = quotas
 
     async def show(self, tenant: str) -> Wanted:
         """Return the tenant's subscriptions and topics."""
@@ -39,7 +41,7 @@ class Subscriptions:
     async def replace(self, caller: Caller, wanted: Sequence[tuple[Product, Iterable[str]]]) -> Wanted:
         """Make these products with their datasets the full set; a product named twice gets the datasets of both.
 
-        What stays as it is is not touched. Raises Problem 422 for an impossible name.
+        What stays as it is is not touched. Raises Problem 403 (quota), or 422 for an impossible name.
         """
         faults = list(_faults([product for product, _ in wanted]))
         if faults:
@@ -47,7 +49,9 @@ class Subscriptions:
         tenant = caller.tenant
         async with self._database.tenant(tenant) as connection:
             await lock_tenant(connection, tenant)
-            before, after = await _replace(connection, tenant, _by_product(wanted))
+            products, stored = _by_product(wanted), await repository.list_subscriptions(connection, tenant)
+            await self._quotas.check(connection, tenant, "products", len(stored), len(products))
+            before, after = await _replace(connection, tenant, stored, products)
             shown = await _wanted(connection, tenant)
             if before or after:
                 changed = {"before": before, "after": after}
@@ -65,10 +69,9 @@ def _by_product(wanted: Iterable[tuple[Product, Iterable[str]]]) -> dict[Product
 
 
 async def _replace(
-    connection: Connection, tenant: str, wanted: Mapping[Product, list[str]]
+    connection: Connection, tenant: str, stored: Sequence[SubscriptionRow], wanted: Mapping[Product, list[str]]
 ) -> tuple[_Changed, _Changed]:
     """Bring the set about and return what of it was there before and is there now, of the products that change."""
-    stored = await repository.list_subscriptions(connection, tenant)
     held = {Product(row.exchange, row.product): row.datasets for row in stored}
     if wanted:
         await request_topics(connection, tenant, *sorted({name for names in wanted.values() for name in names}))

@@ -1,4 +1,4 @@
-"""Registration: tenant, first key, control record and audit in one transaction."""
+"""Tenants: registration, with the first key, control record and audit in one transaction; and what they have."""
 
 from dataclasses import dataclass, field
 

@@ -17,6 +17,7 @@ from tests.support.e2e import Installation, Tenant, read_topic
 from tests.support.live import LiveClient, rows
 
 PRODUCT = {"exchange": "coinbase", "product": "BTC-USD"}
+TENANT = "/api/v1/tenant"
 SUBSCRIPTIONS = "/api/v1/subscriptions"
 RULES = "/api/v1/rules"
 SEARCH = "/api/v1/ingestion/events/search"
@@ -276,6 +277,14 @@ def the_registrys_subjects_are_ones_own(pair: Pair) -> None:
         assert f"ps.{pair.intruder.slug}." in answer.text
 
 
+def the_tenant_is_ones_own(pair: Pair) -> None:
+    answer = pair.intrude("GET", TENANT)
+    pair.assert_hidden(answer)
+    shown = answer.json()
+    assert (shown["tenant"], shown["quotas"]["rules"]["use"]) == (pair.intruder.slug, 0)
+    assert pair.victim.call("GET", TENANT)["quotas"]["products"]["use"] == 1
+
+
 def shows_no_tenant(path: str) -> Callable[[Pair], None]:
     return lambda pair: pair.assert_hidden(pair.intrude("GET", path))
 
@@ -311,6 +320,7 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("get", "/readyz"): shows_no_tenant("/readyz"),
     ("get", "/metrics"): shows_no_tenant("/metrics"),
     ("post", "/api/v1/auth/register/tenant"): registering_again_gives_no_key,
+    ("get", TENANT): the_tenant_is_ones_own,
     ("get", SUBSCRIPTIONS): listing_subscriptions_shows_ones_own,
     ("put", SUBSCRIPTIONS): setting_subscriptions_leaves_the_others_alone,
     ("post", RULES): making_a_rule_meets_no_namesake,

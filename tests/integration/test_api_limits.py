@@ -14,12 +14,12 @@ from api import keys
 from pulsestream.local import process
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.records import Event
-from tests.support.api import EVENT, installation, problem
+from tests.support.api import EVENT, RULE, installation, problem
 from tests.support.e2e import Installation, Tenant, eventually, records_of
 
 SINGLE, BATCH = "/api/v1/ingestion/events", "/api/v1/ingestion/events/batch"
-RULES = "/api/v1/rules"
-LIMITS = "free.requests=5, free.events=10, pro.requests=1000, pro.events=1000"
+RULES, SUBSCRIPTIONS = "/api/v1/rules", "/api/v1/subscriptions"
+LIMITS = "free.requests=5, free.events=10, free.products=3, free.rules=2, pro.requests=1000, pro.events=1000"
 """Buckets of a free tenant: 50 requests (40 a key), 1000 events (1000 a key)."""
 
 
@@ -176,6 +176,74 @@ def guess(tenant: Tenant, address: str, path: str = SINGLE) -> httpx.Response:
     return tenant.http.post(
         path, headers={"X-API-Key": keys.generate().text, "X-Forwarded-For": f"{address}, 10.0.0.1"}
     )
+
+
+# ---- quotas ----
+
+
+def subscribed(tenant: Tenant, count: int) -> httpx.Response:
+    wanted = [{"exchange": "coinbase", "product": f"P{number}-USD"} for number in range(count)]
+    return ask(tenant, "PUT", SUBSCRIPTIONS, json={"subscriptions": wanted})
+
+
+def test_a_tenant_gets_no_more_products_than_its_tier_allows(running: Installation) -> None:
+    tenant = running.register("products")
+    assert subscribed(tenant, 3).status_code == 200
+
+    refused = problem(subscribed(tenant, 4), 403, "quota-exceeded")
+
+    assert [refused[name] for name in ("quota", "limit", "use", "tier")] == ["products", 3, 3, "free"]
+    assert len(tenant.call("GET", SUBSCRIPTIONS)["subscriptions"]) == 3
+    assert subscribed(tenant, 2).status_code == 200
+
+
+def test_a_tenant_gets_no_more_rules_than_its_tier_allows_however_many_are_made_at_once(running: Installation) -> None:
+    tenant = running.register("rules")
+    bodies = [RULE | {"name": f"rule-{number}"} for number in range(8)]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = [*pool.map(lambda body: ask(tenant, "POST", RULES, json=body), bodies)]
+
+    assert sorted(answer.status_code for answer in answers) == [201, 201, 403, 403, 403, 403, 403, 403]
+    refused = problem(next(answer for answer in answers if answer.status_code == 403), 403, "quota-exceeded")
+    assert [refused[name] for name in ("quota", "limit", "use", "tier")] == ["rules", 2, 2, "free"]
+    tenant.call("DELETE", f"{RULES}/{tenant.call('GET', RULES)['rules'][0]['rule_id']}", expect=204)
+    assert ask(tenant, "POST", RULES, json=RULE | {"name": "another"}).status_code == 201
+
+
+def test_a_tenant_whose_tier_was_lowered_keeps_what_it_has_and_gets_no_more(running: Installation) -> None:
+    tenant = running.register("lowered")
+    lift(running, tenant, "pro")
+    assert subscribed(tenant, 10).status_code == 200
+
+    lift(running, tenant, "free")
+
+    assert subscribed(tenant, 9).status_code == 200
+    assert problem(subscribed(tenant, 10), 403, "quota-exceeded")["use"] == 9
+
+
+def test_a_tenant_sees_its_tier_what_it_allows_and_how_much_is_in_use(running: Installation) -> None:
+    tenant = running.register("standing")
+    subscribed(tenant, 2)
+    tenant.create_rule(RULE)
+
+    shown = tenant.call("GET", "/api/v1/tenant")
+
+    created = shown.pop("created_at")
+    assert created.endswith("Z")
+    assert shown == {
+        "tenant": tenant.slug,
+        "name": "standing",
+        "tier": "free",
+        "status": "active",
+        "rates": {"requests": 5, "events": 10},
+        "quotas": {
+            "products": {"limit": 3, "use": 2},
+            "rules": {"limit": 2, "use": 1},
+            "keys": {"limit": 10, "use": 1},
+        },
+        "retention_days": 30,
+    }
 
 
 # ---- settings ----

@@ -356,4 +356,12 @@ MUTATIONS: Final = (
         "        return False\n",
         (_LIMITS + "test_a_flood_of_addresses_grows_nothing_and_frees_nobody",),
     ),
+    Mutation(
+        "quota",
+        "a tenant gets no more of something than its tier allows",
+        "api/limits/quotas.py",
+        "        if wanted > limit:",
+        "        if wanted > 2 * limit:",
+        (_RUNNING_LIMITS + "test_a_tenant_gets_no_more_rules_than_its_tier_allows_however_many_are_made_at_once",),
+    ),
 )
