@@ -36,7 +36,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 class NoServices:
     """Stands where the services are: the document is made of routes alone."""
 
-    database = ingestion = None
+    database = ingestion = live = None
     entrance = Entrance(cast(Authenticator, None), Limiter(None, 1, time.monotonic_ns), time.monotonic_ns)
 
 
