@@ -87,7 +87,8 @@ def create_app(services: Services, clock: Clock) -> Application:
     admission = Admission()
     keys = IdempotencyKeys(services.database)
     ingestion = IngestionApp(services.entrance, services.ingestion, keys, admission, clock)
-    app.edge = Edge(app.behind_the_edge, ingestion, admission, services.entrance.limiter, clock)
+    limiter, access_log = services.entrance.limiter, services.access_log
+    app.edge = Edge(app.behind_the_edge, ingestion, admission, limiter, access_log=access_log, clock=clock)
     app.openapi = documented(app)  # type: ignore[method-assign] # FastAPI's documented way to extend the document
     return app
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from api.access_log import AccessLog
 from api.audit.service import Audit
 from api.auth import Authenticator
 from api.database import Database
@@ -44,6 +45,7 @@ class Services:
     freshness: Freshness
     audit: Audit
     live: Hub
+    access_log: AccessLog
 
 
 def services(request: Request) -> Services:

@@ -1,7 +1,7 @@
 """What holds for every request, around FastAPI and before any route is looked up.
 
 It names the request, bounds and buffers its body, refuses a tenant parameter, answers the two hot routes by plain ASGI,
-counts the answer, and turns whatever was raised into a problem.
+counts and logs the answer, and turns whatever was raised into a problem.
 """
 
 import re
@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 from prometheus_client import Counter, Histogram
 
 from api import errors
+from api.access_log import AccessLog
 from api.admission import Admission
 from api.asgi import (
     Answer,
@@ -29,6 +30,7 @@ from api.asgi import (
     send_answer,
 )
 from api.body import check_nesting, read_body
+from api.browsers import PRIVATE, fields
 from api.errors import Problem
 from api.ids import uuid7
 from api.ingestion.app import ROUTES, IngestionApp
@@ -51,12 +53,20 @@ class Edge:
     """The outermost ASGI application; `app` is what stands behind it."""
 
     def __init__(
-        self, app: AsgiApp, ingestion: IngestionApp, admission: Admission, limiter: Limiter, clock: Clock
+        self,
+        app: AsgiApp,
+        ingestion: IngestionApp,
+        admission: Admission,
+        limiter: Limiter,
+        *,
+        access_log: AccessLog,
+        clock: Clock,
     ) -> None:
         self._app = app
         self._ingestion = ingestion
         self._admission = admission
         self._limiter = limiter
+        self._access_log = access_log
         self._numbers = count()
         self._process = uuid7(clock()).encode()
         self._counts = _Counts()
@@ -87,14 +97,16 @@ class Edge:
             except Exception:  # noqa: BLE001 - whatever it is, the client gets a problem and the log the reason
                 answer = _fault(scope, request_id)
             status = answer.status
-            await send_answer(send, answer, (_REQUEST_ID_HEADER, request_id), *self._limiter.event_fields(scope))
+            named = (_REQUEST_ID_HEADER, request_id)
+            await send_answer(send, answer, named, *PRIVATE, *self._limiter.event_fields(scope))
         finally:
-            self._counts.add(scope["path"], status, time.perf_counter() - began)
+            self._note(scope, scope["path"], status, request_id, time.perf_counter() - began)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         headers: Headers = dict(scope["headers"])
-        named = _Named(send, self._request_id(headers), lambda: self._limiter.fields(scope))
+        always = fields(scope["path"])
+        named = _Named(send, self._request_id(headers), lambda: (*always, *self._limiter.fields(scope)))
         name_request(scope, named.request_id)
         try:
             _refuse_tenant(scope["query_string"])
@@ -109,7 +121,11 @@ class Edge:
                 await send_answer(named.send, answer)
         finally:
             route = getattr(scope.get("route"), "path", _UNMATCHED)
-            self._counts.add(route, named.status, time.perf_counter() - began)
+            self._note(scope, route, named.status, named.request_id, time.perf_counter() - began)
+
+    def _note(self, scope: Scope, route: str, status: int, request_id: bytes, seconds: float) -> None:
+        self._counts.add(route, status, seconds)
+        self._access_log.add(scope, route, status, request_id, seconds)
 
     async def _pass_on(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         """Let the framework answer, with the whole body there."""

@@ -12,9 +12,11 @@ import uvicorn
 import uvloop
 
 from api import keys
+from api.access_log import AccessLog
 from api.app import create_app
 from api.audit.service import Audit
 from api.auth import Authenticator, database_lookup
+from api.browsers import origins, shared
 from api.cursor import CursorSeal
 from api.database import Database
 from api.dead_letters.service import DeadLetters
@@ -64,6 +66,7 @@ def run(settings: Settings) -> None:
     peppers = keys.peppers(settings)
     check_networks(settings.trusted_proxies)
     tiers(settings.limits)
+    origins(settings.cors_origins)
     with _listening(settings) as listener, _quiet_signals():
         uvloop.run(_serve(settings, peppers, listener))
 
@@ -82,6 +85,7 @@ async def open_services(
     watching = asyncio.create_task(health.watch())
     authenticator = Authenticator(database_lookup(database), peppers, clock, time.monotonic)
     live = Hub(settings, database, authenticator, peppers, tiers=limits, on_fatal=on_fatal)
+    access_log = AccessLog(settings.access_log, clock)
     try:
         yield Services(
             database,
@@ -101,6 +105,7 @@ async def open_services(
             Freshness(database, broker.ends, clock, time.monotonic),
             Audit(database, CursorSeal(peppers)),
             live,
+            access_log,
         )
     finally:
         watching.cancel()
@@ -109,6 +114,7 @@ async def open_services(
         broker.close()
         await publisher.close()
         await database.close()
+        access_log.flush()
 
 
 def server_config(app: Callable[..., Any], trusted_proxies: str = "") -> uvicorn.Config:
@@ -139,7 +145,7 @@ async def _serve(settings: Settings, peppers: keys.Peppers, listener: socket.soc
         server.should_exit = True
 
     async with open_services(settings, peppers, wall_clock, stop_for) as services:
-        app = create_app(services, wall_clock)
+        app = shared(create_app(services, wall_clock), origins(settings.cors_origins))
         server = uvicorn.Server(server_config(app, settings.trusted_proxies))
         with calm_collector(YOUNG), operations(settings.ops_port, services.health.readiness):
             _log.info("serving", port=listener.getsockname()[1], host=settings.api_host)

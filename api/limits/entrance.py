@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from api import errors
+from api.access_log import CALLER
 from api.asgi import Scope
 from api.auth import Authenticator, Caller
 from api.errors import Problem
@@ -36,12 +37,13 @@ class Entrance:
         """Return who holds this key where that was found of late, else None; raises Problem 429 (rate limit)."""
         caller = self._authenticator.recent(text)
         if caller is not None:
+            scope[CALLER] = caller
             self.limiter.admit(caller, scope)
         return caller
 
     async def caller(self, text: str | None, scope: Scope) -> Caller:
         """Return who holds this key; raises Problem 401, 403 (suspended tenant), 429 (any limit) or 503."""
-        caller = await self._found(text, scope)
+        scope[CALLER] = caller = await self._found(text, scope)
         self.limiter.admit(caller, scope)
         return caller
 

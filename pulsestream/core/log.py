@@ -6,6 +6,7 @@ Every event is a constant phrase with fields beside it; secrets are masked by th
 import logging
 import re
 import sys
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import structlog
@@ -54,11 +55,28 @@ def logger(name: str) -> FilteringBoundLogger:
     return bound
 
 
+def masked(text: str) -> str:
+    """Return a text without the API keys and the credentials of URLs in it."""
+    return _SECRET_VALUE.sub(_MASK, text)
+
+
 def mask_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Replace the values of secret-sounding fields, and API keys and URL credentials inside any text."""
-    for name, value in event.items():
-        if _SECRET_NAME.search(name):
-            event[name] = _MASK
-        elif isinstance(value, str):
-            event[name] = _SECRET_VALUE.sub(_MASK, value)
-    return event
+    """Replace the values of secret-sounding fields, and API keys and URL credentials in any text, however deep."""
+    return {name: _masked_field(name, value) for name, value in event.items()}
+
+
+def _masked_field(name: object, value: object) -> object:
+    return _MASK if isinstance(name, str) and _SECRET_NAME.search(name) else _masked_value(value)
+
+
+def _masked_value(value: object) -> object:
+    """Return a value of a field; what is neither text nor made of others stays, and shows as its own `repr`."""
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, Mapping):
+        return {name: _masked_field(name, each) for name, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_masked_value(each) for each in value]
+    if isinstance(value, bytes | BaseException):
+        return masked(repr(value))
+    return value

@@ -59,6 +59,8 @@ class Settings(BaseSettings):
     trusted_proxies: str = Field(
         "", description="addresses and networks whose X-Forwarded-For says who the client is, comma-separated"
     )
+    access_log: Literal["all", "refused", "off"] = Field("all", description="requests that leave a line in the log")
+    cors_origins: str = Field("", description="of pages that may ask, comma-separated: https://app.example.com; or *")
     ops_port: int = Field(0, ge=0, le=65535, description="/livez /readyz /metrics of this process; 0: none")
 
     feed: str = Field("auto", description="auto, live, simulator or replay:FILE; what `pulsestream up` feeds from")
