@@ -15,6 +15,7 @@ from api.health import Health
 from api.ingestion.service import Ingestion
 from api.limits.entrance import Entrance
 from api.limits.standing import Standings
+from api.limits.usage_store import UsageStore
 from api.live.hub import Hub
 from api.rules.service import Rules
 from api.search.export import Exports
@@ -34,6 +35,7 @@ class Services:
     health: Health
     tenants: Tenants
     standings: Standings
+    usage: UsageStore
     subscriptions: Subscriptions
     rules: Rules
     search: Search
@@ -62,6 +64,11 @@ def tenants(request: Request) -> Tenants:
 def standings(request: Request) -> Standings:
     """Return the service that says how tenants stand."""
     return services(request).standings
+
+
+def usage(request: Request) -> UsageStore:
+    """Return what knows the tenants' usage."""
+    return services(request).usage
 
 
 def subscriptions(request: Request) -> Subscriptions:

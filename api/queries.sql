@@ -18,6 +18,16 @@ SELECT tenant FROM tenants WHERE tenant = %(tenant)s FOR NO KEY UPDATE;
 -- name: tenant_tier
 SELECT tier FROM tenants WHERE tenant = %(tenant)s;
 
+-- name: add_usage
+SELECT add_usage(
+    %(process)s, %(batch)s, %(day)s, %(tenants)s::text[], %(requests)s::bigint[], %(events)s::bigint[],
+    %(bytes)s::bigint[], %(refused)s::bigint[]) AS added;
+
+-- name: list_usage
+SELECT day, requests, events, bytes, refused FROM usage
+WHERE tenant = %(tenant)s AND day BETWEEN %(first)s AND %(last)s
+ORDER BY day;
+
 -- name: tenant_and_use
 SELECT tenant, name, tier, status, created_at,
     (SELECT count(*) FROM subscriptions AS held WHERE held.tenant = tenants.tenant) AS products,

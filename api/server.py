@@ -26,6 +26,7 @@ from api.freshness.broker import Broker
 from api.freshness.service import Freshness
 from api.health import Health
 from api.http_protocol import BoundedHttpProtocol
+from api.ids import uuid7
 from api.ingestion.publisher import Fatal, Publisher
 from api.ingestion.service import Ingestion
 from api.limits.addresses import check_networks
@@ -34,6 +35,8 @@ from api.limits.limiter import Limiter
 from api.limits.quotas import Quotas
 from api.limits.standing import Standings
 from api.limits.tiers import tiers
+from api.limits.usage import Usage
+from api.limits.usage_store import UsageStore
 from api.live.hub import Hub
 from api.live.messages import MAX_MESSAGE
 from api.live.websocket import PING_EVERY, PONG_WITHIN, BoundedWebSocketProtocol
@@ -45,7 +48,7 @@ from api.search.service import Search
 from api.subscriptions.service import Subscriptions
 from api.tenants.service import Tenants
 from api.topics import EventsTopicGate
-from pulsestream.core.clock import Clock, wall_clock
+from pulsestream.core.clock import Clock, to_datetime, wall_clock
 from pulsestream.core.collector import calm_collector
 from pulsestream.core.errors import UsageError
 from pulsestream.core.health import operations
@@ -77,12 +80,14 @@ async def open_services(
 ) -> AsyncIterator[Services]:
     """Make everything that the routes need, in the running loop, and close it afterwards."""
     limits = tiers(settings.limits)
-    limiter, quotas = Limiter(limits, settings.api_processes, time.monotonic_ns), Quotas(limits)
+    counted = Usage(to_datetime(clock()).date())
+    limiter, quotas = Limiter(limits, settings.api_processes, time.monotonic_ns, counted), Quotas(limits)
     database = Database(settings)
     await database.open()
     publisher, broker = Publisher(settings, on_fatal), Broker(settings)
     health = Health(database, publisher)
-    watching = asyncio.create_task(health.watch())
+    usage = UsageStore(database, counted, uuid7(clock()), clock)
+    tasks = [asyncio.create_task(health.watch()), asyncio.create_task(usage.keep(settings.usage_interval))]
     authenticator = Authenticator(database_lookup(database), peppers, clock, time.monotonic)
     live = Hub(settings, database, authenticator, peppers, tiers=limits, on_fatal=on_fatal)
     access_log = AccessLog(settings.access_log, clock)
@@ -94,6 +99,7 @@ async def open_services(
             health,
             Tenants(database, peppers, is_open=settings.registration == "open"),
             Standings(database, limits, periods(settings)),
+            usage,
             Subscriptions(database, quotas),
             Rules(database, quotas, clock),
             Search(database, CursorSeal(peppers)),
@@ -108,8 +114,10 @@ async def open_services(
             access_log,
         )
     finally:
-        watching.cancel()
-        await asyncio.wait([watching])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await usage.store()
         await live.close()
         broker.close()
         await publisher.close()

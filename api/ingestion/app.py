@@ -87,6 +87,7 @@ class IngestionApp:
             event = parse_single(body, self._clock, await self._claim(caller, headers, SINGLE, body))
         outcome = (await self._ingestion.publish(caller.tenant, [event], _trace(headers)))[0]
         if outcome is ACCEPTED:
+            self._count(caller, 1, body)
             return Answer(202, _encoder.encode(_result(event, outcome)))
         if outcome.status == "rejected":
             raise errors.too_large(f"The event cannot be stored: {outcome.reason}.")
@@ -102,6 +103,7 @@ class IngestionApp:
             raise errors.invalid_body(rejections(parsed))
         outcomes = await self._ingestion.publish(caller.tenant, fit, _trace(headers))
         accepted = outcomes.count(ACCEPTED)
+        self._count(caller, accepted, body)
         if accepted == len(parsed):
             return Answer(202, _encoder.encode(_batch_result(accepted, 0, [_result(event, ACCEPTED) for event in fit])))
         settled = iter(outcomes)
@@ -113,6 +115,11 @@ class IngestionApp:
             unknown = len(parsed) - accepted - rejected
             raise unconfirmed(f"Kafka did not confirm {unknown} of {len(results)} events", results=results)
         return Answer(207, _encoder.encode(_batch_result(accepted, rejected, results)))
+
+    def _count(self, caller: Caller, accepted: int, body: bytes) -> None:
+        counts = self._limiter.usage.of(caller.tenant)
+        counts.events += accepted
+        counts.octets += len(body) if accepted else 0
 
     async def _claim(self, caller: Caller, headers: Headers, route: str, body: bytes) -> IdMaker:
         return await self._idempotency.claim(caller.tenant, parse_key(headers[_KEY]), route, body)

@@ -1,17 +1,23 @@
-"""GET /api/v1/tenant."""
+"""GET /api/v1/tenant and /api/v1/usage: how a tenant stands, and what it has used."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends
-from pydantic import Field
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
 
+from api import errors
 from api.auth import CanReadTenant
-from api.dependencies import standings
+from api.dependencies import standings, usage
 from api.limits.standing import Standing, Standings
+from api.limits.usage_store import DayOfUsage, UsageStore
 from api.models import Moment, Shown
 from api.openapi import problems
 
 router = APIRouter(tags=["tenants"])
+MAX_DAYS: Final = 366
+_DEFAULT_DAYS: Final = 30
 
 
 class ShownQuota(Shown):
@@ -53,3 +59,48 @@ class ShownTenant(Shown):
 async def show_tenant(caller: CanReadTenant, service: Annotated[Standings, Depends(standings)]) -> Standing:
     """Show the tenant of the key: its tier, what that allows, and how much of it is in use."""
     return await service.show(caller.tenant)
+
+
+class UsageParameters(BaseModel):
+    """Which days. Unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    from_: date | None = Field(
+        None, alias="from", description=f"first day; default: {_DEFAULT_DAYS - 1} days before the last"
+    )
+    to: date | None = Field(None, description="last day, included; default: today (UTC)")
+
+    def days(self, today: date) -> tuple[date, date]:
+        """Return the first and the last day; raises Problem 400."""
+        last = self.to or today
+        first = self.from_ or date.fromordinal(max(1, last.toordinal() - _DEFAULT_DAYS + 1))
+        if not timedelta(0) <= last - first < timedelta(days=MAX_DAYS):
+            raise errors.invalid_parameters(
+                [errors.FieldError("from", f"{first} to {last} is not a range of 1 to {MAX_DAYS} days")]
+            )
+        return first, last
+
+
+class ShownDay(Shown):
+    """What was used on a day (UTC)."""
+
+    day: date = Field(examples=["2026-01-31"])
+    requests: int = Field(description="requests with a valid key", examples=[1200])
+    events: int = Field(description="events acknowledged", examples=[50000])
+    bytes: int = Field(description="of the bodies that brought them, unfolded", examples=[9000000])
+    refused: int = Field(description="of the requests, those beyond a rate limit", examples=[3])
+
+
+class ShownUsage(Shown):
+    """The days on which the tenant used anything, the oldest first."""
+
+    days: list[ShownDay]
+
+
+@router.get("/api/v1/usage", response_model=ShownUsage, responses=problems(400, 401, 403, 503))
+async def show_usage(
+    asked: Annotated[UsageParameters, Query()], caller: CanReadTenant, service: Annotated[UsageStore, Depends(usage)]
+) -> dict[str, Sequence[DayOfUsage]]:
+    """Show what the tenant used by day. Counts of every process of the API are here a minute after the use."""
+    return {"days": await service.show(caller.tenant, *asked.days(service.today()))}

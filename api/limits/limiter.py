@@ -14,6 +14,7 @@ from api.limits.accounts import Accounts, Draw
 from api.limits.bucket import Twice
 from api.limits.plan import LIMIT_FIELD, plans, seconds
 from api.limits.tiers import Tiers
+from api.limits.usage import Usage
 from pulsestream.core.metrics import RATE_LIMITED
 
 _DRAW: Final = "pulsestream.draw"
@@ -21,9 +22,10 @@ Fields = tuple[tuple[bytes, bytes], ...]
 
 
 class Limiter:
-    """Counts what callers spend; `monotonic` gives nanoseconds. Without tiers nothing is limited."""
+    """Counts what callers spend; `monotonic` gives nanoseconds. Without tiers nothing is limited, only counted."""
 
-    def __init__(self, tiers: Tiers | None, processes: int, monotonic: Callable[[], int]) -> None:
+    def __init__(self, tiers: Tiers | None, processes: int, monotonic: Callable[[], int], usage: Usage) -> None:
+        self.usage: Final = usage
         self._accounts = None if tiers is None else Accounts(plans(tiers, processes))
         self._monotonic = monotonic
 
@@ -34,12 +36,13 @@ class Limiter:
 
     def admit(self, caller: Caller, scope: Scope) -> None:
         """Take a request's token; raises Problem 429. The answer to `scope` will tell what is left."""
+        self.usage.of(caller.tenant).requests += 1
         if self._accounts is None:
             return
         now = self._monotonic()
         scope[_DRAW] = draw = self._accounts.draw(caller, now)
         if not draw.requests.take(1, now):
-            raise _refusal("requests", draw.requests, 1, now)
+            raise self._refusal(caller, "requests", draw.requests, 1, now)
 
     def spend(self, caller: Caller, events: int) -> None:
         """Take so many events' tokens, all or none; raises Problem 429."""
@@ -48,7 +51,7 @@ class Limiter:
         now = self._monotonic()
         draw = self._accounts.draw(caller, now)
         if not draw.events.take(events, now):
-            raise _refusal("events", draw.events, events, now)
+            raise self._refusal(caller, "events", draw.events, events, now)
 
     def fields(self, scope: Scope) -> Fields:
         """Return the header fields of the answer to a request; none where no caller was admitted."""
@@ -67,10 +70,10 @@ class Limiter:
         left = draw.requests.left(now) + draw.events.left(now)
         return draw.plan.event_policy, (LIMIT_FIELD, draw.plan.event_limit % left)
 
-
-def _refusal(policy: str, buckets: Twice, tokens: int, now: int) -> Problem:
-    waits = buckets.waits(tokens, now)
-    violated = [name for name, wait in zip((policy, f"key-{policy}"), waits, strict=True) if wait]
-    for name in violated:
-        RATE_LIMITED.labels(name).inc()
-    return errors.rate_limited(violated, seconds(max(waits)))
+    def _refusal(self, caller: Caller, policy: str, buckets: Twice, tokens: int, now: int) -> Problem:
+        self.usage.of(caller.tenant).refused += 1
+        waits = buckets.waits(tokens, now)
+        violated = [name for name, wait in zip((policy, f"key-{policy}"), waits, strict=True) if wait]
+        for name in violated:
+            RATE_LIMITED.labels(name).inc()
+        return errors.rate_limited(violated, seconds(max(waits)))

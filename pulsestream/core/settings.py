@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     registration: Literal["open", "closed"] = "open"
     limits: str = Field("", description="of tiers, where others than theirs: free.events=1000, pro.keys=100; or off")
     api_processes: int = Field(1, ge=1, le=1000, description="that share the limits: each gives a tenant its part")
+    usage_interval: float = Field(60, ge=0.1, le=3600, description="seconds until counted usage is stored, at most")
     trusted_proxies: str = Field(
         "", description="addresses and networks whose X-Forwarded-For says who the client is, comma-separated"
     )

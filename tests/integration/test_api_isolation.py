@@ -17,7 +17,7 @@ from tests.support.e2e import Installation, Tenant, read_topic
 from tests.support.live import LiveClient, rows
 
 PRODUCT = {"exchange": "coinbase", "product": "BTC-USD"}
-TENANT = "/api/v1/tenant"
+TENANT, USAGE = "/api/v1/tenant", "/api/v1/usage"
 SUBSCRIPTIONS = "/api/v1/subscriptions"
 RULES = "/api/v1/rules"
 SEARCH = "/api/v1/ingestion/events/search"
@@ -285,6 +285,14 @@ def the_tenant_is_ones_own(pair: Pair) -> None:
     assert pair.victim.call("GET", TENANT)["quotas"]["products"]["use"] == 1
 
 
+def the_usage_is_ones_own(pair: Pair) -> None:
+    with psycopg.connect(pair.running.database.url()) as connection:
+        connection.execute("INSERT INTO usage VALUES (%s, '2020-01-01', 1, 1, 123456789, 1)", (pair.victim.slug,))
+    days = "?from=2019-12-01&to=2020-01-31"
+    assert pair.intrude("GET", USAGE + days).json() == {"days": []}
+    assert "123456789" in str(pair.victim.call("GET", USAGE + days))
+
+
 def shows_no_tenant(path: str) -> Callable[[Pair], None]:
     return lambda pair: pair.assert_hidden(pair.intrude("GET", path))
 
@@ -320,6 +328,7 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("get", "/readyz"): shows_no_tenant("/readyz"),
     ("get", "/metrics"): shows_no_tenant("/metrics"),
     ("post", "/api/v1/auth/register/tenant"): registering_again_gives_no_key,
+    ("get", USAGE): the_usage_is_ones_own,
     ("get", TENANT): the_tenant_is_ones_own,
     ("get", SUBSCRIPTIONS): listing_subscriptions_shows_ones_own,
     ("put", SUBSCRIPTIONS): setting_subscriptions_leaves_the_others_alone,

@@ -26,6 +26,7 @@ _STORES: Final = "tests/integration/test_sink_stores.py::"
 _RECORDS: Final = "tests/faults/test_ledger_records.py::"
 _IDEMPOTENCY: Final = "tests/integration/test_api_idempotency.py::"
 _INGESTION: Final = "tests/integration/test_api_ingestion.py::"
+_USAGE: Final = "tests/integration/test_api_usage.py::"
 _RUNNING_LIMITS: Final = "tests/integration/test_api_limits.py::"
 _LIMITS: Final = "tests/unit/test_limits.py::"
 _BUCKETS: Final = "tests/unit/test_limits_bucket.py::"
@@ -363,5 +364,21 @@ MUTATIONS: Final = (
         "        if wanted > limit:",
         "        if wanted > 2 * limit:",
         (_RUNNING_LIMITS + "test_a_tenant_gets_no_more_rules_than_its_tier_allows_however_many_are_made_at_once",),
+    ),
+    Mutation(
+        "usage-once",
+        "a batch of usage that is sent again is not added again",
+        "schemas/sql/0013_usage.sql",
+        " WHERE held.number < excluded.number;",
+        ";",
+        (_USAGE + "test_a_batch_that_is_sent_twice_is_added_once",),
+    ),
+    Mutation(
+        "usage-at-a-stop",
+        "a process stores what it has counted when it stops",
+        "api/server.py",
+        "        await usage.store()\n",
+        "",
+        (_USAGE + "test_what_was_counted_is_stored_at_a_stop_and_shown_by_day",),
     ),
 )

@@ -2,7 +2,10 @@
 
 import asyncio
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -17,8 +20,10 @@ from api.limits.bucket import SECOND, Shape
 from api.limits.entrance import FAILURES, WITHIN, Entrance
 from api.limits.limiter import Limiter
 from api.limits.tiers import TIERS, tiers
+from api.limits.usage import Counts, Usage
 from pulsestream.core.errors import SettingsError
 
+TODAY = date(2026, 1, 31)
 FREE = Caller("acme", "owner", "key", "free")
 ITEM = re.compile(r'"([a-z-]+)"((?:;[a-z]+=(?:[0-9]{1,15}|"[a-z]+"))*)')
 
@@ -34,7 +39,7 @@ def parsed(value: bytes) -> dict[str, dict[str, str]]:
 
 
 def limiter(text: str = "", processes: int = 1, now: int = 0) -> Limiter:
-    return Limiter(tiers(text), processes, lambda: now)
+    return Limiter(tiers(text), processes, lambda: now, Usage(TODAY))
 
 
 # ---- tiers ----
@@ -168,6 +173,70 @@ def test_the_fields_are_structured_whatever_the_figures(rate: int, processes: in
 
     assert policy.keys() == left.keys()
     assert all(int(left[name]["r"]) <= int(policy[name]["q"]) and int(left[name]["t"]) >= 1 for name in policy)
+
+
+# ---- usage ----
+
+
+def counted(usage: Usage) -> dict[tuple[date, str], int]:
+    """Return the requests in all batches by day and tenant."""
+    found: dict[tuple[date, str], int] = {}
+    for batch in usage.waiting:
+        for tenant, counts in batch.counts.items():
+            found[batch.day, tenant] = found.get((batch.day, tenant), 0) + counts.requests
+    return found
+
+
+def test_every_request_is_counted_and_of_the_refused_ones_that_they_were() -> None:
+    limited = limiter("free.requests=5")
+    for _ in range(45):
+        with suppress(Problem):
+            limited.admit(FREE, {})
+    limiter_off = limiter("off")
+    limiter_off.admit(FREE, {})
+
+    assert (limited.usage.of("acme").requests, limited.usage.of("acme").refused) == (45, 5)
+    assert limiter_off.usage.of("acme").requests == 1
+
+
+@given(
+    st.lists(st.one_of(st.tuples(st.sampled_from("ab"), st.integers(1, 9)), st.sampled_from(["close", "send", "day"])))
+)
+def test_batches_hold_all_that_was_counted_by_day_and_none_changes_once_it_was_sent(does: list[Any]) -> None:
+    usage, day, expected, sent = Usage(TODAY), TODAY, dict[tuple[date, str], int](), dict[int, tuple[Any, ...]]()
+    for doing in does:
+        match doing:
+            case "close":
+                usage.close(day)
+            case "day":
+                day += timedelta(days=1)
+                usage.close(day)
+            case "send" if usage.waiting:
+                usage.waiting[0].is_sent = True
+                sent.setdefault(usage.waiting[0].number, _contents(usage.waiting[0].counts))
+            case (tenant, count):
+                usage.of(tenant).requests += count
+                expected[day, tenant] = expected.get((day, tenant), 0) + count
+    usage.close(day)
+
+    assert counted(usage) == expected
+    numbers = [batch.number for batch in usage.waiting]
+    assert numbers == sorted(set(numbers))
+    assert all(_contents(batch.counts) == sent.get(batch.number, _contents(batch.counts)) for batch in usage.waiting)
+
+
+def _contents(counts: Mapping[str, Counts]) -> tuple[Any, ...]:
+    return tuple((tenant, each.requests) for tenant, each in counts.items())
+
+
+def test_an_outage_of_hours_leaves_two_batches_of_a_day_not_one_for_each_minute() -> None:
+    usage = Usage(TODAY)
+    for _ in range(500):
+        usage.of("acme").requests += 1
+        usage.close(TODAY)
+        usage.waiting[0].is_sent = True
+
+    assert [batch.counts["acme"].requests for batch in usage.waiting] == [1, 499]
 
 
 # ---- addresses ----
