@@ -14,7 +14,7 @@ from fastapi.security import APIKeyHeader
 
 from api import errors, keys
 from api.asgi import request_id
-from api.cache import AnswerCache
+from api.cache import AnswerCache, RecentKeys
 from api.database import Database, fetch_one
 from pulsestream.core.clock import Clock, to_datetime
 from pulsestream.core.log import logger
@@ -26,6 +26,8 @@ STALE: Final = 60.0
 """Seconds for which a known key is taken while the database is away."""
 _VERIFIED: Final = 10_000
 """Keys that are remembered at once after their hash was compared."""
+_UNKNOWN: Final = 1_000
+"""Ids that are remembered at once because no key has them: apart from the others, which they must not push out."""
 _log = logger(__name__)
 
 
@@ -41,6 +43,8 @@ class Permission(StrEnum):
     RULES_WRITE = "rules:write"
     DEAD_LETTERS_WRITE = "dead-letters:write"
     AUDIT_READ = "audit:read"
+    KEYS_READ = "keys:read"
+    KEYS_WRITE = "keys:write"
 
 
 _EVERYTHING: Final = frozenset(Permission)
@@ -87,13 +91,27 @@ class StoredKey:
 KeyLookup = Callable[[str], Awaitable[StoredKey | None]]
 
 
-class Authenticator:
-    """Turns the text of a key into its Caller."""
+class _UnknownKeyError(Exception):
+    """No key has this id."""
 
-    def __init__(self, lookup: KeyLookup, peppers: keys.Peppers, clock: Clock, monotonic: Callable[[], float]) -> None:
+
+class Authenticator:
+    """Turns the text of a key into its Caller. `note` is told the id at each use."""
+
+    def __init__(
+        self,
+        lookup: KeyLookup,
+        peppers: keys.Peppers,
+        clock: Clock,
+        monotonic: Callable[[], float],
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._peppers = peppers
         self._clock = clock
-        self._known: AnswerCache[StoredKey | None] = AnswerCache(lookup, monotonic, fresh=FRESH, stale=STALE)
+        self._lookup = lookup
+        self._note = note
+        self._known: AnswerCache[StoredKey] = AnswerCache(self._ask, monotonic, fresh=FRESH, stale=STALE)
+        self._unknown = RecentKeys(monotonic, fresh=FRESH, size=_UNKNOWN)
         self._verified: dict[bytes, tuple[StoredKey, Caller]] = {}
 
     def recent(self, text: bytes) -> Caller | None:
@@ -106,7 +124,10 @@ class Authenticator:
             return None
         stored, caller = verified
         fresh = self._known.fresh(caller.key_id)
-        return caller if fresh is not None and fresh[0] is stored and not self._expired(stored) else None
+        if fresh is None or fresh[0] is not stored or self._expired(stored):
+            return None
+        self._note(caller.key_id)
+        return caller
 
     def remembers(self, text: str) -> bool:
         """Return whether this very key has been found valid before, however long ago."""
@@ -122,19 +143,40 @@ class Authenticator:
                 "That is not an API key, or it was mistyped (its checksum does not fit). Keys look like "
                 "ps_live_<id>_<secret>_<checksum>; copy it whole."
             )
-        stored = await self._known.get(key.id)
+        stored = await self._stored(key.id)
         if stored is None or not self._valid(key, stored):
             raise _unknown_key()
         caller = _caller(stored, key.id)
         self._remember(text, stored, caller)
+        self._note(key.id)
         return caller
 
     async def still(self, key_id: str) -> Caller:
         """Return who holds a key that `caller` has found valid before; raises Problem 401, 403 or 503."""
-        stored = await self._known.get(key_id)
+        stored = await self._stored(key_id)
         if stored is None or not self._is_in_force(stored):
             raise _unknown_key()
         return _caller(stored, key_id)
+
+    def forget(self, key_id: str) -> None:
+        """Ask the database about a key at its next use: it was changed by this process."""
+        self._known.forget(key_id)
+
+    async def _stored(self, key_id: str) -> StoredKey | None:
+        if key_id in self._unknown:
+            return None
+        try:
+            return await self._known.get(key_id)
+        except _UnknownKeyError:
+            self._known.forget(key_id)
+            self._unknown.add(key_id)
+            return None
+
+    async def _ask(self, key_id: str) -> StoredKey:
+        stored = await self._lookup(key_id)
+        if stored is None:
+            raise _UnknownKeyError
+        return stored
 
     def _remember(self, text: str, stored: StoredKey, caller: Caller) -> None:
         if len(self._verified) >= _VERIFIED:
@@ -179,18 +221,22 @@ _header: Final = APIKeyHeader(
 )
 
 
-def _requires(permission: Permission) -> Callable[..., Awaitable[Caller]]:
-    async def allowed_caller(request: Request, key: Annotated[str | None, Security(_header)]) -> Caller:
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """A route's dependency on a caller with a permission, which whoever looks at the route can read."""
+
+    permission: Permission
+
+    async def __call__(self, request: Request, key: Annotated[str | None, Security(_header)]) -> Caller:
+        """Return the caller; raises Problem 401, 403, 429 or 503."""
         known: Caller = await request.app.state.services.entrance.caller(key, request.scope)
         caller = replace(known, request_id=request_id(request.scope))
-        caller.require(permission)
+        caller.require(self.permission)
         return caller
-
-    return allowed_caller
 
 
 def _permission(permission: Permission) -> Any:
-    return Depends(_requires(permission))
+    return Depends(Requirement(permission))
 
 
 CanReadTenant = Annotated[Caller, _permission(Permission.TENANT_READ)]
@@ -201,3 +247,5 @@ CanReadRules = Annotated[Caller, _permission(Permission.RULES_READ)]
 CanWriteRules = Annotated[Caller, _permission(Permission.RULES_WRITE)]
 CanWriteDeadLetters = Annotated[Caller, _permission(Permission.DEAD_LETTERS_WRITE)]
 CanReadAudit = Annotated[Caller, _permission(Permission.AUDIT_READ)]
+CanReadKeys = Annotated[Caller, _permission(Permission.KEYS_READ)]
+CanWriteKeys = Annotated[Caller, _permission(Permission.KEYS_WRITE)]

@@ -1,7 +1,8 @@
 """A bounded cache of answers from the database: fresh for seconds, asked once at a time, and kept through an outage.
 
 An answer older than `fresh` seconds is asked for again; when the source then fails with a Problem of 5xx, the old
-answer holds until it is `stale` seconds old, so that a database restart does not stop ingestion.
+answer holds until it is `stale` seconds old, so that a database restart does not stop ingestion. An answer is as old as
+the question: what changes while the source is asked is seen within `fresh` seconds of the change.
 """
 
 import asyncio
@@ -64,21 +65,49 @@ class AnswerCache(Generic[V]):
             return held.value
 
     def forget(self, key: str) -> None:
-        """Ask again next time."""
+        """Ask again next time; an answer that is on its way goes to those who wait for it, and is not held."""
         self._answers.pop(key, None)
+        self._loading.pop(key, None)
 
     async def _loaded(self, key: str) -> V:
         task = self._loading.get(key)
         if task is None:
             task = asyncio.create_task(self._ask(key))
             self._loading[key] = task
-            task.add_done_callback(lambda _: self._loading.pop(key, None))
+            task.add_done_callback(lambda done: self._forget_task(key, done))
         return await asyncio.shield(task)
 
     async def _ask(self, key: str) -> V:
+        asked_at = self._monotonic()
         value = await self._load(key)
-        self._answers[key] = _Answer(value, self._monotonic())
-        self._answers.move_to_end(key)
-        while len(self._answers) > self._size:
-            self._answers.popitem(last=False)
+        if self._loading.get(key) is asyncio.current_task():
+            self._answers[key] = _Answer(value, asked_at)
+            self._answers.move_to_end(key)
+            while len(self._answers) > self._size:
+                self._answers.popitem(last=False)
         return value
+
+    def _forget_task(self, key: str, task: asyncio.Task[V]) -> None:
+        if self._loading.get(key) is task:
+            del self._loading[key]
+
+
+class RecentKeys:
+    """What was added within the last `fresh` seconds; of that the newest `size`."""
+
+    def __init__(self, monotonic: Callable[[], float], *, fresh: float, size: int) -> None:
+        self._monotonic = monotonic
+        self._fresh = fresh
+        self._size = size
+        self._added: OrderedDict[str, float] = OrderedDict()
+
+    def add(self, key: str) -> None:
+        """Remember a key as of now."""
+        self._added[key] = self._monotonic()
+        self._added.move_to_end(key)
+        while len(self._added) > self._size:
+            self._added.popitem(last=False)
+
+    def __contains__(self, key: str) -> bool:
+        at = self._added.get(key)
+        return at is not None and self._monotonic() - at <= self._fresh

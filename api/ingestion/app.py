@@ -34,7 +34,9 @@ from pulsestream.core.clock import Clock
 
 SINGLE: Final = "/api/v1/ingestion/events"
 BATCH: Final = "/api/v1/ingestion/events/batch"
-ROUTES: Final = frozenset({SINGLE, BATCH})
+PERMISSIONS: Final = {SINGLE: Permission.EVENTS_WRITE, BATCH: Permission.EVENTS_WRITE}
+"""What each route requires."""
+ROUTES: Final = frozenset(PERMISSIONS)
 
 _TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _KEY: Final = HEADER.lower().encode()
@@ -63,7 +65,7 @@ class IngestionApp:
         """Return the answer to a request, whose path must be one of ROUTES; raises Problem and ClientGoneError."""
         if scope["method"] != "POST":
             raise errors.method_not_allowed(scope["method"], "POST")
-        caller = await self._caller(scope, headers)
+        caller = await self._caller(scope, headers, PERMISSIONS[scope["path"]])
         held = self._admission.admit()
         try:
             if scope["path"] == SINGLE:
@@ -74,10 +76,10 @@ class IngestionApp:
         finally:
             held.release()
 
-    async def _caller(self, scope: Scope, headers: Headers) -> Caller:
+    async def _caller(self, scope: Scope, headers: Headers, permission: Permission) -> Caller:
         key = headers.get(b"x-api-key", b"")
         caller = self._entrance.recent(key, scope) or await self._entrance.caller(key.decode("latin-1"), scope)
-        caller.require(Permission.EVENTS_WRITE)
+        caller.require(permission)
         return caller
 
     async def _single(self, caller: Caller, body: bytes, headers: Headers) -> Answer:

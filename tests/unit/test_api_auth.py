@@ -115,6 +115,108 @@ def test_a_revoked_key_is_refused_within_seconds() -> None:
     assert status_of(scenario()) == 401
 
 
+def test_a_key_that_was_revoked_while_the_database_was_asked_lives_no_longer_for_the_time_that_took() -> None:
+    known = Keys()
+    key = known.add()
+    found = known.find
+
+    async def slowly(key_id: str) -> StoredKey | None:
+        stored = await found(key_id)
+        known.now += FRESH
+        return stored
+
+    async def scenario() -> None:
+        authenticator = Authenticator(slowly, PEPPERS, lambda: NOW, lambda: known.now)
+        await authenticator.caller(key.text)
+        known.stored[key.id] = replace(known.stored[key.id], revoked_at=to_datetime(NOW))
+        known.now += 0.1
+        assert authenticator.recent(key.text.encode()) is None
+        await authenticator.caller(key.text)
+
+    assert status_of(scenario()) == 401
+
+
+def test_a_key_that_is_forgotten_is_asked_for_again_also_when_an_answer_was_on_its_way() -> None:
+    known = Keys()
+    key = known.add()
+    asked, answer = asyncio.Event(), asyncio.Event()
+    found = known.find
+
+    async def held_up(key_id: str) -> StoredKey | None:
+        stored = await found(key_id)
+        asked.set()
+        await answer.wait()
+        return stored
+
+    async def scenario() -> None:
+        authenticator = Authenticator(held_up, PEPPERS, lambda: NOW, lambda: known.now)
+        before = asyncio.create_task(authenticator.caller(key.text))
+        await asked.wait()
+        known.stored[key.id] = replace(known.stored[key.id], revoked_at=to_datetime(NOW))
+        authenticator.forget(key.id)
+        answer.set()
+        await before
+        assert authenticator.recent(key.text.encode()) is None
+        await authenticator.caller(key.text)
+
+    assert status_of(scenario()) == 401
+
+
+def test_ids_that_no_key_has_are_asked_for_once_and_push_no_known_key_out() -> None:
+    known = Keys()
+    key = known.add()
+
+    async def scenario() -> None:
+        authenticator = known.authenticator()
+        await authenticator.caller(key.text)
+        for text in [keys.generate().text for _ in range(10_001)]:
+            for _ in range(2):
+                with pytest.raises(Problem):
+                    await authenticator.caller(text)
+        known.away = True
+        assert authenticator.recent(key.text.encode()) is not None
+
+    asyncio.run(scenario())
+
+    assert len(known.asked) == 1 + 10_001
+
+
+def test_a_key_that_was_deleted_is_not_taken_again_when_the_database_goes_away() -> None:
+    known = Keys()
+    key = known.add()
+
+    async def scenario() -> None:
+        authenticator = known.authenticator()
+        await authenticator.caller(key.text)
+        del known.stored[key.id]
+        known.now += FRESH + 0.1
+        with pytest.raises(Problem, match="unknown"):
+            await authenticator.caller(key.text)
+        known.now += FRESH + 0.1
+        known.away = True
+        await authenticator.caller(key.text)
+
+    assert status_of(scenario()) == 503
+
+
+def test_every_use_is_noted_and_no_refusal() -> None:
+    known = Keys()
+    key, ended = known.add(), known.add(revoked_at=to_datetime(NOW))
+    noted: list[str] = []
+
+    async def scenario() -> None:
+        authenticator = Authenticator(known.find, PEPPERS, lambda: NOW, lambda: known.now, noted.append)
+        await authenticator.caller(key.text)
+        assert authenticator.recent(key.text.encode())
+        for text in (ended.text, keys.ApiKey(key.id, ended.secret).text):
+            with pytest.raises(Problem):
+                await authenticator.caller(text)
+
+    asyncio.run(scenario())
+
+    assert noted == [key.id] * 2
+
+
 def test_a_known_key_is_taken_while_the_database_is_away_but_not_for_ever() -> None:
     known = Keys()
     key = known.add()
@@ -144,10 +246,10 @@ def test_requests_at_once_ask_the_database_once() -> None:
     assert known.asked == [key.id]
 
 
-def test_a_viewer_may_read_everything_but_the_audit_and_write_nothing() -> None:
+def test_a_viewer_may_read_everything_but_keys_and_the_audit_and_write_nothing() -> None:
     assert {permission.value for permission in ROLES["viewer"]} == {
         permission.value for permission in Permission if permission.value.endswith(":read")
-    } - {"audit:read"}
+    } - {"keys:read", "audit:read"}
 
 
 def test_a_missing_permission_is_403_and_says_which_roles_have_it() -> None:
