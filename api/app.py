@@ -21,6 +21,7 @@ from api.feeds import endpoints as feeds
 from api.freshness import endpoints as freshness
 from api.ingestion.app import IngestionApp
 from api.ingestion.idempotency import IdempotencyKeys
+from api.keys_admin import endpoints as keys_admin
 from api.limits import endpoints as limits
 from api.live import websocket as live
 from api.openapi import documented
@@ -36,6 +37,7 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
     health_endpoints.router,
     tenants.router,
     limits.router,
+    keys_admin.router,
     subscriptions.router,
     rules.router,
     search.router,

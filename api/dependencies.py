@@ -13,6 +13,7 @@ from api.feeds.service import Feeds
 from api.freshness.service import Freshness
 from api.health import Health
 from api.ingestion.service import Ingestion
+from api.keys_admin.service import Keys
 from api.limits.entrance import Entrance
 from api.limits.standing import Standings
 from api.limits.usage_store import UsageStore
@@ -36,6 +37,7 @@ class Services:
     tenants: Tenants
     standings: Standings
     usage: UsageStore
+    keys: Keys
     subscriptions: Subscriptions
     rules: Rules
     search: Search
@@ -69,6 +71,11 @@ def standings(request: Request) -> Standings:
 def usage(request: Request) -> UsageStore:
     """Return what knows the tenants' usage."""
     return services(request).usage
+
+
+def keys(request: Request) -> Keys:
+    """Return the service of API keys."""
+    return services(request).keys
 
 
 def subscriptions(request: Request) -> Subscriptions:

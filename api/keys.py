@@ -17,6 +17,8 @@ from pulsestream.core.errors import SettingsError
 from pulsestream.core.settings import Settings
 
 PREFIX: Final = "ps_live"
+PATTERN: Final = r"\bps_live_[0-9A-Za-z]{13}_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}\b"
+"""What secret scanners look for; `parse` tells whether what they find is a key."""
 CURRENT_PEPPER: Final = 1
 """Version of the pepper that new keys are hashed with."""
 

@@ -18,7 +18,7 @@ _MEANINGS: Final = {
     403: "The key may not do this",
     404: "It does not exist, or belongs to another tenant",
     405: "The method is not possible here",
-    409: "Something of that name exists",
+    409: "Not possible as things are: something of that name exists, or the change would leave what may not be",
     413: "Too many bytes, events or levels of nesting",
     415: "The body is not JSON",
     422: "The body is JSON and says something impossible",

@@ -44,8 +44,37 @@ INSERT INTO tenants (tenant, name) VALUES (%(tenant)s, %(name)s)
 RETURNING tenant, name, tier, status, shard, created_at, version;
 
 -- name: insert_key
-INSERT INTO api_keys (tenant, id, name, role, hmac, pepper_version)
-VALUES (%(tenant)s, %(id)s, %(name)s, %(role)s, %(hmac)s, %(pepper_version)s);
+INSERT INTO api_keys (tenant, id, name, role, hmac, pepper_version, created_by, expires_at)
+VALUES (%(tenant)s, %(id)s, %(name)s, %(role)s, %(hmac)s, %(pepper_version)s, %(created_by)s, %(expires_at)s)
+RETURNING id, name, role, created_at, created_by, expires_at, revoked_at, replaced_by, last_used_at;
+
+-- name: find_key
+SELECT id, name, role, created_at, created_by, expires_at, revoked_at, replaced_by, last_used_at
+FROM api_keys WHERE tenant = %(tenant)s AND id = %(id)s;
+
+-- name: list_keys
+SELECT id, name, role, created_at, created_by, expires_at, revoked_at, replaced_by, last_used_at
+FROM api_keys
+WHERE tenant = %(tenant)s
+    AND (%(state)s::text IS NULL OR %(state)s =
+         CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN expires_at <= %(now)s THEN 'expired' ELSE 'active' END)
+    AND (%(time)s::timestamptz IS NULL OR (created_at, id) < (%(time)s, %(id)s::text))
+ORDER BY created_at DESC, id DESC LIMIT %(limit)s;
+
+-- name: count_keys
+SELECT count(*) AS active, count(*) FILTER (WHERE role = 'owner' AND expires_at IS NULL) AS lasting_owners
+FROM api_keys
+WHERE tenant = %(tenant)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > %(now)s);
+
+-- name: change_key
+UPDATE api_keys SET name = %(name)s, expires_at = %(expires_at)s, replaced_by = %(replaced_by)s
+WHERE tenant = %(tenant)s AND id = %(id)s;
+
+-- name: revoke_key
+UPDATE api_keys SET revoked_at = %(now)s WHERE tenant = %(tenant)s AND id = %(id)s AND revoked_at IS NULL;
+
+-- name: note_key_use
+SELECT note_key_use(%(ids)s::text[], %(times)s::timestamptz[]);
 
 -- name: insert_outbox
 WITH inserted AS (

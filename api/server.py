@@ -29,6 +29,8 @@ from api.http_protocol import BoundedHttpProtocol
 from api.ids import uuid7
 from api.ingestion.publisher import Fatal, Publisher
 from api.ingestion.service import Ingestion
+from api.key_use import KeyUse
+from api.keys_admin.service import Keys
 from api.limits.addresses import check_networks
 from api.limits.entrance import Entrance
 from api.limits.limiter import Limiter
@@ -86,9 +88,13 @@ async def open_services(
     await database.open()
     publisher, broker = Publisher(settings, on_fatal), Broker(settings)
     health = Health(database, publisher)
-    usage = UsageStore(database, counted, uuid7(clock()), clock)
-    tasks = [asyncio.create_task(health.watch()), asyncio.create_task(usage.keep(settings.usage_interval))]
-    authenticator = Authenticator(database_lookup(database), peppers, clock, time.monotonic)
+    usage, uses = UsageStore(database, counted, uuid7(clock()), clock), KeyUse(database, clock)
+    tasks = [
+        asyncio.create_task(health.watch()),
+        asyncio.create_task(usage.keep(settings.usage_interval)),
+        asyncio.create_task(uses.run()),
+    ]
+    authenticator = Authenticator(database_lookup(database), peppers, clock, time.monotonic, uses.note)
     live = Hub(settings, database, authenticator, peppers, tiers=limits, on_fatal=on_fatal)
     access_log = AccessLog(settings.access_log, clock)
     try:
@@ -100,6 +106,7 @@ async def open_services(
             Tenants(database, peppers, is_open=settings.registration == "open"),
             Standings(database, limits, periods(settings)),
             usage,
+            Keys(database, peppers, CursorSeal(peppers), clock, authenticator.forget),
             Subscriptions(database, quotas),
             Rules(database, quotas, clock),
             Search(database, CursorSeal(peppers)),

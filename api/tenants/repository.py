@@ -1,10 +1,9 @@
-"""Rows of tenants and their keys."""
+"""Rows of tenants."""
 
 from psycopg.errors import UniqueViolation
 
 from api import errors
-from api.database import Connection, execute, fetch_one
-from api.keys import CURRENT_PEPPER
+from api.database import Connection, fetch_one
 from pulsestream.core.clock import to_micros
 from schemas.records import Tenant
 
@@ -20,9 +19,3 @@ async def insert_tenant(connection: Connection, slug: str, name: str) -> Tenant:
     if row is None:
         raise RuntimeError("INSERT INTO tenants returned no row")
     return Tenant(**row | {"created_at": to_micros(row["created_at"])})
-
-
-async def insert_key(connection: Connection, tenant: str, key_id: str, digest: bytes, *, name: str, role: str) -> None:
-    """Store what is kept of a key; its text is not among it."""
-    row = {"tenant": tenant, "id": key_id, "name": name, "role": role, "hmac": digest, "pepper_version": CURRENT_PEPPER}
-    await execute(connection, "insert_key", row)

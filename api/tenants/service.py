@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from api import errors, keys
 from api.audit.entry import Action, Actor, append_change
 from api.database import Database
+from api.keys_admin.repository import NewKey, insert_key
 from api.outbox import publish_tenant
 from api.tenants import repository
 from pulsestream.core.errors import InvalidNameError
@@ -42,10 +43,10 @@ class Tenants:
         except InvalidNameError as error:
             raise errors.invalid_body([errors.FieldError("/tenant", str(error))]) from error
         key = keys.generate()
-        digest = keys.digest(key, self._peppers[keys.CURRENT_PEPPER])
+        first_key = NewKey(FIRST_NAME, FIRST_ROLE)
         async with self._database.tenant(slug) as connection:
             tenant = await repository.insert_tenant(connection, slug, name or slug)
-            await repository.insert_key(connection, slug, key.id, digest, name=FIRST_NAME, role=FIRST_ROLE)
+            await insert_key(connection, slug, key, self._peppers, first_key)
             await publish_tenant(connection, tenant)
             nobody = Actor(None, None, request_id)
             made = {"name": tenant.name, "tier": tenant.tier, "status": tenant.status}

@@ -26,6 +26,7 @@ FEEDS = "/api/v1/feeds"
 STATUS = "/api/v1/ingestion/status"
 LETTERS = "/api/v1/dead-letters"
 AUDIT = "/api/v1/audit"
+KEYS = "/api/v1/keys"
 
 
 @dataclass
@@ -235,6 +236,34 @@ def the_chain_that_is_verified_is_ones_own(pair: Pair) -> None:
     pair.assert_hidden(pair.intrude("GET", f"{AUDIT}/verify"))
 
 
+def listing_keys_shows_ones_own(pair: Pair) -> None:
+    for query in ("", "?state=any", "?limit=1000"):
+        answer = pair.intrude("GET", KEYS + query)
+        assert pair.intruder.key.split("_")[2] in answer.text
+        assert pair.victim.key.split("_")[2] not in answer.text
+        assert {key["created_by"] for key in answer.json()["keys"]} <= {None, pair.intruder.key.split("_")[2]}
+
+
+def making_a_key_gives_none_of_another_tenant(pair: Pair) -> None:
+    made = pair.intrude("POST", KEYS, json={"name": "victims-own", "role": "owner"}).json()
+    with_it = pair.intruder.http.get(SUBSCRIPTIONS, headers={"X-API-Key": made["api_key"]})
+    pair.assert_hidden(with_it)
+    assert len(pair.victim.call("GET", KEYS)["keys"]) == 1
+    assert pair.intrude("DELETE", f"{KEYS}/{made['id']}").status_code == 204
+
+
+def another_tenants_key_does_not_exist(method: str, path: str, body: Any = None) -> Callable[[Pair], None]:
+    def hides(pair: Pair) -> None:
+        key_id = pair.victim.key.split("_")[2]
+        there = problem(pair.intrude(method, f"{KEYS}/{key_id}{path}", json=body), 404, "not-found")
+        nowhere = problem(pair.intrude(method, f"{KEYS}/{key_id[::-1]}{path}", json=body), 404, "not-found")
+        assert str(there["detail"]).replace(key_id, "") == str(nowhere["detail"]).replace(key_id[::-1], "")
+        (key,) = pair.victim.call("GET", KEYS + "?state=any")["keys"]
+        assert [key["id"], key["name"], key["expires_at"], key["replaced_by"]] == [key_id, "first key", None, None]
+
+    return hides
+
+
 def an_event_goes_to_ones_own_topic(pair: Pair) -> None:
     _stays_out(pair, lambda event: pair.intrude("POST", "/api/v1/ingestion/events", json=event))
 
@@ -344,6 +373,12 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("post", LETTERS + "/discard"): another_tenants_dead_letter_is_not_discarded,
     ("get", AUDIT): the_audit_is_ones_own,
     ("get", AUDIT + "/verify"): the_chain_that_is_verified_is_ones_own,
+    ("get", KEYS): listing_keys_shows_ones_own,
+    ("post", KEYS): making_a_key_gives_none_of_another_tenant,
+    ("get", KEYS + "/{key_id}"): another_tenants_key_does_not_exist("GET", ""),
+    ("delete", KEYS + "/{key_id}"): another_tenants_key_does_not_exist("DELETE", ""),
+    ("patch", KEYS + "/{key_id}"): another_tenants_key_does_not_exist("PATCH", "", {"name": "taken"}),
+    ("post", KEYS + "/{key_id}/rotate"): another_tenants_key_does_not_exist("POST", "/rotate", {"overlap_seconds": 0}),
     ("get", STATUS): the_status_is_that_of_ones_own_topics,
     ("get", FEEDS): the_feeds_are_those_of_ones_own_products,
     ("post", "/api/v1/ingestion/events"): an_event_goes_to_ones_own_topic,

@@ -102,6 +102,22 @@ def test_the_api_changes_no_stored_data(stored: Any) -> None:
 
 
 @BOTH_KINDS
+def test_the_api_reads_no_hash_of_a_key_and_changes_nothing_that_makes_a_key_what_it_is(stored: Any) -> None:
+    fixed = ("tenant", "id", "role", "hmac", "pepper_version", "created_at", "created_by", "last_used_at")
+    statements = [
+        "SELECT hmac FROM api_keys",
+        "SELECT * FROM api_keys",
+        *(f"UPDATE api_keys SET {column} = DEFAULT" for column in fixed),
+        "INSERT INTO api_keys (last_used_at) VALUES (now())",
+        "DELETE FROM api_keys",
+    ]
+
+    assert not_refused(stored.url("ps_api"), statements) == []
+    for role in ("ps_relay", "ps_notifier", "ps_sink"):
+        assert not_refused(stored.url(role), ["SELECT id FROM api_keys", "SELECT note_key_use('{}', '{}')"]) == []
+
+
+@BOTH_KINDS
 def test_the_sink_touches_nothing_but_data(stored: Any) -> None:
     statements = [
         *(f"SELECT * FROM {table}" for table in CONTROL),

@@ -45,12 +45,14 @@ class Operation:
         response = self.described["responses"].get(str(got.status))
         if response is None:
             return [f"status {got.status} is not described"]
+        if "content" not in response:
+            return [] if got.body is None else [f"a body is not described for {got.status}"]
         media_type = got.headers["content-type"]
         if media_type not in response["content"]:
             return [f"content type {media_type} is not described for {got.status}"]
         missing = [
             f"header {name} is missing"
-            for name, header in response["headers"].items()
+            for name, header in response.get("headers", {}).items()
             if header.get("required") and name.lower() not in got.headers
         ]
         return missing + self.disagreements(response["content"][media_type]["schema"], got.body)

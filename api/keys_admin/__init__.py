@@ -1,0 +1,1 @@
+"""API keys: made, listed, rotated, changed and revoked by those who hold one."""
