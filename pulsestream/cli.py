@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 tenant_app = typer.Typer(help="Tenants over the HTTP API.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(tenant_app, name="tenant")
+key_app = typer.Typer(help="API keys of a tenant.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(key_app, name="key")
 rules_app = typer.Typer(help="Files of alert rules.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(rules_app, name="rules")
 dlq_app = typer.Typer(help="Dead letters: records that were refused.", no_args_is_help=True, rich_markup_mode=None)
@@ -42,6 +44,8 @@ BasisChoice = Annotated[
     typer.Option(help="what prices are taken from; auto: trades where there are some of the product"),
 ]
 ApiKey = Annotated[str, typer.Option(envvar="PULSESTREAM_API_KEY", help="the tenant's API key")]
+KeyId = Annotated[str, typer.Argument(help="id of a key, as `pulsestream key list` shows it")]
+AsJson = Annotated[bool, typer.Option("--json", help="as the API gives it")]
 LetterIds = Annotated[list[str] | None, typer.Argument(help="ids of dead letters", show_default=False)]
 Where = Annotated[
     list[str] | None, typer.Option(help="reason=…, topic=…, key=…, from=TIME, to=TIME; can be repeated, all must hold")
@@ -486,6 +490,87 @@ def tenant_subscribe(
     from pulsestream.commands.tenant import subscribe
 
     typer.echo(subscribe(_client("tenant"), products, key))
+
+
+@key_app.command("create")
+def key_create(
+    name: Annotated[str, typer.Argument(help="what it is for")],
+    role: Annotated[Literal["owner", "admin", "viewer"], typer.Option(help="not above that of --key")],
+    key: ApiKey,
+    until: Annotated[str | None, typer.Option(help="when it ends, such as 2027-01-31T12:00:00Z")] = None,
+    days: Annotated[float | None, typer.Option(min=0.001, max=36500, help="or in how many days")] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key; its text is printed once.
+
+    Examples: pulsestream key create "desk 1" --role viewer --days 30;
+    pulsestream key create deployment --role admin --until 2027-01-31T12:00:00Z
+    """
+    from pulsestream.commands.key import create, end_of
+    from pulsestream.core.clock import wall_clock
+
+    ends = end_of(until, days, wall_clock)
+    create(_api_client(), key, name, role, ends, as_json=as_json, out=sys.stdout)
+
+
+@key_app.command("list")
+def key_list(
+    key: ApiKey,
+    state: Annotated[Literal["active", "expired", "revoked", "any"], typer.Option()] = "active",
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="one key a line")] = False,
+) -> None:
+    """List a tenant's API keys, by default those that work, with their last use.
+
+    Examples: pulsestream key list; pulsestream key list --state any --json
+    """
+    from pulsestream.commands.key import listed
+
+    listed(_api_client(), key, state, as_json=as_json, out=sys.stdout)
+
+
+@key_app.command("rotate")
+def key_rotate(
+    key_id: KeyId,
+    key: ApiKey,
+    overlap: Annotated[
+        int | None, typer.Option(min=0, help="seconds that it works on beside the new one; default: a day")
+    ] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new API key in the place of another; its text is printed once.
+
+    Examples: pulsestream key rotate 03kV8sLq2ZxYb; pulsestream key rotate 03kV8sLq2ZxYb --overlap 0
+    """
+    from pulsestream.commands.key import rotate
+
+    rotate(_api_client(), key, key_id, overlap, as_json=as_json, out=sys.stdout)
+
+
+@key_app.command("revoke")
+def key_revoke(key_id: KeyId, key: ApiKey) -> None:
+    """Revoke an API key for good: it is refused everywhere within seconds.
+
+    Example: pulsestream key revoke 03kV8sLq2ZxYb
+    """
+    from pulsestream.commands.key import revoke
+
+    typer.echo(revoke(_api_client(), key, key_id))
+
+
+@key_app.command("check")
+def key_check() -> None:
+    """Say whether the text on the standard input is an API key by its shape and checksum.
+
+    Asks nobody and shows no secret. Exit code 2 if it is none.
+
+    Example: pulsestream key check < demo.key
+    """
+    from pulsestream.commands.key import check
+
+    typer.echo(check(sys.stdin.read))
 
 
 @dlq_app.command("list")

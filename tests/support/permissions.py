@@ -1,13 +1,12 @@
 """What each route of the application requires of its caller, read off the application itself."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 
 from api.app import Application
-from api.auth import Permission, Requirement
+from api.auth import Permission
 from api.ingestion.app import PERMISSIONS
 
 Route = tuple[str, str]
@@ -26,7 +25,7 @@ def route_permissions(app: Application) -> dict[Route, set[Permission]]:
 
 def _required(dependant: Dependant | None) -> Iterator[Permission]:
     for below in [] if dependant is None else dependant.dependencies:
-        call: Any = below.call
-        if isinstance(call, Requirement):
-            yield call.permission
+        permission = getattr(below.call, "permission", None)
+        if isinstance(permission, Permission):
+            yield permission
         yield from _required(below)
