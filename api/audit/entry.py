@@ -24,6 +24,9 @@ class Action(StrEnum):
 
     TENANT_CREATE = "tenant.create"
     KEY_CREATE = "key.create"
+    KEY_ROTATE = "key.rotate"
+    KEY_CHANGE = "key.change"
+    KEY_REVOKE = "key.revoke"
     SUBSCRIPTIONS_REPLACE = "subscriptions.replace"
     RULE_CREATE = "rule.create"
     RULE_DELETE = "rule.delete"

@@ -4,16 +4,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from api import errors, keys
+from api.audit.entry import Action, Actor, append_change
 from api.auth import Caller
 from api.cursor import CursorError, CursorSeal, Position
 from api.database import Connection, Database
 from api.keys_admin import policy, repository
 from api.keys_admin.repository import WALK, KeyRow, NewKey
 from api.outbox import lock_tenant
-from pulsestream.core.clock import Clock, to_datetime
+from pulsestream.core.clock import Clock, format_rfc3339, to_datetime, to_micros
 from pulsestream.core.log import logger
 
 MAX_OVERLAP: Final = 7 * 24 * 3600
@@ -42,9 +43,14 @@ class _Turn:
     """A tenant's turn to change its keys: who changes them, and when."""
 
     connection: Connection
-    tenant: str
+    caller: Caller
     actor: KeyRow
     now: datetime
+
+    @property
+    def tenant(self) -> str:
+        """Whose keys they are."""
+        return self.caller.tenant
 
     async def find(self, key_id: str) -> KeyRow:
         """Return a key that the actor may touch; raises Problem 403 or 404."""
@@ -52,12 +58,19 @@ class _Turn:
         policy.check_role(self.actor, key.role)
         return key
 
-    async def check(self, *touched: KeyRow) -> None:
-        """Look at what the tenant is left with, and undo everything by raising Problem 409 where that may not be."""
+    async def end(self, action: Action, held: KeyRow | None, key: KeyRow) -> None:
+        """Look at what the tenant is left with, and undo all by raising Problem 409 where that may not be; audit it."""
         counts = await repository.count_keys(self.connection, self.tenant, self.now)
         policy.check_counts(counts)
-        if any(key.role == "owner" and key.expires_at is None for key in touched):
+        if held is not None and held.role == "owner" and held.expires_at is None and held.revoked_at is None:
             policy.check_owner_left(counts)
+        await self.audit(action, held, key)
+
+    async def audit(self, action: Action, held: KeyRow | None, key: KeyRow) -> None:
+        """Append what became of a key to the audit."""
+        before = None if held is None else _audited(held)
+        actor = Actor.of(self.caller)
+        await append_change(self.connection, actor, action, f"key:{key.id}", before=before, after=_audited(key))
 
 
 class Keys:
@@ -101,7 +114,7 @@ class Keys:
             policy.check_ahead(expires_at, turn.now)
             policy.check_life(turn.actor, expires_at)
             made = await self._insert(turn, NewKey(name, role, expires_at, turn.actor.id))
-            await turn.check()
+            await turn.end(Action.KEY_CREATE, None, made.key)
         _account("key made", caller, made.key)
         return made
 
@@ -113,10 +126,11 @@ class Keys:
             policy.check_active(held, turn.now)
             policy.check_life(turn.actor, held.expires_at)
             made = await self._insert(turn, NewKey(held.name, held.role, held.expires_at, turn.actor.id))
+            await turn.audit(Action.KEY_CREATE, None, made.key)
             end = turn.now + timedelta(seconds=overlap)
             ended = replace(held, expires_at=min(held.expires_at or end, end), replaced_by=made.key.id)
             await repository.change_key(turn.connection, turn.tenant, ended)
-            await turn.check(held)
+            await turn.end(Action.KEY_ROTATE, held, ended)
         self._forget(key_id)
         _account("key rotated", caller, held, successor=made.key.id)
         return made
@@ -130,8 +144,10 @@ class Keys:
             if "expires_at" in changes:
                 policy.check_ahead(changed.expires_at, turn.now)
                 policy.check_longer_life(turn.actor, held, changed.expires_at)
+            if changed == held:
+                return held
             await repository.change_key(turn.connection, turn.tenant, changed)
-            await turn.check(held)
+            await turn.end(Action.KEY_CHANGE, held, changed)
         self._forget(key_id)
         _account("key changed", caller, changed)
         return changed
@@ -140,9 +156,10 @@ class Keys:
         """End a key for good; revoking it again changes nothing. Raises Problem 403, 404 or 409."""
         async with self._turn(caller) as turn:
             held = await turn.find(key_id)
+            if held.revoked_at is not None:
+                return
             await repository.revoke_key(turn.connection, turn.tenant, key_id, turn.now)
-            if held.state(turn.now) == "active":
-                await turn.check(held)
+            await turn.end(Action.KEY_REVOKE, held, replace(held, revoked_at=turn.now))
         self._forget(key_id)
         _account("key revoked", caller, held)
 
@@ -153,7 +170,7 @@ class Keys:
             await lock_tenant(connection, caller.tenant)
             now = self.now()
             actor = await repository.find_key(connection, caller.tenant, caller.key_id)
-            yield _Turn(connection, caller.tenant, policy.check_actor(actor, now), now)
+            yield _Turn(connection, caller, policy.check_actor(actor, now), now)
 
     async def _insert(self, turn: _Turn, wanted: NewKey) -> Made:
         key = keys.generate()
@@ -174,6 +191,14 @@ async def _found(connection: Connection, tenant: str, key_id: str) -> KeyRow:
     if row is None:
         raise errors.not_found(f"There is no key {key_id[:60]!r}: GET /api/v1/keys lists the tenant's keys.")
     return row
+
+
+def _audited(key: KeyRow) -> dict[str, Any]:
+    """Return what the audit knows of a key: what it may do, until when, and what took its place."""
+    times = {"expires_at": key.expires_at, "revoked_at": key.revoked_at}
+    shown = {name: format_rfc3339(to_micros(moment)) for name, moment in times.items() if moment is not None}
+    successor = {} if key.replaced_by is None else {"replaced_by": key.replaced_by}
+    return {"name": key.name, "role": key.role} | shown | successor
 
 
 def _account(event: str, caller: Caller, key: KeyRow, **more: str) -> None:

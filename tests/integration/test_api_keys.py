@@ -333,6 +333,36 @@ def test_a_key_that_is_not_there_is_404(owner: Holder) -> None:
     owner.refused(404, "not-found", "POST", "/nothing/rotate", json={})
 
 
+# ---- what stays ----
+
+
+def test_every_change_of_a_key_is_a_row_of_the_audit_and_nothing_else_is(owner: Holder) -> None:
+    viewer = owner.create("viewer")
+    soon = ahead(HOUR)
+    for _ in range(2):  # the second time nothing changes
+        owner.call("PATCH", f"/{viewer.id}", json={"name": "desk 2", "expires_at": soon})
+    successor = owner.rotate(viewer.id, 7200)
+    for _ in range(2):
+        owner.call("DELETE", f"/{viewer.id}")
+    owner.refused(409, "last-owner-key", "DELETE", f"/{owner.id}")
+
+    answer = owner.http.get("/api/v1/audit", params={"actor": owner.id}, headers={"X-API-Key": owner.text})
+
+    changed = {"name": "desk 2", "role": "viewer", "expires_at": soon}
+    made = {"name": "a viewer", "role": "viewer"}
+    replaced = changed | {"replaced_by": successor.id}
+    told = [(one["action"], one["target"], one["before"], one["after"]) for one in answer.json()["entries"]]
+    revoked_at = told[0][3]["revoked_at"]
+    assert told == [
+        ("key.revoke", f"key:{viewer.id}", replaced, replaced | {"revoked_at": revoked_at}),
+        ("key.rotate", f"key:{viewer.id}", changed, replaced),
+        ("key.create", f"key:{successor.id}", None, changed),
+        ("key.change", f"key:{viewer.id}", made, changed),
+        ("key.create", f"key:{viewer.id}", None, made),
+    ]
+    assert secret_of(viewer.text) not in answer.text
+
+
 # ---- nobody locks themselves out ----
 
 

@@ -124,8 +124,8 @@ class KeyMachine(RuleBasedStateMachine):
     def register(self) -> Any:
         tenants = Tenants(self.world.database, PEPPERS, is_open=True)
         self.slug = f"m-{secrets.token_hex(6)}"
-        own = self.world.run(tenants.register(self.slug, ""))
-        other = self.world.run(tenants.register(f"{self.slug}-b", ""))
+        own = self.world.run(tenants.register(self.slug, "", "r1"))
+        other = self.world.run(tenants.register(f"{self.slug}-b", "", "r2"))
         self.foreign = other.key_id
         self.model[own.key_id] = Known(own.key_id, own.api_key, "owner", State(None), [])
         return own.key_id

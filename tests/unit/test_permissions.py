@@ -15,6 +15,8 @@ from api import keys
 from api.app import Application, create_app
 from api.auth import ROLES, Authenticator, Permission, StoredKey
 from api.dependencies import Services
+from api.limits.entrance import Entrance
+from api.limits.limiter import Limiter
 from tests.support.permissions import Route, route_permissions
 
 TEXT = (Path(__file__).parents[2] / "docs" / "security.md").read_text("utf-8")
@@ -37,8 +39,9 @@ PEPPERS = {1: b"pepper of the tests"}
 def application(lookup: Callable[[str], Awaitable[StoredKey | None]]) -> Application:
     """Return the real application with nothing behind its routes: who gets through finds a fault, no refusal."""
     nothing: dict[str, Any] = {each.name: None for each in fields(Services)}
-    services = Services(**nothing | {"authenticator": Authenticator(lookup, PEPPERS, lambda: 0, lambda: 0.0)})
-    return create_app(services, lambda: 0)
+    authenticator = Authenticator(lookup, PEPPERS, lambda: 0, lambda: 0.0)
+    entrance = Entrance(authenticator, Limiter(None, 1, lambda: 0), lambda: 0)
+    return create_app(Services(**nothing | {"entrance": entrance}), lambda: 0)
 
 
 async def nobody(_: str) -> None:
