@@ -30,6 +30,7 @@ TAGS: Final = [
     {"name": name, "description": description}
     for name, description in {
         "tenants": "Making a tenant and its first key, and how it stands.",
+        "keys": "Who may do what in the tenant's name, and until when.",
         "subscriptions": "Which products of which exchange the tenant gets.",
         "rules": "What raises an alert.",
         "ingestion": "The tenant's own events, and how far the storing of records has come.",

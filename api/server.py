@@ -106,7 +106,7 @@ async def open_services(
             Tenants(database, peppers, is_open=settings.registration == "open"),
             Standings(database, limits, periods(settings)),
             usage,
-            Keys(database, peppers, CursorSeal(peppers), clock, authenticator.forget),
+            Keys(database, quotas, peppers, CursorSeal(peppers), clock=clock, forget=authenticator.forget),
             Subscriptions(database, quotas),
             Rules(database, quotas, clock),
             Search(database, CursorSeal(peppers)),

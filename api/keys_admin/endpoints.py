@@ -72,7 +72,9 @@ class RotateKey(Body):
 class ChangeKey(_Named):
     """What to change; a member that is left out stays as it is."""
 
-    name: str = Field("", min_length=1, max_length=100, description="what it is for", examples=["desk 2"])
+    name: str = Field(
+        default_factory=str, min_length=1, max_length=100, description="what it is for", examples=["desk 2"]
+    )
     expires_at: str | None = Field(None, max_length=64, description=_ENDS, examples=[_END])
 
     @model_validator(mode="after")

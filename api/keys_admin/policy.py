@@ -11,8 +11,6 @@ from api import errors
 from api.keys_admin.repository import Counts, KeyRow
 from pulsestream.core.clock import format_rfc3339, to_micros
 
-MAX_ACTIVE: Final = 100
-"""Keys of a tenant that work at once."""
 _RANKS: Final = {"viewer": 0, "admin": 1, "owner": 2}
 
 
@@ -74,16 +72,6 @@ def check_not_replaced(key: KeyRow) -> None:
             f"Key {key.id} was rotated before, and {key.replaced_by} took its place: rotate that one. If its text was "
             "lost, revoke it and make a new key.",
             key_id=key.replaced_by,
-        )
-
-
-def check_counts(counts: Counts) -> None:
-    """Refuse a change after which a tenant has too many keys; raises Problem 409."""
-    if counts.active > MAX_ACTIVE:
-        raise errors.conflict(
-            "too-many-keys",
-            "Too many keys",
-            f"A tenant has at most {MAX_ACTIVE} keys that work: revoke those that are not used (last_used_at says so).",
         )
 
 

@@ -13,6 +13,7 @@ from api.cursor import CursorError, CursorSeal, Position
 from api.database import Connection, Database
 from api.keys_admin import policy, repository
 from api.keys_admin.repository import WALK, KeyRow, NewKey
+from api.limits.quotas import Quotas
 from api.outbox import lock_tenant
 from pulsestream.core.clock import Clock, format_rfc3339, to_datetime, to_micros
 from pulsestream.core.log import logger
@@ -40,12 +41,14 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """A tenant's turn to change its keys: who changes them, and when."""
+    """A tenant's turn to change its keys: who changes them, when, and how many of them worked before."""
 
     connection: Connection
     caller: Caller
     actor: KeyRow
     now: datetime
+    quotas: Quotas
+    use: int
 
     @property
     def tenant(self) -> str:
@@ -59,9 +62,9 @@ class _Turn:
         return key
 
     async def end(self, action: Action, held: KeyRow | None, key: KeyRow) -> None:
-        """Look at what the tenant is left with, and undo all by raising Problem 409 where that may not be; audit it."""
+        """Look at what the tenant is left with, and audit it; raises Problem 403 or 409, which undoes everything."""
         counts = await repository.count_keys(self.connection, self.tenant, self.now)
-        policy.check_counts(counts)
+        await self.quotas.check(self.connection, self.tenant, "keys", self.use, counts.active)
         if held is not None and held.role == "owner" and held.expires_at is None and held.revoked_at is None:
             policy.check_owner_left(counts)
         await self.audit(action, held, key)
@@ -79,12 +82,15 @@ class Keys:
     def __init__(
         self,
         database: Database,
+        quotas: Quotas,
         peppers: keys.Peppers,
         seal: CursorSeal,
+        *,
         clock: Clock,
         forget: Callable[[str], None],
     ) -> None:
         self._database = database
+        self._quotas = quotas
         self._peppers = peppers
         self._seal = seal
         self._clock = clock
@@ -169,8 +175,9 @@ class Keys:
         async with self._database.tenant(caller.tenant) as connection:
             await lock_tenant(connection, caller.tenant)
             now = self.now()
-            actor = await repository.find_key(connection, caller.tenant, caller.key_id)
-            yield _Turn(connection, caller, policy.check_actor(actor, now), now)
+            actor = policy.check_actor(await repository.find_key(connection, caller.tenant, caller.key_id), now)
+            counts = await repository.count_keys(connection, caller.tenant, now)
+            yield _Turn(connection, caller, actor, now, self._quotas, counts.active)
 
     async def _insert(self, turn: _Turn, wanted: NewKey) -> Made:
         key = keys.generate()

@@ -50,6 +50,8 @@ class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
 class LiveSocket:
     """The ASGI application of the route."""
 
+    permission: Final = Permission.DATA_READ
+
     def __init__(self, entrance: Entrance, hub: Hub) -> None:
         self._entrance = entrance
         self._hub = hub
@@ -71,7 +73,7 @@ class LiveSocket:
         asked = await _first_message(scope, receive)
         try:
             caller = await self._entrance.caller(asked.key, scope)
-            caller.require(Permission.DATA_READ)
+            caller.require(self.permission)
             client = Client(caller, interest(asked), lambda: abort(scope))
             session = await self._hub.join(client, asked.resume)
         except Problem as problem:

@@ -14,6 +14,7 @@ from tests.support.e2e import Installation, Tenant
 from tests.support.letters import Desk, good, open_desk
 
 AUDIT = "/api/v1/audit"
+KEYS = "/api/v1/keys"
 SUBSCRIPTIONS, RULES, LETTERS = "/api/v1/subscriptions", "/api/v1/rules", "/api/v1/dead-letters"
 PRODUCTS = [{"exchange": "coinbase", "product": "BTC-USD"}, {"exchange": "coinbase", "product": "ETH-USD"}]
 NAMED = {"X-Request-ID": "asked-by-the-test"}
@@ -103,7 +104,30 @@ def discarding(desk: Desk) -> dict[str, Any]:
     return row
 
 
+def changing_a_key(method: str, path: str, body: Any) -> Callable[[Desk], dict[str, Any]]:
+    def changes(desk: Desk) -> dict[str, Any]:
+        made = send(desk.tenant, "POST", KEYS, json={"name": "audited", "role": "viewer"}).json()
+        send(desk.tenant, method, f"{KEYS}/{made['id']}{path}", json=body)
+        row = newest(desk.tenant)
+        assert row["target"] == f"key:{made['id']}"
+        assert made["api_key"].split("_")[3] not in str(entries(desk.tenant))
+        return row
+
+    return changes
+
+
+def making_a_key(desk: Desk) -> dict[str, Any]:
+    made = send(desk.tenant, "POST", KEYS, json={"name": "audited", "role": "viewer"}).json()
+    row = newest(desk.tenant)
+    assert (row["target"], row["after"]) == (f"key:{made['id']}", {"name": "audited", "role": "viewer"})
+    return row
+
+
 CASES: dict[tuple[str, str], tuple[Callable[[Desk], dict[str, Any]], str]] = {
+    ("post", KEYS): (making_a_key, "key.create"),
+    ("patch", KEYS + "/{key_id}"): (changing_a_key("PATCH", "", {"name": "renamed"}), "key.change"),
+    ("post", KEYS + "/{key_id}/rotate"): (changing_a_key("POST", "/rotate", {"overlap_seconds": 0}), "key.rotate"),
+    ("delete", KEYS + "/{key_id}"): (changing_a_key("DELETE", "", None), "key.revoke"),
     ("post", "/api/v1/auth/register/tenant"): (registering, "key.create"),
     ("put", SUBSCRIPTIONS): (subscribing, "subscriptions.replace"),
     ("post", RULES): (making_a_rule, "rule.create"),

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from api.keys_admin.policy import MAX_ACTIVE
+from api.limits.tiers import TIERS
 from pulsestream.core.clock import format_rfc3339, wall_clock
 from pulsestream.local.kafka import EmbeddedKafka
 from tests.support.api import installation
@@ -20,6 +20,7 @@ from tests.support.keyring import Holder, owner_of, secret_of
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
 ROLES = ("owner", "admin", "viewer")
+MOST = TIERS["free"].keys
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,8 @@ def running(
     tmp_path_factory: pytest.TempPathFactory, broker: EmbeddedKafka, database_server: str, migrated_template: str
 ) -> Iterator[Installation]:
     folder = tmp_path_factory.mktemp("keys")
-    with installation(folder, broker, database_server, migrated_template, "api") as started:
+    limits = "free.requests=1000000"  # the quota of keys is what these tests are about
+    with installation(folder, broker, database_server, migrated_template, "api", limits=limits) as started:
         yield started
 
 
@@ -153,16 +155,16 @@ def test_a_tenant_has_a_bounded_number_of_keys_that_work(running: Installation, 
         connection.execute(
             "INSERT INTO api_keys (tenant, id, name, role, hmac, pepper_version)"
             " SELECT %s, %s || n, 'x', 'viewer', '', 1 FROM generate_series(2, %s) AS n",
-            (owner.slug, f"{owner.slug}-", MAX_ACTIVE),
+            (owner.slug, f"{owner.slug}-", MOST),
         )
 
-    found = owner.refused(409, "too-many-keys", "POST", json={"name": "x", "role": "viewer"})
-    owner.refused(409, "too-many-keys", "POST", f"/{owner.slug}-2/rotate", json={"overlap_seconds": 60})
+    found = owner.refused(403, "quota-exceeded", "POST", json={"name": "x", "role": "viewer"})
+    owner.refused(403, "quota-exceeded", "POST", f"/{owner.slug}-2/rotate", json={"overlap_seconds": 60})
     owner.rotate(f"{owner.slug}-2", 0)
     owner.call("DELETE", f"/{owner.slug}-3")
     owner.create("viewer")
 
-    assert str(MAX_ACTIVE) in found["detail"]
+    assert (found["quota"], found["limit"], found["use"]) == ("keys", MOST, MOST)
     assert rows(running, "SELECT replaced_by FROM api_keys WHERE id = %s", f"{owner.slug}-4") == [(None,)]
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import hypothesis
-import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 from pydantic import SecretStr
@@ -21,8 +20,9 @@ from api.auth import FRESH, Authenticator, Caller, Permission, database_lookup
 from api.cursor import CursorSeal
 from api.database import Database
 from api.errors import Problem
-from api.keys_admin import policy
 from api.keys_admin.service import Keys
+from api.limits.quotas import Quotas
+from api.limits.tiers import tiers
 from api.tenants.service import Tenants
 from pulsestream.core.clock import to_datetime, to_micros
 from pulsestream.core.settings import Settings
@@ -34,6 +34,7 @@ START = 1_767_225_600 * SECOND
 PEPPERS = {1: b"pepper of the machine"}
 RANKS = ("viewer", "admin", "owner")
 MOST = 6
+QUOTAS = Quotas(tiers(f"free.keys={MOST}"))
 LIVES = st.sampled_from([None, 2, 60, 1000])
 PROCESSES = st.integers(0, 1)
 
@@ -118,7 +119,7 @@ class KeyMachine(RuleBasedStateMachine):
         lookup = database_lookup(database)
         authenticator = Authenticator(lookup, PEPPERS, lambda: self.now, lambda: self.now / SECOND)
         seal = CursorSeal(PEPPERS)
-        return authenticator, Keys(database, PEPPERS, seal, lambda: self.now, authenticator.forget)
+        return authenticator, Keys(database, QUOTAS, PEPPERS, seal, clock=lambda: self.now, forget=authenticator.forget)
 
     @initialize(target=known)
     def register(self) -> Any:
@@ -292,7 +293,7 @@ class KeyMachine(RuleBasedStateMachine):
 
     def _check_room(self, more: int) -> None:
         if sum(key.state.works(self.now) for key in self.model.values()) + more > MOST:
-            raise Refused("too-many-keys")
+            raise Refused("quota-exceeded")
 
     def _check_owner_left(self, key: Known, *, lasts: bool) -> None:
         if (
@@ -311,10 +312,7 @@ class KeyMachine(RuleBasedStateMachine):
         return str(made.key.id)
 
 
-def test_keys_and_roles_are_what_the_model_says(
-    database: NamedDatabase, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(policy, "MAX_ACTIVE", MOST)
+def test_keys_and_roles_are_what_the_model_says(database: NamedDatabase, rounds: Rounds) -> None:
     settings = hypothesis.settings(max_examples=rounds(15, 1000), stateful_step_count=rounds(30, 60))
 
     with world_of(database) as world:

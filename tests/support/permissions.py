@@ -19,13 +19,20 @@ def route_permissions(app: Application) -> dict[Route, set[Permission]]:
     for context in iter_route_contexts(app.routes):
         for method in (context.methods or {"WEBSOCKET"}) - {"HEAD"}:
             assert context.path is not None
-            found[method, context.path] = set(_required(getattr(context, "dependant", None)))
+            found[method, context.path] = {
+                *_required(getattr(context, "dependant", None)),
+                *_declared(context.endpoint),
+            }
     return found
 
 
 def _required(dependant: Dependant | None) -> Iterator[Permission]:
     for below in [] if dependant is None else dependant.dependencies:
-        permission = getattr(below.call, "permission", None)
-        if isinstance(permission, Permission):
-            yield permission
+        yield from _declared(below.call)
         yield from _required(below)
+
+
+def _declared(call: object) -> Iterator[Permission]:
+    permission = getattr(call, "permission", None)
+    if isinstance(permission, Permission):
+        yield permission
