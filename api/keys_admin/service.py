@@ -150,10 +150,9 @@ class Keys:
             if "expires_at" in changes:
                 policy.check_ahead(changed.expires_at, turn.now)
                 policy.check_longer_life(turn.actor, held, changed.expires_at)
-            if changed == held:
-                return held
-            await repository.change_key(turn.connection, turn.tenant, changed)
-            await turn.end(Action.KEY_CHANGE, held, changed)
+            if changed != held:
+                await repository.change_key(turn.connection, turn.tenant, changed)
+                await turn.end(Action.KEY_CHANGE, held, changed)
         self._forget(key_id)
         _account("key changed", caller, changed)
         return changed
@@ -162,10 +161,9 @@ class Keys:
         """End a key for good; revoking it again changes nothing. Raises Problem 403, 404 or 409."""
         async with self._turn(caller) as turn:
             held = await turn.find(key_id)
-            if held.revoked_at is not None:
-                return
-            await repository.revoke_key(turn.connection, turn.tenant, key_id, turn.now)
-            await turn.end(Action.KEY_REVOKE, held, replace(held, revoked_at=turn.now))
+            if held.revoked_at is None:
+                await repository.revoke_key(turn.connection, turn.tenant, key_id, turn.now)
+                await turn.end(Action.KEY_REVOKE, held, replace(held, revoked_at=turn.now))
         self._forget(key_id)
         _account("key revoked", caller, held)
 

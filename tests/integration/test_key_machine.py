@@ -34,6 +34,8 @@ START = 1_767_225_600 * SECOND
 PEPPERS = {1: b"pepper of the machine"}
 RANKS = ("viewer", "admin", "owner")
 MOST = 6
+PHASES = (hypothesis.Phase.explicit, hypothesis.Phase.reuse, hypothesis.Phase.generate)
+"""Without making a failure smaller: that takes minutes, and the steps can be read as they are."""
 QUOTAS = Quotas(tiers(f"free.keys={MOST}"))
 LIVES = st.sampled_from([None, 2, 60, 1000])
 PROCESSES = st.integers(0, 1)
@@ -313,7 +315,7 @@ class KeyMachine(RuleBasedStateMachine):
 
 
 def test_keys_and_roles_are_what_the_model_says(database: NamedDatabase, rounds: Rounds) -> None:
-    settings = hypothesis.settings(max_examples=rounds(15, 1000), stateful_step_count=rounds(30, 60))
+    settings = hypothesis.settings(max_examples=rounds(15, 1000), stateful_step_count=rounds(30, 60), phases=PHASES)
 
     with world_of(database) as world:
         hypothesis.stateful.run_state_machine_as_test(lambda: KeyMachine(world), settings=settings)

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from api import keys
+from api.access_log import AccessLog
 from api.app import Application, create_app
 from api.auth import ROLES, Authenticator, Permission, StoredKey
 from api.dependencies import Services
 from api.limits.entrance import Entrance
 from api.limits.limiter import Limiter
+from api.limits.usage import Usage
 from tests.support.permissions import Route, route_permissions
 
 TEXT = (Path(__file__).parents[2] / "docs" / "security.md").read_text("utf-8")
@@ -40,8 +43,9 @@ def application(lookup: Callable[[str], Awaitable[StoredKey | None]]) -> Applica
     """Return the real application with nothing behind its routes: who gets through finds a fault, no refusal."""
     nothing: dict[str, Any] = {each.name: None for each in fields(Services)}
     authenticator = Authenticator(lookup, PEPPERS, lambda: 0, lambda: 0.0)
-    entrance = Entrance(authenticator, Limiter(None, 1, lambda: 0), lambda: 0)
-    return create_app(Services(**nothing | {"entrance": entrance}), lambda: 0)
+    entrance = Entrance(authenticator, Limiter(None, 1, lambda: 0, Usage(date(2026, 1, 1))), lambda: 0)
+    services = Services(**nothing | {"entrance": entrance, "access_log": AccessLog("off", lambda: 0)})
+    return create_app(services, lambda: 0)
 
 
 async def nobody(_: str) -> None:
