@@ -11,7 +11,7 @@ from starlette.routing import WebSocketRoute
 
 from api import asyncapi, errors, health_endpoints
 from api.admission import Admission
-from api.asgi import Receive, Scope, Send
+from api.asgi import Receive, Scope, Send, request_id
 from api.audit import endpoints as audit
 from api.dead_letters import endpoints as dead_letters
 from api.dependencies import Services
@@ -81,7 +81,9 @@ def create_app(services: Services, clock: Clock) -> Application:
     app.state.services = services
     for router in _ROUTERS:
         app.include_router(router)
-    app.router.routes.append(WebSocketRoute(live.PATH, live.LiveSocket(services.entrance, services.live)))
+    app.router.routes.append(
+        WebSocketRoute(live.PATH, live.LiveSocket(services.entrance, services.denials, services.live))
+    )
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(RegistryError, _answer_registry_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
@@ -90,16 +92,28 @@ def create_app(services: Services, clock: Clock) -> Application:
     keys = IdempotencyKeys(services.database)
     ingestion = IngestionApp(services.entrance, services.ingestion, keys, admission, clock)
     limiter, access_log = services.entrance.limiter, services.access_log
-    app.edge = Edge(app.behind_the_edge, ingestion, admission, limiter, access_log=access_log, clock=clock)
+    app.edge = Edge(
+        app.behind_the_edge, ingestion, admission, limiter, services.denials, access_log=access_log, clock=clock
+    )
     app.openapi = documented(app)  # type: ignore[method-assign] # FastAPI's documented way to extend the document
     return app
 
 
-async def _answer_problem(_: Request, error: Exception) -> Response:
-    return _response(cast(Problem, error))
+async def _answer_problem(request: Request, error: Exception) -> Response:
+    problem = cast(Problem, error)
+    _note(request, problem)
+    return _response(problem)
 
 
-async def _answer_registry_error(_: Request, error: Exception) -> Response:
+def _note(request: Request, problem: Problem) -> None:
+    """Let the audit know of a refusal that it keeps."""
+    services: Services = request.app.state.services
+    services.denials.note(problem, request_id(request.scope))
+
+
+async def _answer_registry_error(request: Request, error: Exception) -> Response:
+    if isinstance(error.__cause__, Problem):
+        _note(request, error.__cause__)
     return schema_registry.answer_error(cast(RegistryError, error))
 
 

@@ -71,7 +71,10 @@ class Caller:
         """Raise Problem 403 unless the key's role has this permission."""
         if permission not in ROLES[self.role]:
             able = ", ".join(role for role, permissions in ROLES.items() if permission in permissions)
-            raise errors.forbidden(f"This key has role {self.role}; {permission} needs one of: {able}.")
+            raise errors.forbidden(
+                f"This key has role {self.role}; {permission} needs one of: {able}.",
+                errors.Denial(self.tenant, self.key_id, self.role, permission, "role"),
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,10 @@ class StoredKey:
     revoked_at: datetime | None
     tenant_status: str
     tier: str
+
+    def denial(self, key_id: str, reason: str) -> errors.Denial:
+        """Return what is kept of a refusal of this key, whatever it was used for."""
+        return errors.Denial(self.tenant, key_id, self.role, None, reason)
 
 
 KeyLookup = Callable[[str], Awaitable[StoredKey | None]]
@@ -144,8 +151,11 @@ class Authenticator:
                 "ps_live_<id>_<secret>_<checksum>; copy it whole."
             )
         stored = await self._stored(key.id)
-        if stored is None or not self._valid(key, stored):
+        if stored is None:
             raise _unknown_key()
+        fault = self._fault(key, stored)
+        if fault is not None:
+            raise _unknown_key(stored.denial(key.id, fault))
         caller = _caller(stored, key.id)
         self._remember(text, stored, caller)
         self._note(key.id)
@@ -154,8 +164,11 @@ class Authenticator:
     async def still(self, key_id: str) -> Caller:
         """Return who holds a key that `caller` has found valid before; raises Problem 401, 403 or 503."""
         stored = await self._stored(key_id)
-        if stored is None or not self._is_in_force(stored):
+        if stored is None:
             raise _unknown_key()
+        end = self._end(stored)
+        if end is not None:
+            raise _unknown_key(stored.denial(key_id, end))
         return _caller(stored, key_id)
 
     def forget(self, key_id: str) -> None:
@@ -183,13 +196,19 @@ class Authenticator:
             self._verified.clear()
         self._verified[text.encode()] = stored, caller
 
-    def _valid(self, key: keys.ApiKey, stored: StoredKey) -> bool:
+    def _fault(self, key: keys.ApiKey, stored: StoredKey) -> str | None:
+        """Return why a key is not taken, None where it is."""
         if stored.pepper_version not in self._peppers:
             _log.error("key hashed with an unknown pepper", key_id=key.id, pepper_version=stored.pepper_version)
-        return keys.matches(key, stored.hmac, stored.pepper_version, self._peppers) and self._is_in_force(stored)
+        if not keys.matches(key, stored.hmac, stored.pepper_version, self._peppers):
+            return "wrong secret"
+        return self._end(stored)
 
-    def _is_in_force(self, stored: StoredKey) -> bool:
-        return stored.revoked_at is None and not self._expired(stored)
+    def _end(self, stored: StoredKey) -> str | None:
+        """Return why a key works no longer, None where it does."""
+        if stored.revoked_at is not None:
+            return "key revoked"
+        return "key expired" if self._expired(stored) else None
 
     def _expired(self, stored: StoredKey) -> bool:
         return stored.expires_at is not None and stored.expires_at <= to_datetime(self._clock())
@@ -197,12 +216,15 @@ class Authenticator:
 
 def _caller(stored: StoredKey, key_id: str) -> Caller:
     if stored.tenant_status != "active":
-        raise errors.forbidden(f"Tenant {stored.tenant} is {stored.tenant_status}. Ask the operator.")
+        raise errors.forbidden(
+            f"Tenant {stored.tenant} is {stored.tenant_status}. Ask the operator.",
+            stored.denial(key_id, f"tenant {stored.tenant_status}"),
+        )
     return Caller(stored.tenant, stored.role, key_id, stored.tier)
 
 
-def _unknown_key() -> errors.Problem:
-    return errors.unauthorized("This key is unknown, expired or revoked. Use another key of the tenant.")
+def _unknown_key(denial: errors.Denial | None = None) -> errors.Problem:
+    return errors.unauthorized("This key is unknown, expired or revoked. Use another key of the tenant.", denial)
 
 
 def database_lookup(database: Database) -> KeyLookup:

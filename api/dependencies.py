@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from api.access_log import AccessLog
+from api.audit.denials import Denials
 from api.audit.service import Audit
 from api.auth import Authenticator
 from api.database import Database
@@ -50,6 +51,7 @@ class Services:
     audit: Audit
     live: Hub
     access_log: AccessLog
+    denials: Denials
 
 
 def services(request: Request) -> Services:

@@ -29,6 +29,7 @@ from api.asgi import (
     problem_answer,
     send_answer,
 )
+from api.audit.denials import Denials
 from api.body import check_nesting, read_body
 from api.browsers import PRIVATE, fields
 from api.errors import Problem
@@ -58,6 +59,7 @@ class Edge:
         ingestion: IngestionApp,
         admission: Admission,
         limiter: Limiter,
+        denials: Denials,
         *,
         access_log: AccessLog,
         clock: Clock,
@@ -67,6 +69,7 @@ class Edge:
         self._admission = admission
         self._limiter = limiter
         self._access_log = access_log
+        self._denials = denials
         self._numbers = count()
         self._process = uuid7(clock()).encode()
         self._counts = _Counts()
@@ -91,6 +94,7 @@ class Edge:
                 _refuse_tenant(scope["query_string"])
                 answer = await self._ingestion.answer(scope, headers, receive)
             except Problem as problem:
+                self._denials.note(problem, request_id.decode())
                 answer = problem_answer(problem)
             except ClientGoneError:
                 return

@@ -29,6 +29,17 @@ class FieldError:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """What the audit keeps of a refusal: whose key was refused what (None: anything), and why."""
+
+    tenant: str
+    key_id: str
+    role: str
+    permission: str | None
+    reason: str
+
+
 @dataclass(slots=True, eq=False)
 class Problem(PulseStreamError):  # noqa: N818 - RFC 9457's own word
     """An answer of application/problem+json, raised anywhere below a route."""
@@ -40,6 +51,7 @@ class Problem(PulseStreamError):  # noqa: N818 - RFC 9457's own word
     errors: Sequence[FieldError] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     extensions: Mapping[str, Any] = field(default_factory=dict)
+    denial: Denial | None = None
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"
@@ -61,16 +73,15 @@ class Problem(PulseStreamError):  # noqa: N818 - RFC 9457's own word
         return json.dumps(self.body()).encode()
 
 
-def unauthorized(detail: str) -> Problem:
-    """401: no key, or one that is not valid."""
-    return Problem(
-        401, "unauthorized", "API key required", detail, headers={"WWW-Authenticate": 'ApiKey header="X-API-Key"'}
-    )
+def unauthorized(detail: str, denial: Denial | None = None) -> Problem:
+    """401: no key, or one that is not valid; `denial` where it is one that is known."""
+    challenge = {"WWW-Authenticate": 'ApiKey header="X-API-Key"'}
+    return Problem(401, "unauthorized", "API key required", detail, headers=challenge, denial=denial)
 
 
-def forbidden(detail: str) -> Problem:
+def forbidden(detail: str, denial: Denial | None = None) -> Problem:
     """403: the key is valid and may not do this."""
-    return Problem(403, "forbidden", "Not allowed with this key", detail)
+    return Problem(403, "forbidden", "Not allowed with this key", detail, denial=denial)
 
 
 def quota_exceeded(quota: str, limit: int, use: int, tier: str) -> Problem:

@@ -14,6 +14,7 @@ import uvloop
 from api import keys
 from api.access_log import AccessLog
 from api.app import create_app
+from api.audit.denials import Denials
 from api.audit.service import Audit
 from api.auth import Authenticator, database_lookup
 from api.browsers import origins, shared
@@ -88,11 +89,13 @@ async def open_services(
     await database.open()
     publisher, broker = Publisher(settings, on_fatal), Broker(settings)
     health = Health(database, publisher)
+    denials = Denials(database)
     usage, uses = UsageStore(database, counted, uuid7(clock()), clock), KeyUse(database, clock)
     tasks = [
         asyncio.create_task(health.watch()),
         asyncio.create_task(usage.keep(settings.usage_interval)),
         asyncio.create_task(uses.run()),
+        asyncio.create_task(denials.write()),
     ]
     authenticator = Authenticator(database_lookup(database), peppers, clock, time.monotonic, uses.note)
     live = Hub(settings, database, authenticator, peppers, tiers=limits, on_fatal=on_fatal)
@@ -119,12 +122,14 @@ async def open_services(
             Audit(database, CursorSeal(peppers)),
             live,
             access_log,
+            denials,
         )
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
         await usage.store()
+        await denials.close()
         await live.close()
         broker.close()
         await publisher.close()

@@ -12,6 +12,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from api.asgi import AsgiMessage, ClientGoneError, Receive, Scope, Send
+from api.audit.denials import Denials
 from api.auth import Permission
 from api.errors import Problem
 from api.http_protocol import ABORT, abort
@@ -52,8 +53,9 @@ class LiveSocket:
 
     permission: Final = Permission.DATA_READ
 
-    def __init__(self, entrance: Entrance, hub: Hub) -> None:
+    def __init__(self, entrance: Entrance, denials: Denials, hub: Hub) -> None:
         self._entrance = entrance
+        self._denials = denials
         self._hub = hub
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,6 +79,7 @@ class LiveSocket:
             client = Client(caller, interest(asked), lambda: abort(scope))
             session = await self._hub.join(client, asked.resume)
         except Problem as problem:
+            self._denials.note(problem, "")  # a connection has no request's id
             raise CloseError(_CLOSED.get(problem.status, Close.TRY_AGAIN), problem.detail) from problem
         watching = asyncio.create_task(_watch(client, receive))
         try:

@@ -136,6 +136,7 @@ SINK_STORAGE = _gauge("sink_storage", "1 for the state that the database is in",
 # api
 HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")
 HTTP_SECONDS = _histogram("http_seconds", "Time to answer an HTTP request", "route")
+AUDIT_DENIALS = _counter("audit_denials_total", "Refusals of known keys: recorded in the audit, or lost", "outcome")
 EXPORTED_ROWS = _counter("exported_rows_total", "Rows sent by exports")
 EXPORTS = _counter("exports_total", "Exports ended: complete, gone (the client left), stalled, failed", "outcome")
 RATE_LIMITED = _counter("rate_limited_total", "Requests refused with 429", "policy")
