@@ -23,6 +23,7 @@ from api.ingestion.app import IngestionApp
 from api.ingestion.idempotency import IdempotencyKeys
 from api.keys_admin import endpoints as keys_admin
 from api.limits import endpoints as limits
+from api.live import events
 from api.live import websocket as live
 from api.openapi import documented
 from api.rules import endpoints as rules
@@ -44,6 +45,7 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
     feeds.router,
     freshness.router,
     dead_letters.router,
+    events.router,
     schema_registry.router,
     asyncapi.router,
     audit.router,

@@ -238,7 +238,7 @@ def database_lookup(database: Database) -> KeyLookup:
     return find
 
 
-_header: Final = APIKeyHeader(
+key_header: Final = APIKeyHeader(
     name=KEY_HEADER, scheme_name="ApiKey", description="`ps_live_<id>_<secret>_<checksum>`", auto_error=False
 )
 
@@ -249,7 +249,7 @@ class Requirement:
 
     permission: Permission
 
-    async def __call__(self, request: Request, key: Annotated[str | None, Security(_header)]) -> Caller:
+    async def __call__(self, request: Request, key: Annotated[str | None, Security(key_header)]) -> Caller:
         """Return the caller; raises Problem 401, 403, 429 or 503."""
         known: Caller = await request.app.state.services.entrance.caller(key, request.scope)
         caller = replace(known, request_id=request_id(request.scope))

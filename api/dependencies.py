@@ -19,6 +19,7 @@ from api.limits.entrance import Entrance
 from api.limits.standing import Standings
 from api.limits.usage_store import UsageStore
 from api.live.hub import Hub
+from api.live.tickets import Tickets
 from api.rules.service import Rules
 from api.search.export import Exports
 from api.search.series import Series
@@ -52,6 +53,7 @@ class Services:
     live: Hub
     access_log: AccessLog
     denials: Denials
+    tickets: Tickets
 
 
 def services(request: Request) -> Services:

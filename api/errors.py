@@ -144,6 +144,11 @@ def too_many_bad_keys(retry_after: int) -> Problem:
     )
 
 
+def too_many_connections(detail: str) -> Problem:
+    """429: the tenant has as many live connections as its tier allows."""
+    return Problem(429, "too-many-connections", "Too many live connections", f"{detail}.", headers={"Retry-After": "5"})
+
+
 def conflict(code: str, title: str, detail: str, **extensions: str) -> Problem:
     """409: something of that name exists."""
     return Problem(409, code, title, detail, extensions=extensions)

@@ -35,6 +35,7 @@ TAGS: Final = [
         "rules": "What raises an alert.",
         "ingestion": "The tenant's own events, and how far the storing of records has come.",
         "search": "What is stored: pages, tails and exports.",
+        "live": "What happens, as it happens; over a WebSocket too: docs/live.md.",
         "feeds": "How the exchanges are read, and what is missing.",
         "dead letters": "Records that were refused.",
         "audit": "What was changed, by whom, and that nobody altered the account of it.",

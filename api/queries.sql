@@ -618,6 +618,14 @@ SELECT coalesce(head.seq, 0) AS seq, head.hash, coalesce(held.last, 0) AS last
 FROM (SELECT max(seq) AS last FROM audit WHERE tenant = %(tenant)s) AS held
 LEFT JOIN audit_heads AS head ON head.tenant = %(tenant)s;
 
+-- name: use_live_ticket
+INSERT INTO live_tickets (tenant, nonce, expires_at) VALUES (%(tenant)s, %(nonce)s, %(expires_at)s)
+ON CONFLICT (tenant, nonce) DO NOTHING;
+
+-- name: forget_live_tickets
+-- The clocks of two machines may differ by less than that.
+DELETE FROM live_tickets WHERE tenant = %(tenant)s AND expires_at < now() - INTERVAL '1 hour';
+
 -- name: live_ticks
 -- The newest tick of a day of each subscribed product.
 SELECT newest.*

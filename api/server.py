@@ -41,7 +41,8 @@ from api.limits.tiers import tiers
 from api.limits.usage import Usage
 from api.limits.usage_store import UsageStore
 from api.live.hub import Hub
-from api.live.messages import MAX_MESSAGE
+from api.live.messages import MAX_MESSAGE, Close, CloseError
+from api.live.tickets import Tickets
 from api.live.websocket import PING_EVERY, PONG_WITHIN, BoundedWebSocketProtocol
 from api.retention.plan import periods
 from api.rules.service import Rules
@@ -123,6 +124,7 @@ async def open_services(
             live,
             access_log,
             denials,
+            Tickets(database, peppers, clock),
         )
     finally:
         for task in tasks:
@@ -157,6 +159,19 @@ def server_config(app: Callable[..., Any], trusted_proxies: str = "") -> uvicorn
     )
 
 
+class LiveServer(uvicorn.Server):
+    """uvicorn's server, which ends live connections first when it stops: they would not end by themselves."""
+
+    def __init__(self, config: uvicorn.Config, live: Hub) -> None:
+        super().__init__(config)
+        self._live = live
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, and wait for those that are there."""
+        self._live.end_all(CloseError(Close.RESTART, "this process stops: connect again with the resume token"))
+        await super().shutdown(sockets)
+
+
 async def _serve(settings: Settings, peppers: keys.Peppers, listener: socket.socket) -> None:
     failures: list[BrokerError] = []
 
@@ -166,7 +181,7 @@ async def _serve(settings: Settings, peppers: keys.Peppers, listener: socket.soc
 
     async with open_services(settings, peppers, wall_clock, stop_for) as services:
         app = shared(create_app(services, wall_clock), origins(settings.cors_origins))
-        server = uvicorn.Server(server_config(app, settings.trusted_proxies))
+        server = LiveServer(server_config(app, settings.trusted_proxies), services.live)
         with calm_collector(YOUNG), operations(settings.ops_port, services.health.readiness):
             _log.info("serving", port=listener.getsockname()[1], host=settings.api_host)
             await server.serve(sockets=[listener])

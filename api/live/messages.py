@@ -36,6 +36,7 @@ _Names = Annotated[list[_Name], msgspec.Meta(min_length=1, max_length=_LISTED)]
 class Close(IntEnum):
     """Why the server closes a connection (RFC 6455, section 7.4: 4000 and above are the application's)."""
 
+    RESTART = 1012
     TRY_AGAIN = 1013
     BAD_MESSAGE = 4400
     UNAUTHORIZED = 4401

@@ -5,7 +5,7 @@ uvicorn's buffer takes (64 KiB); one that reads nothing does not answer pings, a
 """
 
 import asyncio
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Final
 
 from uvicorn.protocols.utils import ClientDisconnected
@@ -21,6 +21,7 @@ from api.live.client import Client
 from api.live.hub import Hub
 from api.live.messages import Close, CloseError, Subscribe, bye_message, interest, parse_subscribe, shortened
 from api.live.session import Session
+from api.live.speech import messages
 from pulsestream.core.metrics import LIVE_CLOSED
 
 PATH: Final = "/api/v1/live"
@@ -89,19 +90,9 @@ class LiveSocket:
             watching.cancel()
 
     async def _write(self, client: Client, session: Session, send: Send) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            if client.closing is not None:
-                raise client.closing
-            text = session.take()
-            if text is None:
-                self._hub.read_missing(client)
-                await client.wake.wait()
-                client.wake.clear()
-                continue
-            client.sending_since = loop.time()
-            await send({"type": "websocket.send", "text": text})
-            client.sending_since = None
+        async with aclosing(messages(self._hub, client, session)) as said:
+            async for text in said:
+                await send({"type": "websocket.send", "text": text})
 
 
 async def _first_message(scope: Scope, receive: Receive) -> Subscribe:

@@ -14,7 +14,7 @@ from schemas.codec import codec
 from schemas.records import DeadLetter
 from tests.support.api import EVENT, RULE, installation, problem
 from tests.support.e2e import Installation, Tenant, read_topic
-from tests.support.live import LiveClient, rows
+from tests.support.live import EventClient, LiveClient, rows
 
 PRODUCT = {"exchange": "coinbase", "product": "BTC-USD"}
 TENANT, USAGE = "/api/v1/tenant", "/api/v1/usage"
@@ -25,6 +25,8 @@ LISTS = ("ticks", "trades", "bars", "stats", "alerts")
 FEEDS = "/api/v1/feeds"
 STATUS = "/api/v1/ingestion/status"
 LETTERS = "/api/v1/dead-letters"
+TICKETS = "/api/v1/live/tickets"
+STREAM = "/api/v1/live/events"
 AUDIT = "/api/v1/audit"
 KEYS = "/api/v1/keys"
 
@@ -322,6 +324,28 @@ def the_usage_is_ones_own(pair: Pair) -> None:
     assert "123456789" in str(pair.victim.call("GET", USAGE + days))
 
 
+def a_ticket_opens_ones_own_stream(pair: Pair) -> None:
+    made = pair.intrude("POST", TICKETS)
+    assert made.status_code == 201
+    pair.assert_hidden(made)
+    with EventClient(pair.intruder.http, ticket=made.json()["ticket"]) as intruder:
+        intruder.read_until(lambda: any(message["type"] == "live" for message in intruder.messages))
+    assert intruder.alerts() == []
+
+
+def a_stream_of_events_shows_ones_own(pair: Pair) -> None:
+    with (
+        EventClient(pair.victim.http, {"X-API-Key": pair.victim.key}) as victim,
+        EventClient(pair.intruder.http, {"X-API-Key": pair.intruder.key}) as intruder,
+    ):
+        for client in (victim, intruder):
+            client.read_until(lambda client=client: any(said["type"] == "live" for said in client.messages))  # type: ignore[misc]
+        victim.read_until(lambda: victim.last_id is not None)
+    assert victim.alerts() == ["victims-own"]
+    assert intruder.alerts() == []
+    pair.assert_hidden(pair.intrude("GET", STREAM, params={"resume": victim.last_id}))
+
+
 def shows_no_tenant(path: str) -> Callable[[Pair], None]:
     return lambda pair: pair.assert_hidden(pair.intrude("GET", path))
 
@@ -379,6 +403,8 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("delete", KEYS + "/{key_id}"): another_tenants_key_does_not_exist("DELETE", ""),
     ("patch", KEYS + "/{key_id}"): another_tenants_key_does_not_exist("PATCH", "", {"name": "taken"}),
     ("post", KEYS + "/{key_id}/rotate"): another_tenants_key_does_not_exist("POST", "/rotate", {"overlap_seconds": 0}),
+    ("post", TICKETS): a_ticket_opens_ones_own_stream,
+    ("get", STREAM): a_stream_of_events_shows_ones_own,
     ("get", STATUS): the_status_is_that_of_ones_own_topics,
     ("get", FEEDS): the_feeds_are_those_of_ones_own_products,
     ("post", "/api/v1/ingestion/events"): an_event_goes_to_ones_own_topic,

@@ -182,6 +182,23 @@ def test_alerts_that_a_worker_sends_again_are_shown_once(running: Installation, 
     assert client.alerts() == [alert.alert_id for alert in (*stored_ones, *fresh, *last)]
 
 
+def test_a_repeat_of_what_this_process_has_not_read_is_told_by_the_database(
+    running: Installation, place: tuple[Tenant, Market]
+) -> None:
+    tenant, market = place
+    old = market.alerts("BTC-USD", 10)
+    market.alerts("BTC-USD", 2 * hub.WARM, "another")
+    stored(tenant, "alerts", 10 + 2 * hub.WARM)
+    with LiveClient(running.api_port, key=tenant.key, datasets=["alerts"]) as client:
+        client.read_live()
+        client.messages.clear()
+        market.again(old[4:])
+        fresh = market.alerts("BTC-USD", 2)
+        client.read_until(lambda: fresh[-1].alert_id in client.alerts())
+
+    assert client.alerts() == [alert.alert_id for alert in fresh]
+
+
 def test_bytes_that_are_no_record_stop_nobody(running: Installation, place: tuple[Tenant, Market]) -> None:
     tenant, market = place
     with LiveClient(running.api_port, key=tenant.key) as client:

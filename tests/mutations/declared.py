@@ -30,6 +30,8 @@ _USAGE: Final = "tests/integration/test_api_usage.py::"
 _RUNNING_LIMITS: Final = "tests/integration/test_api_limits.py::"
 _LIMITS: Final = "tests/unit/test_limits.py::"
 _BUCKETS: Final = "tests/unit/test_limits_bucket.py::"
+_LIVE: Final = "tests/integration/test_live.py::"
+_LIVE_SESSION: Final = "tests/unit/test_live_session.py::"
 _LANE: Final = "tests/unit/test_stream_lane.py::"
 _OUTAGE: Final = "tests/integration/test_producer_outage.py::"
 _OUTBOX: Final = "tests/integration/test_relay_outbox.py::"
@@ -380,5 +382,93 @@ MUTATIONS: Final = (
         "        await usage.store()\n",
         "",
         (_USAGE + "test_what_was_counted_is_stored_at_a_stop_and_shown_by_day",),
+    ),
+    Mutation(
+        "live-own-place",
+        "a client that comes to the log with a token sees nothing that is before it",
+        "api/live/alert_log.py",
+        "            is_new = last.offset >= self._own[last.partition]\n",
+        "            is_new = last.offset >= 0\n",
+        (_LIVE_SESSION + "test_each_alert_arrives_once_and_in_order_whatever_happens_between",),
+    ),
+    Mutation(
+        "live-missing-read",
+        "a client before the log's beginning reads what the log no longer has",
+        "api/live/alert_log.py",
+        "            if own < begin\n",
+        "            if own < begin < 0\n",
+        (_LIVE_SESSION + "test_each_alert_arrives_once_and_in_order_whatever_happens_between",),
+    ),
+    Mutation(
+        "live-late-tick",
+        "a late tick does not replace a newer one",
+        "api/live/latest.py",
+        "        elif row.order < held.order:\n",
+        "        elif row.order < ():\n",
+        (_LIVE_SESSION + "test_the_last_tick_shown_of_a_product_is_the_newest",),
+    ),
+    Mutation(
+        "live-conflated",
+        "a batch that was not taken is not forgotten for the next one",
+        "api/live/latest.py",
+        "        if self._whole is not None:\n            self._stale.update(",
+        "        if self._whole is not None:\n            dict[Key, None]().update(",
+        (_LIVE_SESSION + "test_a_client_that_is_two_batches_behind_gets_what_was_in_either",),
+    ),
+    Mutation(
+        "live-bounded",
+        "the log of alerts is bounded by its size",
+        "api/live/alert_log.py",
+        "        while len(self._entries) > self._most or self._size > self._most_bytes:\n",
+        "        while len(self._entries) > self._most:\n",
+        (_LIVE_SESSION + "test_the_log_of_alerts_is_bounded_by_number_and_size",),
+    ),
+    Mutation(
+        "live-repeats-seen",
+        "an alert that a worker sends again is shown once, if this process has seen its rule",
+        "api/live/view.py",
+        "    if verdict is Verdict.REPEAT or (",
+        "    if (",
+        (_LIVE + "test_alerts_that_a_worker_sends_again_are_shown_once",),
+    ),
+    Mutation(
+        "live-repeats-stored",
+        "an alert that a worker sends again is shown once, if it was stored before this process looked",
+        "api/live/view.py",
+        "(verdict is Verdict.UNKNOWN and is_stored)",
+        "(verdict is Verdict.UNKNOWN and False)",
+        (_LIVE + "test_a_repeat_of_what_this_process_has_not_read_is_told_by_the_database",),
+    ),
+    Mutation(
+        "live-begins-at-snapshot",
+        "the topics are read from the snapshot's positions on",
+        "api/live/hub.py",
+        "            offsets = snapshot.next_offsets() if seen is None",
+        "            offsets = {} if seen is None",
+        (_LIVE + "test_a_client_sees_what_is_there_and_then_what_comes",),
+    ),
+    Mutation(
+        "live-keys-checked",
+        "a key that is revoked ends its connections",
+        "api/live/hub.py",
+        "            await self._check_keys()\n",
+        "",
+        (_LIVE + "test_a_revoked_key_ends_its_connections",),
+    ),
+    Mutation(
+        "live-token-of-tenant",
+        "a resume token is taken from its own tenant only",
+        "api/seal.py",
+        "        if not hmac.compare_digest(mac, self._mac(payload, owner)):\n",
+        "        if not hmac.compare_digest(mac, mac):\n",
+        (_LIVE + "test_another_tenants_and_forged_tokens_are_refused",),
+    ),
+    Mutation(
+        "live-gap-told",
+        "alerts that have left the topic are told as a gap",
+        "api/live/hub.py",
+        "            if part.gone:\n",
+        "            if part.gone < 0:\n",
+        (_LIVE + "test_alerts_that_have_left_the_topic_are_told_as_a_gap",),
     ),
 )

@@ -3,10 +3,11 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
+import httpx
 from confluent_kafka import Producer
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
@@ -97,6 +98,40 @@ def shown(message: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a message's rows, if it has any."""
     found: list[dict[str, Any]] = message.get("rows", [])
     return found
+
+
+class EventClient:
+    """A stream of server-sent events: messages in `messages`, the id of the last one in `last_id`."""
+
+    def __init__(self, http: httpx.Client, headers: Mapping[str, str] = {}, **query: str) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.last_id: str | None = None
+        self._stack = ExitStack()
+        asked = http.stream("GET", "/api/v1/live/events", params=query, headers=dict(headers), timeout=BOUND)
+        self.answer = self._stack.enter_context(asked)
+        self._lines = self.answer.iter_lines()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def read_until(self, done: Callable[[], bool]) -> None:
+        """Read until `done` says so; fails where the stream ends before."""
+        deadline = time.monotonic() + BOUND
+        while not done():
+            assert time.monotonic() < deadline, f"came: {str(self.messages[-5:])[:2000]}"
+            line = next(self._lines, None)
+            assert line is not None, f"the stream has ended; came: {str(self.messages[-5:])[:2000]}"
+            if line.startswith("id: "):
+                self.last_id = line.removeprefix("id: ")
+            if line.startswith("data: "):
+                self.messages.append(json.loads(line.removeprefix("data: ")))
+
+    def alerts(self) -> list[str]:
+        """Return the ids of all alerts that came, in their order, those of the snapshot first."""
+        return [row["alert_id"] for row in rows(self.messages, "alerts")]
 
 
 class Comer:

@@ -68,6 +68,10 @@ class World:
         self.session.offer(Batch("ticks", self.fresh))
         self.fresh = []
 
+    def show(self, product: int, time: int) -> None:
+        self.tick(product, time)
+        self.flush()
+
     def take(self, count: int) -> None:
         """Send some messages, which are under way."""
         for _ in range(count):
@@ -132,7 +136,7 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("alert"), st.integers(0, PARTITIONS - 1), st.integers(0, 2), st.booleans()),
         st.tuples(st.just("tick"), st.integers(0, 2), st.integers(1, 9)),
-        st.tuples(st.just("flush")),
+        st.tuples(st.just("show"), st.integers(0, 2), st.integers(1, 9)),
         st.tuples(st.just("take"), st.integers(1, 6)),
         st.tuples(st.just("receive"), st.integers(1, 4)),
         st.tuples(st.just("lose")),
@@ -226,6 +230,18 @@ def test_a_client_that_reads_nothing_costs_its_keys_and_gets_the_newest_row_of_e
 
     assert [(tick["product"], tick["time"]) for tick in ticks] == [(product, 999) for product in PRODUCTS]
     assert session.take() is None
+
+
+def test_a_client_that_is_two_batches_behind_gets_what_was_in_either() -> None:
+    latest = Latest("ticks")
+    session = Session([Lane(latest, EVERYTHING)], None)
+    for product in PRODUCTS[:2]:
+        latest.fold(row(product, 1))
+        session.offer(Batch("ticks", [row(product, 1)]))
+
+    ticks = json.loads(session.take() or "")["rows"]
+
+    assert [tick["product"] for tick in ticks] == list(PRODUCTS[:2])
 
 
 def test_the_snapshot_comes_in_parts_and_ends_with_live() -> None:
