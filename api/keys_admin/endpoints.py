@@ -4,7 +4,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query
 from fastapi import Body as Given
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -25,12 +25,7 @@ _END = "2027-01-31T12:00:00Z"
 _ENDS = "RFC 3339, with a zone; null: the key does not end"
 
 
-def _not_to_be_kept(response: Response) -> None:
-    """Ask everything on the way to keep no copy of an answer that may hold a key."""
-    response.headers["Cache-Control"] = "no-store"
-
-
-router = APIRouter(tags=["keys"], prefix="/api/v1/keys", dependencies=[Depends(_not_to_be_kept)])
+router = APIRouter(tags=["keys"], prefix="/api/v1/keys")
 Service = Annotated[Keys, Depends(keys)]
 
 
