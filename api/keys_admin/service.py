@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from api import errors, keys
 from api.audit.entry import Action, Actor, append_change
-from api.auth import Caller
+from api.auth import Caller, Permission
 from api.cursor import CursorError, CursorSeal, Position
 from api.database import Connection, Database
 from api.keys_admin import policy, repository
@@ -173,9 +173,13 @@ class Keys:
         async with self._database.tenant(caller.tenant) as connection:
             await lock_tenant(connection, caller.tenant)
             now = self.now()
-            actor = policy.check_actor(await repository.find_key(connection, caller.tenant, caller.key_id), now)
+            held = await repository.find_key(connection, caller.tenant, caller.key_id)
             counts = await repository.count_keys(connection, caller.tenant, now)
-            yield _Turn(connection, caller, actor, now, self._quotas, counts.active)
+            try:
+                yield _Turn(connection, caller, policy.check_actor(held, now), now, self._quotas, counts.active)
+            except errors.Problem as problem:
+                problem.denial = _denial(problem, caller, "gone" if held is None else held.state(now))
+                raise
 
     async def _insert(self, turn: _Turn, wanted: NewKey) -> Made:
         key = keys.generate()
@@ -196,6 +200,14 @@ async def _found(connection: Connection, tenant: str, key_id: str) -> KeyRow:
     if row is None:
         raise errors.not_found(f"There is no key {key_id[:60]!r}: GET /api/v1/keys lists the tenant's keys.")
     return row
+
+
+def _denial(problem: errors.Problem, caller: Caller, ended: str) -> errors.Denial | None:
+    """Return what the audit keeps of a refusal: that of who may not, and not that of what cannot be."""
+    reason = {"unauthorized": f"key {ended}", "forbidden": "beyond its own"}.get(problem.code)
+    if reason is None:
+        return None
+    return errors.Denial(caller.tenant, caller.key_id, caller.role, Permission.KEYS_WRITE, reason)
 
 
 def _audited(key: KeyRow) -> dict[str, Any]:

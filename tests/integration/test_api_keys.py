@@ -3,18 +3,21 @@
 Every answer is held against the OpenAPI document (tests/support/keyring.py).
 """
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
+from api.auth import FRESH
 from api.limits.tiers import TIERS
 from pulsestream.core.clock import format_rfc3339, wall_clock
 from pulsestream.local.kafka import EmbeddedKafka
 from tests.support.api import installation
-from tests.support.e2e import Installation
+from tests.support.e2e import Installation, eventually
 from tests.support.keyring import Holder, owner_of, secret_of
 
 SECOND = 1_000_000
@@ -365,6 +368,19 @@ def test_every_change_of_a_key_is_a_row_of_the_audit_and_nothing_else_is(owner: 
     assert secret_of(viewer.text) not in answer.text
 
 
+def test_who_gives_more_than_their_own_is_in_the_audit(owner: Holder) -> None:
+    admin = owner.create("admin")
+    admin.refused(403, "forbidden", "POST", json={"name": "x", "role": "owner"})
+
+    def told() -> None:
+        query = {"action": "access.denied", "actor": admin.id}
+        answer = owner.http.get("/api/v1/audit", params=query, headers={"X-API-Key": owner.text})
+        denied = [one["denial"] for one in answer.json()["entries"]]
+        assert denied == [{"reason": "beyond its own", "permission": "keys:write", "times": 1}]
+
+    eventually(told)
+
+
 # ---- nobody locks themselves out ----
 
 
@@ -410,3 +426,37 @@ def test_a_key_that_was_revoked_elsewhere_makes_no_other_while_it_is_still_taken
     thief.refused(401, "unauthorized", "POST", json={"name": "back door", "role": "owner"})
     assert owner.id in listed(owner)
     assert rows(running, "SELECT count(*) FROM api_keys WHERE created_by = %s", thief.id) == [(0,)]
+
+
+def test_a_key_revoked_over_one_process_is_refused_by_the_other_within_the_bound(
+    running: Installation, owner: Holder
+) -> None:
+    folder = running.folder / "second"
+    folder.mkdir(exist_ok=True)
+    second = Installation(folder, running.kafka, running.database)
+    second.start("api")
+    with httpx.Client(base_url=f"http://127.0.0.1:{second.api_port}", timeout=30, trust_env=False) as http:
+        viewer, there = owner.create("viewer"), owner_of(running)
+        elsewhere = viewer.with_key(viewer.text, http)
+        try:
+            assert elsewhere.works()
+
+            owner.call("DELETE", f"/{viewer.id}")
+
+            assert not viewer.works()
+            taken = _until_refused(elsewhere)
+            assert elsewhere.with_key(there.text, http).works()
+        finally:
+            assert second.stop() == {"api": 0}
+    assert taken <= FRESH
+
+
+def _until_refused(holder: Holder) -> float:
+    """Use a key until it is refused, and return how many seconds after now the last use began that it was taken for."""
+    began, last = time.monotonic(), 0.0
+    while True:
+        used = time.monotonic() - began
+        if not holder.works():
+            return last
+        last = used
+        assert last < 60

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -15,7 +15,9 @@ from structlog.testing import capture_logs
 from api import keys
 from api.access_log import AccessLog
 from api.app import Application, create_app
+from api.audit.denials import Denials
 from api.auth import ROLES, Authenticator, Permission, StoredKey
+from api.database import Database
 from api.dependencies import Services
 from api.limits.entrance import Entrance
 from api.limits.limiter import Limiter
@@ -44,8 +46,9 @@ def application(lookup: Callable[[str], Awaitable[StoredKey | None]]) -> Applica
     nothing: dict[str, Any] = {each.name: None for each in fields(Services)}
     authenticator = Authenticator(lookup, PEPPERS, lambda: 0, lambda: 0.0)
     entrance = Entrance(authenticator, Limiter(None, 1, lambda: 0, Usage(date(2026, 1, 1))), lambda: 0)
-    services = Services(**nothing | {"entrance": entrance, "access_log": AccessLog("off", lambda: 0)})
-    return create_app(services, lambda: 0)
+    denials = Denials(cast(Database, None))  # which counts, and is not asked to write
+    there = {"entrance": entrance, "access_log": AccessLog("off", lambda: 0), "denials": denials}
+    return create_app(Services(**nothing | there), lambda: 0)
 
 
 async def nobody(_: str) -> None:
