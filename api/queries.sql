@@ -669,3 +669,13 @@ FROM unnest(%(places)s::integer[], %(ids)s::text[], %(ats)s::timestamptz[], %(ap
 JOIN alerts AS held
     ON held.tenant = %(tenant)s AND held.at = wanted.at AND held.alert_id = wanted.alert_id
 WHERE held.appended_at < wanted.appended_at;
+
+-- name: begin_reading_audit
+-- Rows and head of a chain as of one moment.
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+
+-- name: list_audit_tenants
+SELECT tenant FROM audit_heads UNION SELECT tenant FROM audit ORDER BY tenant;
+
+-- name: read_whole_audit_chain
+SELECT tenant, seq, at, action, actor, target, entry, hash FROM audit WHERE tenant = %(tenant)s ORDER BY seq;

@@ -33,6 +33,8 @@ rules_app = typer.Typer(help="Files of alert rules.", no_args_is_help=True, rich
 app.add_typer(rules_app, name="rules")
 dlq_app = typer.Typer(help="Dead letters: records that were refused.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(dlq_app, name="dlq")
+audit_app = typer.Typer(help="The audit: who changed what.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(audit_app, name="audit")
 
 SourceNames = Annotated[
     list[str], typer.Argument(help="recording, bars (btcusd-second-20161007-trade.csv), or db:TENANT")
@@ -674,6 +676,75 @@ def dlq_discard(
         went_well = settle(api, "discard", chosen, {"reason": reason}, as_json=as_json, out=sys.stdout, err=sys.stderr)
     if not went_well:
         raise typer.Exit(1)
+
+
+@audit_app.command("list")
+def audit_list(
+    key: ApiKey,
+    action: Annotated[str | None, typer.Option(help="such as rule.delete or access.denied")] = None,
+    actor: Annotated[str | None, typer.Option(help="id of a key")] = None,
+    target: Annotated[str | None, typer.Option(help="such as subscriptions or rule:019c1f6e-…")] = None,
+    begin: Annotated[str | None, typer.Option("--from", help="2026-01-31T12:00:00Z")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="likewise; the time itself is left out")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="at most so many; 0: all")] = 100,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="one row a line, with what was before and after")] = False,
+) -> None:
+    """List what was changed in a tenant and what was refused, the newest first.
+
+    Examples: pulsestream audit list; pulsestream audit list --action access.denied --from 2026-01-31T12:00:00Z --json
+    """
+    from pulsestream.commands.api_client import connect
+    from pulsestream.commands.audit import listed
+
+    filters = {"action": action, "actor": actor, "target": target, "from": begin, "to": end}
+    with connect(_api_client(), key) as api:
+        listed(api, filters, limit, as_json=as_json, out=sys.stdout)
+
+
+@audit_app.command("verify")
+def audit_verify(key: ApiKey) -> None:
+    """Check that a tenant's audit is what was written: no row edited, removed, added or moved.
+
+    Exit code 1 where it is not. Keep the hash that it prints: `pulsestream audit list --json` shows that of each row.
+    """
+    from pulsestream.commands.api_client import connect
+    from pulsestream.commands.audit import verify
+
+    with connect(_api_client(), key) as api:
+        if not verify(api, out=sys.stdout):
+            raise typer.Exit(1)
+
+
+@audit_app.command("verify-all")
+def audit_verify_all(
+    named: Annotated[
+        list[str] | None, typer.Argument(metavar="TENANT", help="default: all", show_default=False)
+    ] = None,
+    kept: Annotated[Path | None, typer.Option(help="lines of earlier runs with --json, kept elsewhere")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="one line a tenant, to be kept")] = False,
+) -> None:
+    """Check the audit of every tenant over the database.
+
+    What --json prints, kept where the database's owner cannot write, shows later with --kept also a chain that was made
+    anew as a whole, and one that is gone. PULSESTREAM_DATABASE_URL must name ps_relay or a superuser; without it, the
+    stack that runs here is meant. Exit code 1 where a chain is broken.
+
+    Examples: pulsestream audit verify-all --json >> heads.jsonl; pulsestream audit verify-all --kept heads.jsonl
+    """
+    from pulsestream.commands.audit import verify_all
+
+    lines = () if kept is None else _lines(kept)
+    if not verify_all(_with_database("audit"), named or (), lines, as_json=as_json, out=sys.stdout):
+        raise typer.Exit(1)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
 
 
 def _api_client() -> Settings:

@@ -6,7 +6,7 @@ anew, makes another chain: only a hash that was kept elsewhere tells the two apa
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -68,6 +68,14 @@ def verified(tenant: str, place: Place, rows: Iterable[Row]) -> Place:
     for row in rows:
         place = _after(tenant, place, row)
     return place
+
+
+def held_against(kept: Mapping[int, str], rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield the rows; raises BrokenChainError behind one whose hash is not the one that was kept (in hexadecimal)."""
+    for row in rows:
+        yield row
+        if kept.get(row.seq, row.hash.hex()) != row.hash.hex():
+            raise BrokenChainError(row.seq, f"its hash was {kept[row.seq]} when it was kept: the chain was made anew")
 
 
 def verify_end(place: Place, head: Head) -> None:

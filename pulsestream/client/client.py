@@ -189,6 +189,21 @@ class Client:
         """Replay or discard dead letters, one page of them; both are safe to repeat."""
         return cast(Json, self.transport.request("POST", f"/api/v1/dead-letters/{how}", body=body))
 
+    # ---- audit ----
+
+    def audit(self, *, page: int = PAGE, **filters: Any) -> Iterator[Json]:
+        """Yield what was changed and refused, newest first."""
+        return self._walk("/api/v1/audit", "entries", {**_query(filters), "limit": page})
+
+    def verify_audit(self) -> Json:
+        """Return what verifying the tenant's audit found, from the first row to the head, or to a bad one."""
+        cursor = None
+        while True:
+            verdict = self.transport.request("GET", "/api/v1/audit/verify", query={"cursor": cursor})
+            cursor = verdict["next_cursor"]
+            if cursor is None:
+                return cast(Json, {**verdict, "first": 1})
+
 
 def _query(filters: Query) -> Json:
     """Return filters under the names of the API: `from` is no name in Python."""

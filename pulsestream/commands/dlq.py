@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Final, Literal, TextIO, TypeAlias
 
 from pulsestream.client import Client
 from pulsestream.client.client import PAGE
+from pulsestream.commands.shown import printable
 from pulsestream.core.errors import UsageError
 
 Settled: TypeAlias = Literal["replay", "discard"]
@@ -141,7 +142,7 @@ def _shown(thing: Any, words: Callable[[Any], str], *, as_json: bool) -> str:
     """Return a line of JSON, or of words in which nothing can command a terminal."""
     if as_json:
         return json.dumps(thing, ensure_ascii=False) + "\n"
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words(thing)) + "\n"
+    return printable(words(thing)) + "\n"
 
 
 def _line(letter: Mapping[str, Any]) -> str:

@@ -66,6 +66,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: frozens
     return "\n".join(lines) + "\n"
 
 
+def printable(text: str) -> str:
+    """Return a text in which nothing can command a terminal."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 def number(value: float | None) -> str:
     """Return a number as short as it can be told; a hyphen for none."""
     return "-" if value is None else f"{value:.15g}"

@@ -1,7 +1,7 @@
 """The chain of the audit: whatever is done to its rows or its head shows, and the first bad row is named."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from api.audit.chain import BrokenChainError, Head, Place, Row, sealed, verified, verify_end
+from api.audit.chain import BrokenChainError, Head, Place, Row, held_against, sealed, verified, verify_end
 from api.audit.entry import without_secrets
 from api.keys import generate
 from pulsestream.core.clock import format_rfc3339, to_datetime
@@ -47,7 +47,7 @@ def head_of(rows: Sequence[Row]) -> Head:
     return Head(place, place.seq)
 
 
-def fault(rows: Sequence[Row], head: Head, tenant: str = TENANT) -> int | None:
+def fault(rows: Iterable[Row], head: Head, tenant: str = TENANT) -> int | None:
     """Return the number of the first bad row, None where the chain is whole."""
     try:
         verify_end(verified(tenant, Place(), rows), head)
@@ -166,6 +166,21 @@ def test_a_row_that_is_removed_shows_though_every_hash_and_the_head_were_made_to
     forged = sealed_again([*rows[:1], *rows[2:]])
 
     assert fault(forged, head_of(forged)) == 2
+
+
+@given(CHANGES, st.data())
+def test_a_chain_that_was_made_anew_as_a_whole_shows_at_a_hash_that_was_kept(
+    changes: list[Any], data: st.DataObject
+) -> None:
+    rows = chain(changes)
+    index = data.draw(st.integers(0, len(rows) - 1))
+    kept = {rows[place].seq: rows[place].hash.hex() for place in {index, len(rows) - 1}}
+    edited = replace(rows[index], entry=rows[index].entry.replace('"owner"', '"viewer"'))
+    forged = sealed_again([*rows[:index], edited, *rows[index + 1 :]])
+
+    assert fault(forged, head_of(forged)) is None, "nothing in the chain itself tells"
+    assert list(held_against(kept, rows)) == rows
+    assert fault(held_against(kept, forged), head_of(forged)) == index + 1
 
 
 def test_a_row_before_the_first_one_shows() -> None:
