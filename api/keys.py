@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pydantic import SecretStr
+
 from pulsestream.core.errors import SettingsError
 from pulsestream.core.settings import Settings
 
 PREFIX: Final = "ps_live"
 PATTERN: Final = r"\bps_live_[0-9A-Za-z]{13}_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}\b"
 """What secret scanners look for; `parse` tells whether what they find is a key."""
-CURRENT_PEPPER: Final = 1
-"""Version of the pepper that new keys are hashed with."""
 
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _DIGITS: Final = frozenset(_ALPHABET)
@@ -79,14 +79,27 @@ def matches(key: ApiKey, stored: bytes, pepper_version: int, peppers: Peppers) -
 
 
 def peppers(settings: Settings) -> Peppers:
-    """Return the peppers by version; raises SettingsError where none is set, since every key depends on it."""
-    pepper = settings.key_pepper.get_secret_value().encode()
+    """Return the peppers by version: new keys are hashed with the newest. Raises SettingsError where none is set."""
+    version, previous = settings.key_pepper_version, settings.key_pepper_previous
+    found = {version: _pepper("PULSESTREAM_KEY_PEPPER", settings.key_pepper)}
+    if not previous.get_secret_value():
+        return found
+    if version == 1:
+        raise SettingsError(
+            "PULSESTREAM_KEY_PEPPER_PREVIOUS is set, and PULSESTREAM_KEY_PEPPER_VERSION is 1, which has none before: "
+            "a new pepper is version 2"
+        )
+    return {version - 1: _pepper("PULSESTREAM_KEY_PEPPER_PREVIOUS", previous), **found}
+
+
+def _pepper(variable: str, secret: SecretStr) -> bytes:
+    pepper = secret.get_secret_value().encode()
     if len(pepper) < _MIN_PEPPER:
         raise SettingsError(
-            f"PULSESTREAM_KEY_PEPPER has {len(pepper)} bytes, at least {_MIN_PEPPER} are needed: API keys are hashed "
-            "with it. Generate one (openssl rand -hex 32), keep it secret, and never change it"
+            f"{variable} has {len(pepper)} bytes, at least {_MIN_PEPPER} are needed: API keys are hashed with it. "
+            "Generate one (openssl rand -hex 32), keep it secret, and change it as docs/security.md says"
         )
-    return {CURRENT_PEPPER: pepper}
+    return pepper
 
 
 def _checksum(body: str) -> str:

@@ -53,6 +53,10 @@ class Settings(BaseSettings):
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=0, le=65535)
     key_pepper: SecretStr = Field(SecretStr(""), description="server-side secret that API keys are hashed with")
+    key_pepper_version: int = Field(1, ge=1, le=1_000_000, description="counts up with each new pepper")
+    key_pepper_previous: SecretStr = Field(
+        SecretStr(""), description="the pepper of the version before, for keys that were made with it; empty: none"
+    )
     registration: Literal["open", "closed"] = "open"
     limits: str = Field("", description="of tiers, where others than theirs: free.events=1000, pro.keys=100; or off")
     api_processes: int = Field(1, ge=1, le=1000, description="that share the limits: each gives a tenant its part")

@@ -227,13 +227,13 @@ class Stack:
             user = kafka_user(name)
             given |= {"kafka_username": user, "kafka_password": SecretStr(self.kafka.password(user))}
         if name == "api":
-            given["key_pepper"] = self._pepper
+            given |= {"key_pepper": self._pepper, "key_pepper_previous": self.settings.key_pepper_previous}
         role = SERVICES[name]
         return given | ({"database_url": SecretStr(self._database_url(role))} if role else {})
 
     def _without_rights(self) -> dict[str, object]:
-        nothing = SecretStr("")
-        return {"kafka_username": "", "kafka_password": nothing, "database_url": nothing, "key_pepper": nothing}
+        secrets = ("kafka_password", "database_url", "key_pepper", "key_pepper_previous")
+        return {"kafka_username": "", **dict.fromkeys(secrets, SecretStr(""))}
 
     def _database_url(self, role: str) -> str:
         if self.database is not None:

@@ -315,7 +315,7 @@ class KeyMachine(RuleBasedStateMachine):
 
 
 def test_keys_and_roles_are_what_the_model_says(database: NamedDatabase, rounds: Rounds) -> None:
-    settings = hypothesis.settings(max_examples=rounds(15, 1000), stateful_step_count=rounds(30, 60), phases=PHASES)
+    settings = hypothesis.settings(max_examples=rounds(15, 300), stateful_step_count=rounds(30, 60), phases=PHASES)
 
     with world_of(database) as world:
         hypothesis.stateful.run_state_machine_as_test(lambda: KeyMachine(world), settings=settings)

@@ -94,6 +94,37 @@ def test_without_a_real_pepper_nothing_starts(pepper: str) -> None:
         keys.peppers(Settings(key_pepper=SecretStr(pepper)))
 
 
+def test_keys_of_the_pepper_before_go_on_working_and_new_ones_are_made_with_the_newest() -> None:
+    first = keys.peppers(Settings(key_pepper=SecretStr("the first pepper")))
+    old = keys.generate()
+    stored = keys.digest(old, first[max(first)])
+
+    both = keys.peppers(
+        Settings(
+            key_pepper=SecretStr("the second pepper"),
+            key_pepper_version=2,
+            key_pepper_previous=SecretStr("the first pepper"),
+        )
+    )
+    alone = keys.peppers(Settings(key_pepper=SecretStr("the second pepper"), key_pepper_version=2))
+
+    assert both == {1: b"the first pepper", 2: b"the second pepper"}
+    assert keys.matches(old, stored, 1, both)
+    assert not keys.matches(old, stored, 1, alone)
+
+
+@pytest.mark.parametrize(("version", "previous"), [(1, "a pepper that is long enough"), (2, "too short")])
+def test_a_pepper_before_that_cannot_be_is_refused(version: int, previous: str) -> None:
+    settings = Settings(
+        key_pepper=SecretStr("pepper of the tests"),
+        key_pepper_version=version,
+        key_pepper_previous=SecretStr(previous),
+    )
+
+    with pytest.raises(SettingsError, match="PULSESTREAM_KEY_PEPPER_PREVIOUS"):
+        keys.peppers(settings)
+
+
 def test_the_log_never_shows_a_key() -> None:
     key = keys.generate()
 
