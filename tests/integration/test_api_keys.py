@@ -413,6 +413,25 @@ def test_two_owners_who_revoke_each_other_at_once_leave_one(running: Installatio
         assert first.works() + second.works() == 1
 
 
+def test_a_change_of_keys_waits_for_the_tenants_turn(running: Installation, owner: Holder) -> None:
+    viewer = owner.create("viewer")
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(running.database.url()) as turn:
+        turn.execute("SELECT FROM tenants WHERE tenant = %s FOR NO KEY UPDATE", (owner.slug,))
+        revoking = pool.submit(owner.send, "DELETE", f"/{viewer.id}")
+
+        def waits() -> None:
+            assert not revoking.done()
+            assert rows(
+                running,
+                "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+            )
+
+        eventually(waits)
+        turn.rollback()
+
+        assert revoking.result().status_code == 204
+
+
 def test_a_key_that_was_revoked_elsewhere_makes_no_other_while_it_is_still_taken_here(
     running: Installation, owner: Holder
 ) -> None:

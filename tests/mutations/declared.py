@@ -24,6 +24,9 @@ _DEGRADES: Final = "tests/faults/test_sink_degrades.py::"
 _POSITIONS: Final = "tests/integration/test_sink_positions.py::"
 _STORES: Final = "tests/integration/test_sink_stores.py::"
 _RECORDS: Final = "tests/faults/test_ledger_records.py::"
+_AUTH: Final = "tests/unit/test_api_auth.py::"
+_ROLES: Final = "tests/integration/test_sink_roles.py::"
+_KEYS: Final = "tests/integration/test_api_keys.py::"
 _IDEMPOTENCY: Final = "tests/integration/test_api_idempotency.py::"
 _INGESTION: Final = "tests/integration/test_api_ingestion.py::"
 _USAGE: Final = "tests/integration/test_api_usage.py::"
@@ -470,5 +473,77 @@ MUTATIONS: Final = (
         "            if part.gone:\n",
         "            if part.gone < 0:\n",
         (_LIVE + "test_alerts_that_have_left_the_topic_are_told_as_a_gap",),
+    ),
+    Mutation(
+        "key-role",
+        "no key makes or touches one of a higher role",
+        "api/keys_admin/policy.py",
+        "    if _RANKS[role] > _RANKS[actor.role]:",
+        "    if _RANKS[role] > len(_RANKS):",
+        (_KEYS + "test_who_may_what_to_which_key",),
+    ),
+    Mutation(
+        "key-life",
+        "a key that ends gives no longer life than its own",
+        "api/keys_admin/policy.py",
+        "    if _outlasts(expires_at, actor.expires_at):",
+        "    if _outlasts(expires_at, expires_at):",
+        (_KEYS + "test_a_key_that_ends_gives_no_longer_life_than_its_own",),
+    ),
+    Mutation(
+        "last-owner-key",
+        "a tenant keeps an Owner key that does not end",
+        "api/keys_admin/policy.py",
+        "    if not counts.lasting_owners:",
+        "    if counts.lasting_owners < 0:",
+        (_KEYS + "test_the_last_owner_key_without_an_end_is_kept",),
+    ),
+    Mutation(
+        "key-changes-take-turns",
+        "changes of a tenant's keys take turns",
+        "api/keys_admin/service.py",
+        "            await lock_tenant(connection, caller.tenant)\n",
+        "",
+        (_KEYS + "test_a_change_of_keys_waits_for_the_tenants_turn",),
+    ),
+    Mutation(
+        "revoked-key-makes-none",
+        "a key that was revoked makes no other, also where it is still taken",
+        "api/keys_admin/policy.py",
+        '    if actor is None or actor.state(now) != "active":',
+        "    if actor is None:",
+        (_KEYS + "test_a_key_that_was_revoked_elsewhere_makes_no_other_while_it_is_still_taken_here",),
+    ),
+    Mutation(
+        "revoked-key-forgotten",
+        "the process that revoked a key refuses it at once",
+        "api/keys_admin/service.py",
+        '        self._forget(key_id)\n        _account("key revoked", caller, held)',
+        '        _account("key revoked", caller, held)',
+        (_KEYS + "test_a_revoked_key_is_refused_at_once_by_the_process_that_revoked_it",),
+    ),
+    Mutation(
+        "key-asked-for-again",
+        "a process asks for a key again after seconds",
+        "api/auth.py",
+        "AnswerCache(self._ask, monotonic, fresh=FRESH, stale=STALE)",
+        "AnswerCache(self._ask, monotonic, fresh=10 * FRESH, stale=STALE)",
+        (_KEYS + "test_a_key_revoked_over_one_process_is_refused_by_the_other_within_the_bound",),
+    ),
+    Mutation(
+        "key-answer-dated-by-its-question",
+        "what is known of a key is as old as the question",
+        "api/cache.py",
+        "        asked_at = self._monotonic()\n        value = await self._load(key)\n",
+        "        value = await self._load(key)\n        asked_at = self._monotonic()\n",
+        (_AUTH + "test_a_key_that_was_revoked_while_the_database_was_asked_lives_no_longer_for_the_time_that_took",),
+    ),
+    Mutation(
+        "key-hashes-unread",
+        "the API's role lists no hashes of keys",
+        "schemas/sql/0014_keys.sql",
+        "REVOKE ALL ON api_keys FROM ps_api, ps_relay;",
+        "",
+        (_ROLES + "test_the_api_reads_no_hash_of_a_key_and_changes_nothing_that_makes_a_key_what_it_is",),
     ),
 )
