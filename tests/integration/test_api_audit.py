@@ -2,16 +2,23 @@
 
 import csv
 import json
+import secrets
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
+from pulsestream.client import Client
 from pulsestream.local.kafka import EmbeddedKafka
 from tests.support.api import EVENT, RULE, installation, problem
-from tests.support.e2e import Installation, Tenant
+from tests.support.e2e import Installation, Tenant, eventually
 from tests.support.letters import Desk, good, open_desk
+from tests.support.rounds import Rounds
 
 AUDIT = "/api/v1/audit"
 KEYS = "/api/v1/keys"
@@ -202,6 +209,53 @@ def test_no_secret_is_in_any_row(running: Installation, desk: Desk) -> None:
     assert made.key.split("_")[2] in whole
     assert secret not in whole
     assert secret not in str(desk.rows("SELECT to_jsonb(audit)::text FROM audit WHERE %s::text IS NOT NULL"))
+
+
+def test_a_killed_api_leaves_no_change_without_its_row_and_no_row_without_its_change(
+    running: Installation, rounds: Rounds
+) -> None:
+    changing = running.register("killed")
+    for _ in range(rounds(2, 20)):
+        _change_until_killed(running, changing)
+        running["api"].start()
+        running["api"].wait_ready()
+
+    with psycopg.connect(running.database.url()) as connection:
+        versions = connection.execute("SELECT rule_id, deleted FROM rules WHERE tenant = %s", (changing.slug,))
+        changes = {(f"rule:{rule_id}", "rule.delete" if deleted else "rule.create") for rule_id, deleted in versions}
+    found: list[dict[str, Any]] = []
+    with Client(f"http://127.0.0.1:{running.api_port}", changing.key) as api:
+        found += [row for row in api.audit() if row["action"].startswith("rule.")]
+        verdict = api.verify_audit()
+    assert len(changes) > 2
+    assert {(row["target"], row["action"]) for row in found} == changes
+    assert len(found) == len(changes)
+    assert verdict["intact"]
+
+
+def _change_until_killed(running: Installation, changing: Tenant) -> None:
+    """Make and delete rules in three threads, and kill the API under them as soon as some were made."""
+    made: list[str] = []
+
+    def change(worker: int) -> None:
+        with suppress(httpx.TransportError), httpx.Client(base_url=changing.http.base_url, trust_env=False) as http:
+            for number in count():
+                named = RULE | {"name": f"{worker}-{number}-{secrets.token_hex(4)}"}
+                answer = http.post(RULES, headers={"X-API-Key": changing.key}, json=named)
+                if answer.status_code != 201:
+                    return
+                made.append(answer.json()["rule_id"])
+                http.delete(f"{RULES}/{made[-1]}", headers={"X-API-Key": changing.key})
+
+    def some_are_made() -> None:
+        assert len(made) >= 10
+
+    with ThreadPoolExecutor(3) as pool:
+        workers = [pool.submit(change, worker) for worker in range(3)]
+        eventually(some_are_made, every=0.01)
+        running["api"].kill()
+        for worker in workers:
+            worker.result()
 
 
 # ---- found, exported, verified ----

@@ -19,6 +19,8 @@ class Mutation:
     tests: tuple[str, ...]
 
 
+_AUDIT: Final = "tests/integration/test_audit_rows.py::"
+_AUDIT_CHAIN: Final = "tests/unit/test_audit_chain.py::"
 _CRASHES: Final = "tests/faults/test_sink_crashes.py::"
 _DEGRADES: Final = "tests/faults/test_sink_degrades.py::"
 _POSITIONS: Final = "tests/integration/test_sink_positions.py::"
@@ -545,5 +547,53 @@ MUTATIONS: Final = (
         "REVOKE ALL ON api_keys FROM ps_api, ps_relay;",
         "",
         (_ROLES + "test_the_api_reads_no_hash_of_a_key_and_changes_nothing_that_makes_a_key_what_it_is",),
+    ),
+    Mutation(
+        "audit-one-chain",
+        "appends to a tenant's audit take turns",
+        "schemas/sql/0012_audit.sql",
+        " WHERE tenant = owned FOR UPDATE;",
+        " WHERE tenant = owned;",
+        (_AUDIT + "test_appends_at_the_same_time_make_one_chain_without_a_gap_also_where_some_are_taken_back",),
+    ),
+    Mutation(
+        "audit-append-only",
+        "rows of the audit are not changed or removed, by its owner either",
+        "schemas/sql/0012_audit.sql",
+        "CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit\n    FOR EACH STATEMENT ",
+        "CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit\n    FOR EACH STATEMENT WHEN (false) ",
+        (_AUDIT + "test_even_who_owns_the_tables_changes_nothing_in_passing",),
+    ),
+    Mutation(
+        "audit-chained",
+        "an edit of the audit breaks its chain",
+        "api/audit/chain.py",
+        "    if row.hash != sealed(place.hash, row.entry):\n",
+        "    if False:\n",
+        (_AUDIT_CHAIN + "test_an_edit_of_any_column_shows_at_its_row",),
+    ),
+    Mutation(
+        "audit-cut-tail",
+        "rows that are cut off the audit's end show",
+        "api/audit/chain.py",
+        "    if place.seq < head.place.seq:\n",
+        "    if False:\n",
+        (_AUDIT_CHAIN + "test_rows_that_are_removed_show_at_the_first_of_them_also_at_the_end",),
+    ),
+    Mutation(
+        "audit-kept-hashes",
+        "a chain that was made anew shows at a hash that was kept",
+        "api/audit/chain.py",
+        "        if kept.get(row.seq, row.hash.hex()) != row.hash.hex():\n",
+        "        if False:\n",
+        (_AUDIT_CHAIN + "test_a_chain_that_was_made_anew_as_a_whole_shows_at_a_hash_that_was_kept",),
+    ),
+    Mutation(
+        "audit-without-secrets",
+        "no secret enters the audit",
+        "api/audit/entry.py",
+        '    return _KEY.sub(r"\\1_…", msgspec.json.encode(entry).decode())\n',
+        "    return msgspec.json.encode(entry).decode()\n",
+        (_AUDIT_CHAIN + "test_a_key_in_what_is_audited_loses_its_secret_and_keeps_its_public_part",),
     ),
 )
