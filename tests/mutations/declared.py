@@ -437,14 +437,6 @@ MUTATIONS: Final = (
         (_LIVE + "test_alerts_that_a_worker_sends_again_are_shown_once",),
     ),
     Mutation(
-        "live-repeats-stored",
-        "an alert that a worker sends again is shown once, if it was stored before this process looked",
-        "api/live/view.py",
-        "(verdict is Verdict.UNKNOWN and is_stored)",
-        "(verdict is Verdict.UNKNOWN and False)",
-        (_LIVE + "test_a_repeat_of_what_this_process_has_not_read_is_told_by_the_database",),
-    ),
-    Mutation(
         "live-begins-at-snapshot",
         "the topics are read from the snapshot's positions on",
         "api/live/hub.py",
@@ -459,22 +451,6 @@ MUTATIONS: Final = (
         "            await self._check_keys()\n",
         "",
         (_LIVE + "test_a_revoked_key_ends_its_connections",),
-    ),
-    Mutation(
-        "live-token-of-tenant",
-        "a resume token is taken from its own tenant only",
-        "api/seal.py",
-        "        if not hmac.compare_digest(mac, self._mac(payload, owner)):\n",
-        "        if not hmac.compare_digest(mac, mac):\n",
-        (_LIVE + "test_another_tenants_and_forged_tokens_are_refused",),
-    ),
-    Mutation(
-        "live-gap-told",
-        "alerts that have left the topic are told as a gap",
-        "api/live/hub.py",
-        "            if part.gone:\n",
-        "            if part.gone < 0:\n",
-        (_LIVE + "test_alerts_that_have_left_the_topic_are_told_as_a_gap",),
     ),
     Mutation(
         "key-role",
