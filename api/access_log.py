@@ -25,6 +25,8 @@ LONGEST_PATH: Final = 200
 _GONE: Final = 499
 """For a client that closed its connection before the answer began, as nginx has it."""
 _REFUSED: Final = 400
+_HANDSHAKE: Final = "GET"
+"""A WebSocket's scope names no method: its handshake has this one (RFC 6455, 4.1)."""
 
 Level = Literal["all", "refused", "off"]
 Write = Callable[[bytes], object]
@@ -32,7 +34,7 @@ _encoder: Final = msgspec.json.Encoder()
 
 
 class Line(msgspec.Struct, omit_defaults=True):
-    """A request; `seconds` until its answer was sent, `route` as the documents name it."""
+    """A request; `seconds` until its answer was sent, or a WebSocket ended; `route` as the documents name it."""
 
     event: str
     process: str
@@ -77,7 +79,7 @@ class AccessLog:
             level="info",
             timestamp=format_rfc3339(self._clock()),
             request_id=request_id.decode(),
-            method=scope["method"],
+            method=scope.get("method", _HANDSHAKE),
             path=_shown(scope["path"]),
             route=route,
             status=status,

@@ -76,7 +76,9 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":
+            await self._follow(scope, receive, send)
+        elif scope["type"] != "http":
             await self._app(scope, receive, send)
         elif scope["path"] in ROUTES:
             await self._answer_hot(scope, receive, send)
@@ -127,6 +129,18 @@ class Edge:
             route = getattr(scope.get("route"), "path", _UNMATCHED)
             self._note(scope, route, named.status, named.request_id, time.perf_counter() - began)
 
+    async def _follow(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a WebSocket to its end, which is when it is logged; live metrics count it, those of requests do not."""
+        began = time.perf_counter()
+        opening = _Opening(send)
+        request_id = self._request_id(dict(scope["headers"]))
+        name_request(scope, request_id)
+        try:
+            await self._app(scope, receive, opening.send)
+        finally:
+            route = scope["path"] if "endpoint" in scope else _UNMATCHED
+            self._access_log.add(scope, route, opening.status, request_id, time.perf_counter() - began)
+
     def _note(self, scope: Scope, route: str, status: int, request_id: bytes, seconds: float) -> None:
         self._counts.add(route, status, seconds)
         self._access_log.add(scope, route, status, request_id, seconds)
@@ -167,6 +181,21 @@ class _Named:
             self.status = message["status"]
             named = (_REQUEST_ID_HEADER, self.request_id)
             message["headers"] = [*message.get("headers", ()), named, *self._fields()]
+        await self._send(message)
+
+
+class _Opening:
+    """Sends a WebSocket's messages, and remembers how its handshake was answered."""
+
+    __slots__ = ("_send", "status")
+    _ANSWERED: Final = {"websocket.accept": 101, "websocket.close": 403}
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+
+    async def send(self, message: AsgiMessage) -> None:
+        self.status = self.status or self._ANSWERED.get(message["type"], 0)
         await self._send(message)
 
 

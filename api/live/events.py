@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response, Securi
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import errors
+from api.access_log import CALLER
 from api.asgi import ClientGoneError, Receive, Scope, Send
 from api.auth import Caller, CanReadData, Permission, Requirement, key_header
 from api.dependencies import Services, services
@@ -90,6 +91,7 @@ class TicketOrKey(Requirement):
         else:
             try:
                 caller = await provided.authenticator.still(await provided.tickets.take(ticket))
+                request.scope[CALLER] = caller
             except TicketError as error:
                 raise errors.unauthorized(f"Make another ticket (POST /api/v1/live/tickets): {error}.") from error
         caller.require(self.permission)

@@ -11,7 +11,7 @@ from typing import Final
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from api.asgi import AsgiMessage, ClientGoneError, Receive, Scope, Send
+from api.asgi import AsgiMessage, ClientGoneError, Receive, Scope, Send, request_id
 from api.audit.denials import Denials
 from api.auth import Permission
 from api.errors import Problem
@@ -80,7 +80,7 @@ class LiveSocket:
             client = Client(caller, interest(asked), lambda: abort(scope))
             session = await self._hub.join(client, asked.resume)
         except Problem as problem:
-            self._denials.note(problem, "")  # a connection has no request's id
+            self._denials.note(problem, request_id(scope))
             raise CloseError(_CLOSED.get(problem.status, Close.TRY_AGAIN), problem.detail) from problem
         watching = asyncio.create_task(_watch(client, receive))
         try:

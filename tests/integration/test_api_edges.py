@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from pulsestream.local.kafka import EmbeddedKafka
 from tests.support.api import EVENT, installation
@@ -103,6 +104,15 @@ def test_each_request_is_a_line_of_the_log_without_its_key(running: Installation
     hot = ask(tenant, "POST", EVENTS, **{"X-Request-ID": "line-2"})
     lost = tenant.http.get(f"/{tenant.key}?contains={tenant.key}", headers={"X-Request-ID": "line-3"})
 
+    ticket = ask(tenant, "POST", "/api/v1/live/tickets").json()["ticket"]
+    with tenant.http.stream(
+        "GET", f"/api/v1/live/events?ticket={ticket}", headers={"X-Request-ID": "line-4"}
+    ) as events:
+        next(events.iter_bytes())
+    with connect(f"ws://127.0.0.1:{running.api_port}/api/v1/live", additional_headers={"X-Request-ID": "line-5"}) as ws:
+        ws.send(json.dumps({"type": "subscribe", "key": tenant.key}))
+        ws.recv(60)
+
     assert (found.status_code, hot.status_code, lost.status_code) == (404, 202, 404)
     lines = {}
 
@@ -111,10 +121,13 @@ def test_each_request_is_a_line_of_the_log_without_its_key(running: Installation
             if line.startswith("{") and '"request"' in line:
                 request = json.loads(line)
                 lines[request["request_id"]] = request
-        assert {"line-1", "line-2", "line-3"} <= lines.keys()
+        assert {f"line-{number}" for number in range(1, 6)} <= lines.keys()
 
     eventually(written)
     assert (lines["line-1"]["route"], lines["line-1"]["tenant"]) == ("/api/v1/rules/{rule_id}", tenant.slug)
     assert (lines["line-2"]["route"], lines["line-2"]["key_id"]) == (EVENTS, tenant.key.split("_")[2])
     assert (lines["line-3"]["route"], "tenant" in lines["line-3"]) == ("unmatched", False)
+    assert (lines["line-4"]["route"], lines["line-4"]["tenant"]) == ("/api/v1/live/events", tenant.slug)
+    assert (lines["line-5"]["route"], lines["line-5"]["status"]) == ("/api/v1/live", 101)
+    assert lines["line-5"]["tenant"] == tenant.slug
     assert tenant.key not in running["api"].log.read_text()

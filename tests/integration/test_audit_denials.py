@@ -131,13 +131,18 @@ def test_a_live_connection_that_is_refused_leaves_a_row(running: Installation) -
     tenant = running.register("live")
     key = another_key(running, tenant, revoked_at="now()")
 
-    with connect(f"ws://127.0.0.1:{running.api_port}/api/v1/live", proxy=None) as socket:
+    url = f"ws://127.0.0.1:{running.api_port}/api/v1/live"
+    with connect(url, proxy=None, additional_headers=NAMED) as socket:
         socket.send(json.dumps({"type": "subscribe", "key": key.text}))
         with suppress(ConnectionClosed):
             socket.recv(60)
 
     (row, *_) = denied(tenant, 1)
-    assert (row["denial"]["reason"], row["actor"]["id"], row["request_id"]) == ("key revoked", key.id, "")
+    assert (row["denial"]["reason"], row["actor"]["id"], row["request_id"]) == (
+        "key revoked",
+        key.id,
+        NAMED["X-Request-ID"],
+    )
 
 
 def test_a_suspended_tenants_requests_leave_a_row(running: Installation) -> None:
