@@ -28,7 +28,10 @@ RECORDS: dict[str, Record] = {
     ),
 }
 DATA = ("ticks", "trades", "events", "stats", "bars", "alerts", "dead_letters", "trade_hours")
-CONTROL = ("tenants", "api_keys", "subscriptions", "rules", "tenant_topics", "outbox", "idempotency_keys")
+CONTROL = (
+    *("tenants", "api_keys", "subscriptions", "rules", "tenant_topics", "outbox", "idempotency_keys"),
+    *("alert_marks", "silences"),
+)
 
 
 @pytest.fixture
