@@ -103,6 +103,28 @@ def registration_closed() -> Problem:
     )
 
 
+def invitation_required() -> Problem:
+    """403: registration asks for an invitation, and the request has none."""
+    return Problem(
+        403,
+        "invitation-required",
+        "Registration by invitation",
+        "Put an invitation (ps_invite_…) into `token`. The operator of this installation makes one with "
+        "`pulsestream tenant invite`.",
+    )
+
+
+def invitation_refused() -> Problem:
+    """403: the invitation is not good; it is not told why, since who asks may be guessing."""
+    return Problem(
+        403,
+        "invitation-refused",
+        "Invitation refused",
+        "This invitation is mistyped, unknown, used up, expired or revoked: nothing was made. Ask the operator of this "
+        "installation for another.",
+    )
+
+
 def not_found(what: str) -> Problem:
     """404: it does not exist, or belongs to another tenant."""
     return Problem(404, "not-found", "Not found", what)

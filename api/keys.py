@@ -19,6 +19,8 @@ from pulsestream.core.errors import SettingsError
 from pulsestream.core.settings import Settings
 
 PREFIX: Final = "ps_live"
+INVITATION: Final = "ps_invite"
+"""What the text of an invitation begins with: it has the same parts."""
 PATTERN: Final = r"\bps_live_[0-9A-Za-z]{13}_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}\b"
 """What secret scanners look for; `parse` tells whether what they find is a key."""
 
@@ -45,8 +47,7 @@ class ApiKey:
     @property
     def text(self) -> str:
         """The key as its holder keeps it."""
-        body = f"{PREFIX}_{self.id}_{self.secret}"
-        return f"{body}_{_checksum(body)}"
+        return joined(PREFIX, self.id, self.secret)
 
 
 def generate() -> ApiKey:
@@ -56,15 +57,27 @@ def generate() -> ApiKey:
 
 def parse(text: str) -> ApiKey | None:
     """Take a key apart; None when it cannot be one: another shape, or a checksum that tells of a typo."""
-    parts = text.split("_")
-    if len(parts) != 5 or "_".join(parts[:2]) != PREFIX:  # noqa: PLR2004 - ps, live, id, secret, crc
+    found = parts(text, PREFIX)
+    return None if found is None else ApiKey(*found)
+
+
+def parts(text: str, prefix: str) -> tuple[str, str] | None:
+    """Return id and secret of a text `{prefix}_<id>_<secret>_<crc32>`, None where it is none; a prefix has one `_`."""
+    found = text.split("_")
+    if len(found) != 5 or "_".join(found[:2]) != prefix:  # noqa: PLR2004 - two of the prefix, id, secret, crc
         return None
-    _, _, key_id, secret, checksum = parts
+    _, _, key_id, secret, checksum = found
     if [len(key_id), len(secret), len(checksum)] != [_ID_LENGTH, _SECRET_LENGTH, _CRC_LENGTH]:
         return None
     if not _DIGITS.issuperset(key_id + secret) or checksum != _checksum(text[: -_CRC_LENGTH - 1]):
         return None
-    return ApiKey(key_id, secret)
+    return key_id, secret
+
+
+def joined(prefix: str, key_id: str, secret: str) -> str:
+    """Return the text of which `parts` are these."""
+    body = f"{prefix}_{key_id}_{secret}"
+    return f"{body}_{_checksum(body)}"
 
 
 def digest(key: ApiKey, pepper: bytes) -> bytes:

@@ -40,8 +40,25 @@ SELECT tenant, name, tier, status, created_at,
 FROM tenants WHERE tenant = %(tenant)s;
 
 -- name: insert_tenant
-INSERT INTO tenants (tenant, name) VALUES (%(tenant)s, %(name)s)
+INSERT INTO tenants (tenant, name, tier) VALUES (%(tenant)s, %(name)s, %(tier)s)
 RETURNING tenant, name, tier, status, shard, created_at, version;
+
+-- name: use_invitation
+SELECT use_invitation(%(id)s, %(hash)s) AS tier;
+
+-- name: insert_invitation
+INSERT INTO invitations (id, secret_hash, tier, uses, note, expires_at)
+VALUES (%(id)s, %(hash)s, %(tier)s, %(uses)s, %(note)s, now() + %(life)s)
+RETURNING expires_at;
+
+-- name: list_invitations
+SELECT id, tier, uses, used, note, created_at, expires_at, revoked_at,
+    CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN used >= uses THEN 'used up'
+         WHEN expires_at <= now() THEN 'expired' ELSE 'open' END AS state
+FROM invitations ORDER BY created_at DESC, id;
+
+-- name: revoke_invitation
+UPDATE invitations SET revoked_at = now() WHERE id = %(id)s AND revoked_at IS NULL;
 
 -- name: insert_key
 INSERT INTO api_keys (tenant, id, name, role, hmac, pepper_version, created_by, expires_at)

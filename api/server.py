@@ -36,6 +36,7 @@ from api.limits.addresses import check_networks
 from api.limits.entrance import Entrance
 from api.limits.limiter import Limiter
 from api.limits.quotas import Quotas
+from api.limits.registrations import Registrations
 from api.limits.standing import Standings
 from api.limits.tiers import tiers
 from api.limits.usage import Usage
@@ -107,7 +108,7 @@ async def open_services(
             authenticator,
             Entrance(authenticator, limiter, time.monotonic_ns),
             health,
-            Tenants(database, peppers, is_open=settings.registration == "open"),
+            Tenants(database, peppers, settings.registration, _registrations(settings)),
             Standings(database, limits, periods(settings)),
             usage,
             Keys(database, quotas, peppers, CursorSeal(peppers), clock=clock, forget=authenticator.forget),
@@ -137,6 +138,13 @@ async def open_services(
         await publisher.close()
         await database.close()
         access_log.flush()
+
+
+def _registrations(settings: Settings) -> Registrations | None:
+    if tiers(settings.limits) is None:
+        return None
+    wanted = settings.registrations_per_address, settings.registrations_per_hour
+    return Registrations(*wanted, settings.api_processes, time.monotonic_ns)
 
 
 def server_config(app: Callable[..., Any], trusted_proxies: str = "") -> uvicorn.Config:

@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-tenant_app = typer.Typer(help="Tenants over the HTTP API.", no_args_is_help=True, rich_markup_mode=None)
+tenant_app = typer.Typer(help="Tenants, and who may be one.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(tenant_app, name="tenant")
 key_app = typer.Typer(help="API keys of a tenant.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(key_app, name="key")
@@ -470,14 +470,62 @@ def health(
 def tenant_register(
     slug: Annotated[str, typer.Argument(help="3 to 32 of a-z, 0-9 and inner hyphens")],
     name: Annotated[str, typer.Option(help="display name")] = "",
+    token: Annotated[str | None, typer.Option(help="invitation, where registration asks for one")] = None,
 ) -> None:
     """Register a tenant; its API key is printed once.
 
-    Example: pulsestream tenant register acme --name "Acme Trading"
+    Examples: pulsestream tenant register acme --name "Acme Trading";
+    pulsestream tenant register acme --token ps_invite_…
     """
     from pulsestream.commands.tenant import register
 
-    typer.echo(register(_client("tenant"), slug, name or slug))
+    typer.echo(register(_api_client(), slug, name or slug, token))
+
+
+@tenant_app.command("invite")
+def tenant_invite(
+    tier: Annotated[Literal["free", "pro", "enterprise"], typer.Option(help="of the tenants")] = "free",
+    expires: Annotated[str, typer.Option(help="how long it is good: 30m, 12h, 7d")] = "7d",
+    uses: Annotated[int, typer.Option(min=1, max=10_000, help="how many tenants")] = 1,
+    note: Annotated[str, typer.Option(help="for whom, as `pulsestream tenant invitations` shows it")] = "",
+) -> None:
+    """Make an invitation to register a tenant; its text is printed once.
+
+    What PULSESTREAM_REGISTRATION=token asks for. PULSESTREAM_DATABASE_URL must name ps_relay or a superuser; without
+    it, the stack that runs here is meant.
+
+    Example: pulsestream tenant invite --tier pro --expires 7d --note "Acme Trading"
+    """
+    from pulsestream.commands.invitation import invite
+    from pulsestream.commands.times import parse_span
+
+    typer.echo(invite(_with_database("tenant"), tier, parse_span("--expires", expires), uses, note))
+
+
+@tenant_app.command("invitations")
+def tenant_invitations(
+    *, as_json: Annotated[bool, typer.Option("--json", help="one invitation a line")] = False
+) -> None:
+    """List the invitations with what is left of them, over the database.
+
+    Example: pulsestream tenant invitations --json
+    """
+    from pulsestream.commands.invitation import listed
+
+    listed(_with_database("tenant"), as_json=as_json, out=sys.stdout)
+
+
+@tenant_app.command("revoke-invitation")
+def tenant_revoke_invitation(
+    invitation: Annotated[str, typer.Argument(help="id, as `pulsestream tenant invitations` shows it")],
+) -> None:
+    """Revoke an invitation, over the database; tenants that were made with it stay.
+
+    Example: pulsestream tenant revoke-invitation 03kV8sLq2ZxYb
+    """
+    from pulsestream.commands.invitation import revoke
+
+    typer.echo(revoke(_with_database("tenant"), invitation))
 
 
 @tenant_app.command("subscribe")

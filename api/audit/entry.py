@@ -14,9 +14,9 @@ import msgspec
 
 from api.auth import Caller
 from api.database import Connection, execute
-from api.keys import PREFIX
+from api.keys import INVITATION, PREFIX
 
-_KEY: Final = re.compile(rf"({PREFIX}_[0-9A-Za-z]+)_[0-9A-Za-z]+_[0-9A-Za-z]+")
+_KEY: Final = re.compile(rf"((?:{PREFIX}|{INVITATION})_[0-9A-Za-z]+)_[0-9A-Za-z]+_[0-9A-Za-z]+")
 
 
 class Action(StrEnum):

@@ -9,7 +9,7 @@ from api.asgi import request_id
 from api.dependencies import tenants
 from api.models import Body, Shown
 from api.openapi import problems
-from api.tenants.service import Registered, Tenants
+from api.tenants.service import Asked, Registered, Tenants
 
 router = APIRouter(tags=["tenants"])
 
@@ -21,6 +21,12 @@ class RegisterTenant(Body):
         max_length=64, description="slug: 3 to 32 characters of a-z, 0-9 and inner hyphens", examples=["acme"]
     )
     name: str = Field("", max_length=200, description="as people call it; default: the slug", examples=["Acme Trading"])
+    token: str | None = Field(
+        None,
+        max_length=200,
+        description="invitation that an operator made, where registration asks for one; it decides the tier",
+        examples=["ps_invite_<id>_<secret>_<checksum>"],
+    )
 
 
 class RegisteredTenant(Shown):
@@ -28,6 +34,7 @@ class RegisteredTenant(Shown):
 
     tenant: str = Field(examples=["acme"])
     name: str = Field(examples=["Acme Trading"])
+    tier: str = Field(description="free, pro or enterprise", examples=["free"])
     api_key: str = Field(description="shown this once: store it", examples=["ps_live_<id>_<secret>_<checksum>"])
     key_id: str = Field(description="the key's public part", examples=["03kV8sLq2ZxYb"])
     role: str = Field(examples=["owner"])
@@ -37,10 +44,15 @@ class RegisteredTenant(Shown):
     "/api/v1/auth/register/tenant",
     status_code=201,
     response_model=RegisteredTenant,
-    responses=problems(400, 403, 409, 422),
+    responses=problems(400, 403, 409, 422, 429, 503),
 )
 async def register_tenant(
     body: RegisterTenant, request: Request, service: Annotated[Tenants, Depends(tenants)]
 ) -> Registered:
-    """Register a tenant. Its key has role owner and is shown in this answer only."""
-    return await service.register(body.tenant, body.name, request_id(request.scope))
+    """Register a tenant. Its key has role owner and is shown in this answer only.
+
+    Installations may ask for an invitation, or take no registrations at all; how many an address may make in an hour is
+    bounded. A slug is given once: not even a deleted tenant's is given again.
+    """
+    address = request.client.host if request.client else ""
+    return await service.register(Asked(body.tenant, body.name, body.token, address, request_id(request.scope)))

@@ -1,18 +1,35 @@
 """Tenants: registration, with the first key, control record and audit in one transaction; and what they have."""
 
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from api import errors, keys
 from api.audit.entry import Action, Actor, append_change
-from api.database import Database
+from api.database import Connection, Database
 from api.keys_admin.repository import NewKey, insert_key
+from api.limits.registrations import Registrations
 from api.outbox import publish_tenant
-from api.tenants import repository
+from api.tenants import invitations, repository
+from api.tenants.invitations import Used
 from pulsestream.core.errors import InvalidNameError
 from pulsestream.core.topics import check_slug
+from schemas.records import Tenant
 
 FIRST_NAME = "first key"
 FIRST_ROLE = "owner"
+FIRST_TIER: Final = "free"
+Mode = Literal["open", "token", "closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What somebody asks for who registers, and from where; `token` is an invitation's text, None without one."""
+
+    tenant: str
+    name: str
+    token: str | None
+    address: str
+    request_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,36 +38,57 @@ class Registered:
 
     tenant: str
     name: str
+    tier: str
     api_key: str = field(repr=False)
     key_id: str
     role: str
 
 
 class Tenants:
-    """What can be done with tenants."""
+    """What can be done with tenants. Without `registrations` any number may be registered."""
 
-    def __init__(self, database: Database, peppers: keys.Peppers, *, is_open: bool) -> None:
+    def __init__(
+        self, database: Database, peppers: keys.Peppers, mode: Mode, registrations: Registrations | None
+    ) -> None:
         self._database = database
         self._peppers = peppers
-        self._is_open = is_open
+        self._mode = mode
+        self._registrations = registrations
 
-    async def register(self, slug: str, name: str, request_id: str) -> Registered:
-        """Make a tenant with an owner's key; raises Problem 403 (closed), 409 (taken) or 422 (no slug)."""
-        if not self._is_open:
+    async def register(self, asked: Asked) -> Registered:
+        """Make a tenant with an owner's key.
+
+        Raises Problem 403 (closed, or no good invitation), 409 (taken), 422 (no slug) or 429 (too many registrations).
+        """
+        self._check(asked)
+        key = keys.generate()
+        async with self._database.tenant(asked.tenant) as connection:
+            used = await invitations.use(connection, asked.token) if asked.token else None
+            tier = FIRST_TIER if used is None else used.tier
+            tenant = await repository.insert_tenant(connection, asked.tenant, asked.name or asked.tenant, tier)
+            await insert_key(connection, asked.tenant, key, self._peppers, NewKey(FIRST_NAME, FIRST_ROLE))
+            await publish_tenant(connection, tenant)
+            await _audit(connection, tenant, key.id, used, asked.request_id)
+        return Registered(tenant.tenant, tenant.name, tenant.tier, key.text, key.id, FIRST_ROLE)
+
+    def _check(self, asked: Asked) -> None:
+        """Refuse what can be refused without the database, and count what cannot."""
+        if self._mode == "closed":
             raise errors.registration_closed()
         try:
-            check_slug(slug)
+            check_slug(asked.tenant)
         except InvalidNameError as error:
             raise errors.invalid_body([errors.FieldError("/tenant", str(error))]) from error
-        key = keys.generate()
-        first_key = NewKey(FIRST_NAME, FIRST_ROLE)
-        async with self._database.tenant(slug) as connection:
-            tenant = await repository.insert_tenant(connection, slug, name or slug)
-            await insert_key(connection, slug, key, self._peppers, first_key)
-            await publish_tenant(connection, tenant)
-            nobody = Actor(None, None, request_id)
-            made = {"name": tenant.name, "tier": tenant.tier, "status": tenant.status}
-            await append_change(connection, nobody, Action.TENANT_CREATE, f"tenant:{slug}", after=made)
-            first = {"name": FIRST_NAME, "role": FIRST_ROLE}
-            await append_change(connection, nobody, Action.KEY_CREATE, f"key:{key.id}", after=first)
-        return Registered(tenant.tenant, tenant.name, key.text, key.id, FIRST_ROLE)
+        if self._mode == "token" and not asked.token:
+            raise errors.invitation_required()
+        if self._registrations is not None:
+            self._registrations.admit(asked.address)
+
+
+async def _audit(connection: Connection, tenant: Tenant, key_id: str, used: Used | None, request_id: str) -> None:
+    nobody = Actor(None, None, request_id)
+    made = {"name": tenant.name, "tier": tenant.tier, "status": tenant.status}
+    made |= {} if used is None else {"invitation": used.id}
+    await append_change(connection, nobody, Action.TENANT_CREATE, f"tenant:{tenant.tenant}", after=made)
+    first = {"name": FIRST_NAME, "role": FIRST_ROLE}
+    await append_change(connection, nobody, Action.KEY_CREATE, f"key:{key_id}", after=first)

@@ -53,9 +53,9 @@ class Client:
 
     # ---- tenant and subscriptions ----
 
-    def register(self, tenant: str, name: str = "") -> Registered:
-        """Make a tenant; its key is in this answer only."""
-        body = {"tenant": tenant, "name": name}
+    def register(self, tenant: str, name: str = "", *, token: str | None = None) -> Registered:
+        """Make a tenant, with an invitation where the installation asks for one; its key is in this answer only."""
+        body = {"tenant": tenant, "name": name, "token": token}
         made = self.transport.request("POST", "/api/v1/auth/register/tenant", body=body, repeatable=False)
         return cast(Registered, made)
 

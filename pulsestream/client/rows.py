@@ -172,6 +172,7 @@ class Registered(TypedDict):
 
     tenant: str
     name: str
+    tier: str
     api_key: str
     key_id: str
     role: str

@@ -7,11 +7,11 @@ from pulsestream.core.errors import UsageError
 from pulsestream.core.settings import Settings
 
 
-def register(settings: Settings, slug: str, name: str) -> str:
+def register(settings: Settings, slug: str, name: str, token: str | None) -> str:
     """Register a tenant and return what to show: its API key, once. Raises ApiError, UnavailableError."""
     with connect(settings) as api:
-        made = api.register(slug, name)
-    return f"tenant {made['tenant']} registered. Its API key, shown this once:\n{made['api_key']}"
+        made = api.register(slug, name, token=token)
+    return f"tenant {made['tenant']} registered, tier {made['tier']}. Its API key, shown this once:\n{made['api_key']}"
 
 
 def subscribe(settings: Settings, products: Sequence[str], key: str) -> str:

@@ -13,7 +13,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 _SECRET_NAME: Final = re.compile(r"password|secret|pepper|token|api_?key|authorization", re.IGNORECASE)
-_SECRET_VALUE: Final = re.compile(r"ps_live_[0-9A-Za-z]+_[0-9A-Za-z_]+|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")
+_SECRET_VALUE: Final = re.compile(r"ps_(?:live|invite)_[0-9A-Za-z]+_[0-9A-Za-z_]+|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")
 _MASK: Final = "***"
 
 
@@ -56,7 +56,7 @@ def logger(name: str) -> FilteringBoundLogger:
 
 
 def masked(text: str) -> str:
-    """Return a text without the API keys and the credentials of URLs in it."""
+    """Return a text without the API keys, the invitations and the credentials of URLs in it."""
     return _SECRET_VALUE.sub(_MASK, text)
 
 

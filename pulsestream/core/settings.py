@@ -57,7 +57,11 @@ class Settings(BaseSettings):
     key_pepper_previous: SecretStr = Field(
         SecretStr(""), description="the pepper of the version before, for keys that were made with it; empty: none"
     )
-    registration: Literal["open", "closed"] = "open"
+    registration: Literal["open", "token", "closed"] = Field(
+        "open", description="who may register a tenant: everybody, whoever has an invitation, nobody"
+    )
+    registrations_per_address: int = Field(10, ge=1, le=1_000_000, description="an hour, from one address")
+    registrations_per_hour: int = Field(100, ge=1, le=1_000_000, description="from all addresses together")
     limits: str = Field("", description="of tiers, where others than theirs: free.events=1000, pro.keys=100; or off")
     api_processes: int = Field(1, ge=1, le=1000, description="that share the limits: each gives a tenant its part")
     usage_interval: float = Field(60, ge=0.1, le=3600, description="seconds until counted usage is stored, at most")

@@ -23,7 +23,13 @@ FEED_SHARDS: Final = "ps._platform.feed-shards.v1"
 """Holds no records: its partitions, one a shard, are what the producers' consumer group divides."""
 CONTROL_TOPICS: Final = (TENANTS, SUBSCRIPTIONS, RULES, FEEDS)
 
-RESERVED_SLUGS: Final = frozenset({"admin", "ps", "platform", "pulsestream", "root", "system", "api", "internal"})
+RESERVED_SLUGS: Final = frozenset({
+    "admin", "api", "audit", "internal", "kafka", "operator", "platform", "postgres", "ps", "public", "pulsestream",
+    "relay", "root", "security", "sink", "stream", "support", "system", "www",
+})  # fmt: skip
+"""Names that would be taken for the platform's own, or for nobody's."""
+RESERVED_PREFIXES: Final = ("ps-", "xn--")
+"""How the names of services and the encodings of other scripts begin."""
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{1,30}[a-z0-9]")
 _TENANT_TOPIC = re.compile(rf"ps\.({_SLUG.pattern})\.({'|'.join(DATASETS)})\.v([1-9][0-9]*)")
@@ -54,6 +60,9 @@ def check_slug(slug: str) -> str:
         raise InvalidNameError(f"{slug!r} is not a tenant slug: use {_EXAMPLE}")
     if slug in RESERVED_SLUGS:
         raise InvalidNameError(f"the slug {slug!r} is reserved: choose another")
+    if slug.startswith(RESERVED_PREFIXES):
+        reserved = " and ".join(RESERVED_PREFIXES)
+        raise InvalidNameError(f"the slug {slug!r} is reserved, as all that begin with {reserved}: choose another")
     return slug
 
 

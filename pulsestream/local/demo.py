@@ -20,11 +20,16 @@ class DemoError(OutageError):
     """The demo tenant cannot be made or used."""
 
 
-def ensure_demo(api_url: str, key_file: Path, exchange: str, products: Sequence[str]) -> tuple[str, bool]:
-    """Return the demo tenant's key and whether it is new, after subscribing it to these products of `exchange`."""
+def ensure_demo(
+    api_url: str, key_file: Path, exchange: str, products: Sequence[str], invitation: Callable[[], str | None]
+) -> tuple[str, bool]:
+    """Return the demo tenant's key and whether it is new, after subscribing it to these products of `exchange`.
+
+    A new one is registered with what `invitation` gives.
+    """
     new = not key_file.exists()
     with httpx.Client(base_url=api_url, timeout=15, trust_env=False) as client:
-        key = _register(client, key_file) if new else key_file.read_text("utf-8").strip()
+        key = _register(client, key_file, invitation()) if new else key_file.read_text("utf-8").strip()
         wanted = [{"exchange": exchange, "product": product} for product in products]
         _call(client, "PUT", "/api/v1/subscriptions", key, {"subscriptions": wanted})
     return key, new
@@ -45,8 +50,8 @@ def wait_for_tick(api_url: str, key: str, since: str, timeout: float, stopping: 
     return False
 
 
-def _register(client: httpx.Client, key_file: Path) -> str:
-    body = {"tenant": TENANT, "name": "Demo"}
+def _register(client: httpx.Client, key_file: Path, token: str | None) -> str:
+    body = {"tenant": TENANT, "name": "Demo", "token": token}
     key = str(_call(client, "POST", "/api/v1/auth/register/tenant", "", body)["api_key"])
     write_private(key_file, key + "\n")
     return key

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import FrameType
 from typing import Final
 
@@ -20,6 +20,8 @@ import psutil
 import psycopg
 from pydantic import SecretStr
 
+from api.relay_database import connect
+from api.tenants.invitations import make
 from producers.source import SIMULATOR
 from pulsestream.core.kafka import Admin
 from pulsestream.core.layout import platform_topic_specs
@@ -47,6 +49,7 @@ _NOTED: Final = (
     *EXCHANGE,
 )  # fmt: skip
 """What another command needs to know to see this stack as it is."""
+_INVITATION: Final = timedelta(hours=1)
 _LOOK: Final = 0.2
 _AUTO: Final = "auto"
 
@@ -137,6 +140,13 @@ class Stack:
     def wait_ready(self, *names: str, timeout: float = 60.0) -> None:
         """Return when these parts are ready (again); raises StartError after `timeout` seconds."""
         self._supervisor.wait_ready(names, timeout)
+
+    def invitation(self) -> str | None:
+        """Return an invitation for one tenant where registration asks for one, else None."""
+        if self.settings.registration != "token":
+            return None
+        with connect(self.settings, "pulsestream-up") as connection:
+            return make(connection, "free", _INVITATION, 1, "tenant demo of the local stack").text
 
     def service_settings(self, name: str, **overrides: object) -> Settings:
         """Return the settings that a service is given: producer, relay, stream, sink or api."""
@@ -281,7 +291,8 @@ def _first_steps(stack: Stack, screen: Screen, began: float, stopping: threading
     """Make or find the demo tenant, wait for its first tick, and say what to do next."""
     screen.fed(stack.chosen.said, has_timescale=stack.has_timescale())
     try:
-        key, new = demo.ensure_demo(stack.api_url, stack.home.demo_key, stack.chosen.exchange, stack.chosen.products)
+        fed = stack.chosen
+        key, new = demo.ensure_demo(stack.api_url, stack.home.demo_key, fed.exchange, fed.products, stack.invitation)
         if new:
             screen.key(demo.TENANT, key, stack.home.demo_key)
         # A recording's ticks are as old as it is; of all others only those count that came after the start.

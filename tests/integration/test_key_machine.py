@@ -23,7 +23,7 @@ from api.errors import Problem
 from api.keys_admin.service import Keys
 from api.limits.quotas import Quotas
 from api.limits.tiers import tiers
-from api.tenants.service import Tenants
+from api.tenants.service import Asked, Tenants
 from pulsestream.core.clock import to_datetime, to_micros
 from pulsestream.core.settings import Settings
 from tests.support.databases import NamedDatabase
@@ -125,10 +125,10 @@ class KeyMachine(RuleBasedStateMachine):
 
     @initialize(target=known)
     def register(self) -> Any:
-        tenants = Tenants(self.world.database, PEPPERS, is_open=True)
+        tenants = Tenants(self.world.database, PEPPERS, "open", None)
         self.slug = f"m-{secrets.token_hex(6)}"
-        own = self.world.run(tenants.register(self.slug, "", "r1"))
-        other = self.world.run(tenants.register(f"{self.slug}-b", "", "r2"))
+        own = self.world.run(tenants.register(Asked(self.slug, "", None, "", "r1")))
+        other = self.world.run(tenants.register(Asked(f"{self.slug}-b", "", None, "", "r2")))
         self.foreign = other.key_id
         self.model[own.key_id] = Known(own.key_id, own.api_key, "owner", State(None), [])
         return own.key_id

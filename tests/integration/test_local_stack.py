@@ -161,8 +161,9 @@ def test_a_replay_driven_by_a_program_keeps_the_exchanges_name_over_a_crash(home
     recording = tmp_path / "market.frames"
     write_recording(recording, seed=3, seconds=3600, products=("BTC-USD",), rate=2)
 
-    with running_stack(home, feed=f"replay:{recording}") as stack:
-        key, _ = demo.ensure_demo(stack.api_url, home / "demo.key", stack.chosen.exchange, stack.chosen.products)
+    with running_stack(home, feed=f"replay:{recording}", registration="token") as stack:
+        fed = stack.chosen
+        key, _ = demo.ensure_demo(stack.api_url, home / "demo.key", fed.exchange, fed.products, stack.invitation)
         before = stack.pids()
         stack.kill("producer")
         stack.wait_ready("producer")

@@ -225,6 +225,8 @@ class Installation:
             "exchange_url": f"ws://127.0.0.1:{self.exchange_port}",
             "feed_shards": _FEED_SHARDS,
             "limits": "off",
+            "registrations_per_address": 1_000_000,
+            "registrations_per_hour": 1_000_000,
         }
         return self._command(name, [name], {**own, **extra})
 

@@ -29,9 +29,15 @@ def test_no_tenants_prefix_covers_another_tenant(tenant: str, other: str, datase
     assert covered is (tenant == other)
 
 
-@pytest.mark.parametrize("slug", ["", "ab", "-ab", "ab-", "Abc", "a_b", "_platform", "a.b", "x" * 33, "admin", "abc\n"])
+@pytest.mark.parametrize("slug", ["", "ab", "-ab", "ab-", "Abc", "a_b", "_platform", "a.b", "x" * 33, "abc\n"])
 def test_a_slug_that_cannot_be_is_refused(slug: str) -> None:
     with pytest.raises(InvalidNameError):
+        topics.check_slug(slug)
+
+
+@pytest.mark.parametrize("slug", ["admin", "kafka", "ps-relay", "xn--acme"])
+def test_a_slug_of_the_platform_is_refused_and_says_so(slug: str) -> None:
+    with pytest.raises(InvalidNameError, match="reserved"):
         topics.check_slug(slug)
 
 
