@@ -174,7 +174,7 @@ def _pointer(item: Mapping[str, Any], body: object) -> str:
     for index, part in enumerate(path):
         below = _member(body, part)
         if below is not _NOTHING or (item["type"] == "missing" and index == len(path) - 1):
-            pointer += f"/{part}"
+            pointer += "/" + str(part).replace("~", "~0").replace("/", "~1")
             body = below
     return pointer
 

@@ -22,10 +22,10 @@ _PAGES: Final = frozenset({"/docs", "/redoc"})
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _ASKED: Final = (
-    "X-API-Key", "Authorization", "Content-Type", "Content-Encoding", "Idempotency-Key", "Last-Event-ID",
+    "X-API-Key", "Authorization", "Content-Type", "Content-Encoding", "Idempotency-Key", "If-Match", "Last-Event-ID",
     "X-Request-ID", "traceparent",
 )  # fmt: skip
-_ANSWERED: Final = ("RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID")
+_ANSWERED: Final = ("ETag", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID")
 _REMEMBERED: Final = 600
 """Seconds for which a browser need not ask again whether it may."""
 

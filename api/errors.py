@@ -176,6 +176,16 @@ def conflict(code: str, title: str, detail: str, **extensions: str) -> Problem:
     return Problem(409, code, title, detail, extensions=extensions)
 
 
+def precondition_failed(detail: str, **extensions: int) -> Problem:
+    """412: what is to be changed is no longer what the client saw."""
+    return Problem(412, "precondition-failed", "Changed by somebody else", detail, extensions=extensions)
+
+
+def precondition_required(detail: str) -> Problem:
+    """428: the client does not say what it saw of what it would change."""
+    return Problem(428, "precondition-required", "If-Match required", detail)
+
+
 def tenant_not_allowed(where: str) -> Problem:
     """400: the tenant comes from the key only."""
     return Problem(

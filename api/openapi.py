@@ -19,9 +19,11 @@ _MEANINGS: Final = {
     404: "It does not exist, or belongs to another tenant",
     405: "The method is not possible here",
     409: "Not possible as things are: something of that name exists, or the change would leave what may not be",
+    412: "What is to be changed is no longer what If-Match says",
     413: "Too many bytes, events or levels of nesting",
     415: "The body is not JSON",
     422: "The body is JSON and says something impossible",
+    428: "If-Match is missing: a change says what it was made from",
     429: "A limit of the tenant or of the key is reached, or too many bad keys came from this address: nothing was "
     "done. Send the same request again after Retry-After",
     503: "Not possible now, or not known to have happened: send the same request again after Retry-After",

@@ -152,6 +152,17 @@ SELECT rule_id, version, name, enabled, deleted, definition, created_by, created
 FROM rules WHERE tenant = %(tenant)s AND rule_id = %(rule_id)s
 ORDER BY version DESC LIMIT 1;
 
+-- name: list_rule_versions
+-- Newest first; `before` is the definition of the version before, `ended_at` when the next one took its place.
+SELECT version, name, enabled, deleted, definition, created_by, created_at, effective_at,
+    (SELECT definition FROM rules AS one
+     WHERE one.tenant = held.tenant AND one.rule_id = held.rule_id AND one.version = held.version - 1) AS before,
+    (SELECT effective_at FROM rules AS one
+     WHERE one.tenant = held.tenant AND one.rule_id = held.rule_id AND one.version = held.version + 1) AS ended_at
+FROM rules AS held
+WHERE tenant = %(tenant)s AND rule_id = %(rule_id)s AND version < coalesce(%(below)s, 9223372036854775807)
+ORDER BY version DESC LIMIT %(limit)s;
+
 -- name: search_rows
 SELECT {columns} FROM {table} WHERE tenant = %(tenant)s {conditions}
 ORDER BY {order} LIMIT %(limit)s

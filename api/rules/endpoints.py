@@ -1,20 +1,24 @@
-"""POST, GET and DELETE /api/v1/rules."""
+"""/api/v1/rules: POST and GET, one rule's GET, PUT and DELETE, its pause and its versions."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends
-from pydantic import Field
+from fastapi import APIRouter, Body, Depends, Header, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.auth import CanReadRules, CanWriteRules
 from api.dependencies import rules
 from api.models import Moment, Shown
 from api.openapi import problems
+from api.rules.history import Version
 from api.rules.repository import RuleRow
 from api.rules.service import Rules
+from api.rules.tags import match_of, tag_of
 from streams.engine.rules import RuleDefinition
 
 router = APIRouter(tags=["rules"], prefix="/api/v1/rules")
 RulesService = Annotated[Rules, Depends(rules)]
+MAX_PAGE = 200
 _EXAMPLE = {
     "name": "btc-below-15000",
     "product": "BTC-USD",
@@ -24,6 +28,14 @@ _EXAMPLE = {
     "severity": "warning",
     "labels": {"desk": "spot"},
 }
+IfMatch = Annotated[
+    str | None,
+    Header(alias="If-Match", description="ETag of the version that the change was made from, or *", examples=['"1"']),
+]
+_TAGGED: dict[int | str, dict[str, Any]] = {
+    status: {"headers": {"ETag": {"description": "the version, for If-Match", "schema": {"type": "string"}}}}
+    for status in (200, 201)
+}
 
 
 class ShownRule(Shown):
@@ -32,7 +44,7 @@ class ShownRule(Shown):
     rule_id: str = Field(examples=["019c1f6e-8f2a-7c31-9d55-0c1f6e8f2a7c"])
     version: int = Field(description="counts up with every change", examples=[1])
     name: str = Field(examples=["btc-below-15000"])
-    enabled: bool
+    enabled: bool = Field(description="false: paused")
     definition: dict[str, Any] = Field(description="the rule with its defaults", examples=[_EXAMPLE])
     created_at: Moment = Field(description="of this version")
     created_by: str = Field(description="id of the key that made this version")
@@ -47,12 +59,57 @@ class ShownRules(Shown):
     rules: list[ShownRule]
 
 
-@router.post("", status_code=201, response_model=ShownRule, responses=problems(400, 401, 403, 409, 422, 503))
+class ShownDifference(Shown):
+    """One place where a version differs from the one before."""
+
+    pointer: str = Field(description="JSON pointer into the definition", examples=["/condition/below"])
+    before: Any = Field(description="null: nothing stood there", examples=[15000.0])
+    after: Any = Field(description="null: nothing stands there", examples=[14000.0])
+
+
+class ShownVersion(Shown):
+    """A version of a rule: what it did, and who made it."""
+
+    version: int = Field(examples=[2])
+    change: str = Field(description="created, changed, paused, resumed or deleted", examples=["changed"])
+    differences: list[ShownDifference] = Field(description="from the version before")
+    definition: dict[str, Any] = Field(examples=[_EXAMPLE])
+    created_at: Moment
+    created_by: str = Field(description="id of the key that made this version")
+    effective_at: Moment | None = Field(description="from when on ticks are judged by it; null: not known yet")
+    ended_at: Moment | None = Field(description="when the next version took its place; null: it is the newest")
+
+
+class ShownVersions(Shown):
+    """A page of versions, newest first."""
+
+    versions: list[ShownVersion]
+    next_before: int | None = Field(description="`before` for the next page; null after the first version")
+
+
+class VersionsParameters(BaseModel):
+    """Which versions to list. Unknown parameters are refused, so that a misspelt one is not ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: int = Field(50, ge=1, le=MAX_PAGE)
+    before: int | None = Field(None, ge=1, lt=2**63, description="only versions below this one")
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=ShownRule,
+    responses=problems(400, 401, 403, 409, 422, 503) | {201: _TAGGED[201]},
+)
 async def create_rule(
-    body: Annotated[RuleDefinition, Body(examples=[_EXAMPLE])], caller: CanWriteRules, service: RulesService
+    body: Annotated[RuleDefinition, Body(examples=[_EXAMPLE])],
+    caller: CanWriteRules,
+    service: RulesService,
+    response: Response,
 ) -> RuleRow:
     """Make a rule. It applies to ticks that reach Kafka from `effective_at` on, within seconds."""
-    return await service.create(caller, body)
+    return _tagged(response, await service.create(caller, body))
 
 
 @router.get("", response_model=ShownRules, responses=problems(400, 401, 403, 503))
@@ -61,13 +118,82 @@ async def list_rules(caller: CanReadRules, service: RulesService) -> dict[str, l
     return {"rules": await service.list(caller.tenant)}
 
 
-@router.get("/{rule_id}", response_model=ShownRule, responses=problems(400, 401, 403, 404, 503))
-async def get_rule(rule_id: str, caller: CanReadRules, service: RulesService) -> RuleRow:
+@router.get("/{rule_id}", response_model=ShownRule, responses=problems(400, 401, 403, 404, 503) | {200: _TAGGED[200]})
+async def get_rule(rule_id: str, caller: CanReadRules, service: RulesService, response: Response) -> RuleRow:
     """Show a rule."""
-    return await service.get(caller.tenant, rule_id)
+    return _tagged(response, await service.get(caller.tenant, rule_id))
 
 
-@router.delete("/{rule_id}", status_code=204, responses=problems(400, 401, 403, 404, 503))
-async def delete_rule(rule_id: str, caller: CanWriteRules, service: RulesService) -> None:
+@router.get("/{rule_id}/versions", response_model=ShownVersions, responses=problems(400, 401, 403, 404, 503))
+async def list_rule_versions(
+    rule_id: str, parameters: Annotated[VersionsParameters, Query()], caller: CanReadRules, service: RulesService
+) -> dict[str, Any]:
+    """List a rule's versions, newest first: what each changed, who made it, when it held; of a deleted rule, too."""
+    page = await service.versions(caller.tenant, rule_id, parameters.limit, parameters.before)
+    return {"versions": [_shown(version) for version in page.versions], "next_before": page.next_before}
+
+
+@router.put(
+    "/{rule_id}",
+    response_model=ShownRule,
+    responses=problems(400, 401, 403, 404, 409, 412, 422, 428, 503) | {200: _TAGGED[200]},
+)
+async def replace_rule(
+    rule_id: str,
+    body: Annotated[RuleDefinition, Body(examples=[_EXAMPLE])],
+    *,
+    caller: CanWriteRules,
+    service: RulesService,
+    response: Response,
+    if_match: IfMatch = None,
+) -> RuleRow:
+    """Put another definition in a rule's place, as its next version. The whole of it: what is left out has its default.
+
+    Alerts that the version before has open are resolved with reason `rule_changed`. `If-Match` says from which version
+    the change was made, so that nobody's change is overwritten unseen. Safe to repeat.
+    """
+    return _tagged(response, await service.replace(caller, rule_id, body, match_of(if_match)))
+
+
+@router.post(
+    "/{rule_id}/pause",
+    response_model=ShownRule,
+    responses=problems(400, 401, 403, 404, 412, 503) | {200: _TAGGED[200]},
+)
+async def pause_rule(
+    rule_id: str, caller: CanWriteRules, service: RulesService, response: Response, if_match: IfMatch = None
+) -> RuleRow:
+    """Pause a rule: it evaluates nothing until it is resumed, and what it has open is resolved (`rule_changed`).
+
+    Safe to repeat: a rule that is paused stays as it is.
+    """
+    paused = await service.set_enabled(caller, rule_id, match_of(if_match), enabled=False)
+    return _tagged(response, paused)
+
+
+@router.post(
+    "/{rule_id}/resume",
+    response_model=ShownRule,
+    responses=problems(400, 401, 403, 404, 412, 503) | {200: _TAGGED[200]},
+)
+async def resume_rule(
+    rule_id: str, caller: CanWriteRules, service: RulesService, response: Response, if_match: IfMatch = None
+) -> RuleRow:
+    """Let a paused rule go on, from nothing. Safe to repeat."""
+    resumed = await service.set_enabled(caller, rule_id, match_of(if_match), enabled=True)
+    return _tagged(response, resumed)
+
+
+@router.delete("/{rule_id}", status_code=204, responses=problems(400, 401, 403, 404, 412, 503))
+async def delete_rule(rule_id: str, caller: CanWriteRules, service: RulesService, if_match: IfMatch = None) -> None:
     """Delete a rule. Alerts that it has open are resolved with reason `rule_changed`."""
-    await service.delete(caller, rule_id)
+    await service.delete(caller, rule_id, match_of(if_match))
+
+
+def _tagged(response: Response, rule: RuleRow) -> RuleRow:
+    response.headers["ETag"] = tag_of(rule.version)
+    return rule
+
+
+def _shown(version: Version) -> dict[str, Any]:
+    return asdict(version.row) | {"change": version.change, "differences": version.differences}

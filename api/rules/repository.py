@@ -27,6 +27,22 @@ class RuleRow:
     effective_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """A version with what it replaced: `before` is None for the first one; `ended_at` for the one in force."""
+
+    version: int
+    name: str
+    enabled: bool
+    deleted: bool
+    definition: dict[str, Any]
+    created_by: str
+    created_at: datetime
+    effective_at: datetime | None
+    before: dict[str, Any] | None
+    ended_at: datetime | None
+
+
 async def list_rules(connection: Connection, tenant: str) -> list[RuleRow]:
     """Return the newest version of every rule that is not deleted, oldest rule first."""
     return [_row(row) for row in await fetch_all(connection, "list_rules", {"tenant": tenant})]
@@ -36,6 +52,17 @@ async def find_rule(connection: Connection, tenant: str, rule_id: str) -> RuleRo
     """Return the newest version of a rule; None when there is none, or it is deleted."""
     row = await fetch_one(connection, "find_rule", {"tenant": tenant, "rule_id": rule_id})
     return None if row is None or row["deleted"] else _row(row)
+
+
+async def list_versions(
+    connection: Connection, tenant: str, rule_id: str, *, below: int | None, limit: int
+) -> list[VersionRow]:
+    """Return versions of a rule, the newest first; `below` None: from the newest on."""
+    asked = {"tenant": tenant, "rule_id": rule_id, "below": below, "limit": limit}
+    return [
+        VersionRow(**row | {name: _json(row[name]) for name in ("definition", "before")})
+        for row in await fetch_all(connection, "list_rule_versions", asked)
+    ]
 
 
 async def insert_rule(
@@ -72,6 +99,10 @@ async def insert_rule(
 class _Named(msgspec.Struct):
     name: str
     enabled: bool = True
+
+
+def _json(raw: msgspec.Raw | None) -> Any:
+    return None if raw is None else msgspec.json.decode(raw)
 
 
 def _row(row: DictRow) -> RuleRow:

@@ -14,6 +14,7 @@ from pulsestream.client.rows import (
     Order,
     Registered,
     Rule,
+    RuleVersion,
     Sent,
     StatRow,
     Subscription,
@@ -159,6 +160,35 @@ class Client:
     def create_rule(self, definition: Mapping[str, Any]) -> Rule:
         """Make a rule. When no answer comes it may have been made: look at `rules` before trying again."""
         return cast(Rule, self.transport.request("POST", "/api/v1/rules", body=definition, repeatable=False))
+
+    def replace_rule(self, rule_id: str, definition: Mapping[str, Any], *, version: int | None) -> Rule:
+        """Put another definition in a rule's place.
+
+        `version` is the one that the change was made from: where there is a newer one, `ApiError.code` is
+        "precondition-failed". None: whichever there is.
+        """
+        made_from = "*" if version is None else f'"{version}"'
+        path = f"/api/v1/rules/{_segment(rule_id)}"
+        return cast(Rule, self.transport.request("PUT", path, body=definition, headers={"If-Match": made_from}))
+
+    def pause_rule(self, rule_id: str) -> Rule:
+        """Let a rule evaluate nothing until it is resumed."""
+        return cast(Rule, self.transport.request("POST", f"/api/v1/rules/{_segment(rule_id)}/pause"))
+
+    def resume_rule(self, rule_id: str) -> Rule:
+        """Let a paused rule go on."""
+        return cast(Rule, self.transport.request("POST", f"/api/v1/rules/{_segment(rule_id)}/resume"))
+
+    def rule_versions(self, rule_id: str) -> Iterator[RuleVersion]:
+        """Yield the versions of a rule, of a deleted one, too, the newest first."""
+        before = None
+        while True:
+            path = f"/api/v1/rules/{_segment(rule_id)}/versions"
+            answer = self.transport.request("GET", path, query={"before": before})
+            yield from answer["versions"]
+            before = answer["next_before"]
+            if before is None:
+                return
 
     def delete_rule(self, rule_id: str) -> None:
         """Delete a rule. A second deletion is refused: `ApiError.code` is "not-found"."""

@@ -167,6 +167,27 @@ class Rule(TypedDict):
     effective_at: str | None
 
 
+class Difference(TypedDict):
+    """One place where two versions of a rule differ, as a JSON pointer; None: nothing stands there."""
+
+    pointer: str
+    before: Any
+    after: Any
+
+
+class RuleVersion(TypedDict):
+    """A version of a rule: what it did, who made it, and when it held."""
+
+    version: int
+    change: Literal["created", "changed", "paused", "resumed", "deleted"]
+    differences: list[Difference]
+    definition: dict[str, Any]
+    created_at: str
+    created_by: str
+    effective_at: str | None
+    ended_at: str | None
+
+
 class Registered(TypedDict):
     """A new tenant and its first key, which is shown this once."""
 

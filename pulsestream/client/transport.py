@@ -59,6 +59,7 @@ class Transport:
         *,
         query: Query | None = None,
         body: Any = None,
+        headers: Mapping[str, str] | None = None,
         repeatable: bool = True,
     ) -> Any:
         """Return the JSON answer, None where there is none; raises ApiError, UnavailableError.
@@ -69,7 +70,7 @@ class Transport:
         for attempt in range(1, self._tries + 1):
             is_last = attempt == self._tries
             try:
-                response = self._http.request(method, path, params=asked, json=body)
+                response = self._http.request(method, path, params=asked, json=body, headers=headers)
             except (httpx.TransportError, UnicodeEncodeError) as error:
                 if is_last or not (repeatable or isinstance(error, httpx.ConnectError)):
                     raise self._away(error) from error

@@ -88,6 +88,22 @@ def making_a_rule(desk: Desk) -> dict[str, Any]:
     return newest(desk.tenant)
 
 
+def changing_a_rule(
+    method: str, path: str, name: str, *, body: Any = None, paused: bool = False
+) -> Callable[[Desk], dict[str, Any]]:
+    def change(desk: Desk) -> dict[str, Any]:
+        made = send(desk.tenant, "POST", RULES, json=RULE | {"name": name, "enabled": not paused}).json()
+        headers = {"X-API-Key": desk.tenant.key, "If-Match": '"1"'} | NAMED
+        answer = desk.tenant.http.request(method, f"{RULES}/{made['rule_id']}{path}", headers=headers, json=body)
+        row = newest(desk.tenant)
+        assert row["target"] == f"rule:{made['rule_id']}"
+        assert row["before"] == {"version": 1, "definition": made["definition"]}
+        assert row["after"] == {"version": 2, "definition": answer.json()["definition"]}
+        return row
+
+    return change
+
+
 def deleting_a_rule(desk: Desk) -> dict[str, Any]:
     made = send(desk.tenant, "POST", RULES, json=RULE | {"name": "deleted"}).json()
     send(desk.tenant, "DELETE", f"{RULES}/{made['rule_id']}")
@@ -140,6 +156,12 @@ CASES: dict[tuple[str, str], tuple[Callable[[Desk], dict[str, Any]], str]] = {
     ("put", SUBSCRIPTIONS): (subscribing, "subscriptions.replace"),
     ("post", RULES): (making_a_rule, "rule.create"),
     ("delete", RULES + "/{rule_id}"): (deleting_a_rule, "rule.delete"),
+    ("put", RULES + "/{rule_id}"): (
+        changing_a_rule("PUT", "", "changed", body=RULE | {"name": "to this"}),
+        "rule.change",
+    ),
+    ("post", RULES + "/{rule_id}/pause"): (changing_a_rule("POST", "/pause", "paused"), "rule.pause"),
+    ("post", RULES + "/{rule_id}/resume"): (changing_a_rule("POST", "/resume", "resumed", paused=True), "rule.resume"),
     ("post", LETTERS + "/replay"): (replaying, "dead-letters.replay"),
     ("post", LETTERS + "/discard"): (discarding, "dead-letters.discard"),
 }

@@ -140,6 +140,19 @@ def making_a_rule_meets_no_namesake(pair: Pair) -> None:
     assert pair.intrude("DELETE", f"{RULES}/{answer.json()['rule_id']}").status_code == 204
 
 
+def another_tenants_rule_is_not_touched(method: str, path: str, body: Any = None) -> Callable[[Pair], None]:
+    def touch(pair: Pair) -> None:
+        request = {"json": body, "headers": {"X-API-Key": pair.intruder.key, "If-Match": "*"}}
+        there = pair.intruder.http.request(method, f"{RULES}/{pair.rule_id}{path}", **request)
+        nowhere = pair.intruder.http.request(method, f"{RULES}/{pair.rule_id[::-1]}{path}", **request)
+        told = problem(there, 404, "not-found")["detail"], problem(nowhere, 404, "not-found")["detail"]
+        assert str(told[0]).replace(pair.rule_id, "") == str(told[1]).replace(pair.rule_id[::-1], "")
+        shown = pair.victim.call("GET", f"{RULES}/{pair.rule_id}")
+        assert (shown["version"], shown["enabled"]) == (1, True)
+
+    return touch
+
+
 def listing_rules_shows_ones_own(pair: Pair) -> None:
     pair.assert_hidden(pair.intrude("GET", RULES))
 
@@ -388,7 +401,11 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("post", RULES): making_a_rule_meets_no_namesake,
     ("get", RULES): listing_rules_shows_ones_own,
     ("get", RULES + "/{rule_id}"): another_tenants_rule_does_not_exist,
+    ("put", RULES + "/{rule_id}"): another_tenants_rule_is_not_touched("PUT", "", RULE),
     ("delete", RULES + "/{rule_id}"): another_tenants_rule_cannot_be_deleted,
+    ("get", RULES + "/{rule_id}/versions"): another_tenants_rule_is_not_touched("GET", "/versions"),
+    ("post", RULES + "/{rule_id}/pause"): another_tenants_rule_is_not_touched("POST", "/pause"),
+    ("post", RULES + "/{rule_id}/resume"): another_tenants_rule_is_not_touched("POST", "/resume"),
     ("get", SEARCH): searching_finds_ones_own,
     **{("get", f"/api/v1/{name}"): listing_finds_ones_own(f"/api/v1/{name}") for name in LISTS},
     ("get", LETTERS): listing_dead_letters_shows_ones_own,

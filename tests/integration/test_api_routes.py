@@ -495,6 +495,7 @@ def test_a_name_is_given_once_and_is_free_again_after_deletion(tenant: Tenant) -
         ({"severity": "loud"}, "/severity", "'warning'"),
         ({"name": ""}, "/name", "at least 1"),
         ({"colour": "red"}, "/colour", "unknown"),
+        ({"labels": {"a/b~": "x"}}, "/labels/a~1b~0", "pattern"),
     ],
 )
 def test_a_wrong_rule_is_refused_with_a_pointer_into_it(

@@ -229,10 +229,17 @@ def test_a_rule_takes_effect_while_the_worker_runs_and_its_end_closes_what_is_op
     eventually(lambda: assert_versions(still, [(1, "firing"), (1, "resolved")]))
     still.send([make_tick(still.exchange, "P0-USD", 2, 106.0, at=now())])
     eventually(lambda: assert_versions(still, [(1, "firing"), (1, "resolved"), (2, "firing")]))
-    still.put_rule(rule, above, version=3, deleted=True)
+    still.put_rule(rule, {**above, "enabled": False}, version=3, enabled=False)
+    paused = [(1, "firing"), (1, "resolved"), (2, "firing"), (2, "resolved")]
+    eventually(lambda: assert_versions(still, paused))
+    still.send([make_tick(still.exchange, "P0-USD", 3, 107.0, at=now())])
+    still.put_rule(rule, above, version=4)
+    eventually(lambda: assert_in_force(worker, still, 1), every=0.05)
+    still.send([make_tick(still.exchange, "P0-USD", 4, 108.0, at=now())])
+    eventually(lambda: assert_versions(still, [*paused, (4, "firing")]))
+    still.put_rule(rule, above, version=5, deleted=True)
 
-    closed = [(1, "firing"), (1, "resolved"), (2, "firing"), (2, "resolved")]
-    eventually(lambda: assert_versions(still, closed))
+    eventually(lambda: assert_versions(still, [*paused, (4, "firing"), (4, "resolved")]))
     assert {alert.reason for alert in still.alerts() if alert.state == "resolved"} == {"rule_changed"}
 
 

@@ -1,0 +1,222 @@
+"""Rules over their whole life, as clients of a running API see it."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from pulsestream.client import ApiError, Client
+from pulsestream.core.topics import RULES
+from pulsestream.local.kafka import EmbeddedKafka
+from schemas.codec import codec
+from schemas.records import Rule
+from tests.support.api import RULE, installation, problem
+from tests.support.e2e import Installation, Tenant, eventually, read_topic
+
+PATH = "/api/v1/rules"
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory, broker: EmbeddedKafka, database_server: str, migrated_template: str
+) -> Iterator[Installation]:
+    folder = tmp_path_factory.mktemp("alerting")
+    with installation(folder, broker, database_server, migrated_template, "relay", "api") as started:
+        yield started
+
+
+@pytest.fixture
+def tenant(running: Installation) -> Tenant:
+    return running.register("acme")
+
+
+@pytest.fixture
+def client(tenant: Tenant) -> Iterator[Client]:
+    with Client(str(tenant.http.base_url), tenant.key) as opened:
+        yield opened
+
+
+def call(tenant: Tenant, method: str, path: str, match: str | None = None, **request: Any) -> httpx.Response:
+    headers = {"X-API-Key": tenant.key} | ({} if match is None else {"If-Match": match})
+    return tenant.http.request(method, path, headers=headers, **request)
+
+
+def below(price: float, **other: object) -> dict[str, object]:
+    return RULE | {"condition": {"type": "price", "below": price}} | other
+
+
+# ---- changes ----
+
+
+def test_a_change_makes_a_version_that_reaches_the_streams(running: Installation, tenant: Tenant) -> None:
+    made = call(tenant, "POST", PATH, json=below(15000))
+    path = f"{PATH}/{made.json()['rule_id']}"
+
+    changed = call(tenant, "PUT", path, made.headers["etag"], json=below(14000, name="renamed"))
+
+    shown = changed.json()
+    assert (made.headers["etag"], changed.headers["etag"], changed.status_code) == ('"1"', '"2"', 200)
+    assert (shown["version"], shown["name"], shown["definition"]["condition"]["below"]) == (2, "renamed", 14000)
+    assert call(tenant, "GET", path).headers["etag"] == '"2"'
+
+    def published() -> None:
+        records = [record for record in read_topic(running.admin, RULES) if record.key == shown["rule_id"].encode()]
+        last = codec(Rule).decode(records[-1].value)
+        assert (last.version, last.enabled, last.name) == (2, True, "renamed")
+        assert call(tenant, "GET", path).json()["effective_at"] is not None
+
+    eventually(published)
+
+
+@pytest.mark.parametrize("match", ['"1"', '"7"', 'W/"2"', '"soon"', '"1", "9"'])
+def test_a_change_of_what_has_changed_is_refused(tenant: Tenant, match: str) -> None:
+    path = f"{PATH}/{call(tenant, 'POST', PATH, json=below(15000)).json()['rule_id']}"
+    call(tenant, "PUT", path, '"1"', json=below(14000))
+
+    for method, target, body in (("PUT", path, below(13000)), ("POST", f"{path}/pause", None), ("DELETE", path, None)):
+        refused = problem(call(tenant, method, target, match, json=body), 412, "precondition-failed")
+        assert refused["version"] == 2
+
+    assert call(tenant, "PUT", path, '"1", "2"', json=below(13000)).json()["version"] == 3
+    assert call(tenant, "PUT", path, "*", json=below(12000)).json()["version"] == 4
+
+
+def test_a_change_says_what_it_was_made_from(tenant: Tenant) -> None:
+    path = f"{PATH}/{call(tenant, 'POST', PATH, json=below(15000)).json()['rule_id']}"
+
+    problem(call(tenant, "PUT", path, json=below(14000)), 428, "precondition-required")
+    for nonsense in ("1", '"1', "**", '"1" "2"', "," * 2000):
+        problem(call(tenant, "PUT", path, nonsense, json=below(14000)), 400, "invalid-parameters")
+
+    assert call(tenant, "GET", path).json()["version"] == 1
+
+
+def test_of_many_changes_of_one_version_one_succeeds(tenant: Tenant) -> None:
+    path = f"{PATH}/{call(tenant, 'POST', PATH, json=below(15000)).json()['rule_id']}"
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: call(tenant, "PUT", path, '"1"', json=below(14000 + n)), range(8)))
+
+    assert sorted(answer.status_code for answer in answers) == [200] + [412] * 7
+    assert call(tenant, "GET", path).json()["version"] == 2
+
+
+def test_what_is_so_already_makes_no_version(tenant: Tenant) -> None:
+    path = f"{PATH}/{call(tenant, 'POST', PATH, json=below(15000)).json()['rule_id']}"
+    call(tenant, "PUT", path, '"1"', json=below(14000))
+
+    again = call(tenant, "PUT", path, '"1"', json=below(14000))
+    resumed = call(tenant, "POST", f"{path}/resume", '"1"')
+
+    assert [(answer.status_code, answer.json()["version"]) for answer in (again, resumed)] == [(200, 2)] * 2
+    assert len(call(tenant, "GET", f"{path}/versions").json()["versions"]) == 2
+
+
+def test_a_rule_takes_no_other_ones_name_and_keeps_its_own(tenant: Tenant) -> None:
+    first = call(tenant, "POST", PATH, json=below(15000, name="first")).json()["rule_id"]
+    second = call(tenant, "POST", PATH, json=below(15000, name="second")).json()["rule_id"]
+
+    refused = problem(call(tenant, "PUT", f"{PATH}/{second}", "*", json=below(1, name="first")), 409, "rule-exists")
+
+    assert refused["rule_id"] == first
+    assert call(tenant, "PUT", f"{PATH}/{second}", "*", json=below(1, name="second")).json()["version"] == 2
+
+
+@pytest.mark.parametrize(
+    ("condition", "pointer"),
+    [
+        ({"type": "volume", "window": "1h", "baseline": "1m", "above_ratio": 5}, "/condition/baseline"),
+        ({"type": "divergence", "exchanges": ["coinbase"], "above_bps": 5}, "/condition/exchanges"),
+        ({"type": "price", "below": 5, "clear": 4}, "/condition/clear"),
+        ({"type": "no_data", "after": "0s"}, "/condition/after"),
+    ],
+)
+def test_a_wrong_change_points_into_the_condition(tenant: Tenant, condition: dict[str, Any], pointer: str) -> None:
+    path = f"{PATH}/{call(tenant, 'POST', PATH, json=RULE).json()['rule_id']}"
+
+    found = problem(call(tenant, "PUT", path, "*", json=RULE | {"condition": condition}), 422, "invalid-body")
+
+    assert [error["pointer"] for error in found["errors"]] == [pointer]  # type: ignore[attr-defined]  # a list
+    assert call(tenant, "GET", path).json()["version"] == 1
+
+
+# ---- pause and versions ----
+
+
+def test_a_pause_reaches_the_streams_and_ends(running: Installation, client: Client) -> None:
+    made = client.create_rule(RULE)
+
+    paused = client.pause_rule(made["rule_id"])
+    assert (client.pause_rule(made["rule_id"])["version"], paused["version"], paused["enabled"]) == (2, 2, False)
+    resumed = client.resume_rule(made["rule_id"])
+
+    assert (resumed["version"], resumed["enabled"], resumed["definition"]) == (3, True, made["definition"])
+
+    def published() -> None:
+        records = [record for record in read_topic(running.admin, RULES) if record.key == made["rule_id"].encode()]
+        told = [codec(Rule).decode(record.value) for record in records]
+        assert [(rule.version, rule.enabled) for rule in told][-1] == (3, True)
+
+    eventually(published)
+
+
+def test_versions_tell_who_changed_what_and_when_it_held(client: Client, tenant: Tenant) -> None:
+    rule_id = client.create_rule(below(15000, labels={"a": "1"}))["rule_id"]
+    client.replace_rule(rule_id, below(14000, labels={"b": "2"}), version=1)
+    client.pause_rule(rule_id)
+    client.resume_rule(rule_id)
+    client.delete_rule(rule_id)
+
+    def in_force() -> None:
+        assert next(client.rule_versions(rule_id))["effective_at"] is not None
+
+    eventually(in_force)
+    versions = list(client.rule_versions(rule_id))
+    assert [(one["version"], one["change"]) for one in versions] == [
+        *((5, "deleted"), (4, "resumed"), (3, "paused")),
+        *((2, "changed"), (1, "created")),
+    ]
+    assert {one["created_by"] for one in versions} == {tenant.key.split("_")[2]}
+    assert versions[3]["differences"] == [
+        {"pointer": "/condition/below", "before": 15000.0, "after": 14000.0},
+        {"pointer": "/labels/a", "before": "1", "after": None},
+        {"pointer": "/labels/b", "before": None, "after": "2"},
+    ]
+    assert [one["ended_at"] for one in versions[1:]] == [one["effective_at"] for one in versions[:-1]]
+    assert versions[0]["ended_at"] is None
+
+
+def test_versions_come_in_pages(client: Client, tenant: Tenant) -> None:
+    rule_id = client.create_rule(RULE)["rule_id"]
+    for _ in range(2):
+        client.pause_rule(rule_id)
+        client.resume_rule(rule_id)
+
+    pages, before = [], None
+    while True:
+        query = {"limit": 2} | ({} if before is None else {"before": before})
+        page = call(tenant, "GET", f"{PATH}/{rule_id}/versions", params=query).json()
+        pages.append([one["version"] for one in page["versions"]])
+        before = page["next_before"]
+        if before is None:
+            break
+
+    assert pages == [[5, 4], [3, 2], [1]]
+    problem(call(tenant, "GET", f"{PATH}/{rule_id}/versions", params={"limit": 0}), 400, "invalid-parameters")
+    problem(call(tenant, "GET", f"{PATH}/none/versions"), 404, "not-found")
+
+
+def test_a_deleted_rule_takes_no_change(client: Client) -> None:
+    rule_id = client.create_rule(RULE)["rule_id"]
+    client.delete_rule(rule_id)
+
+    for change in (
+        lambda: client.replace_rule(rule_id, RULE, version=None),
+        lambda: client.pause_rule(rule_id),
+        lambda: client.resume_rule(rule_id),
+    ):
+        with pytest.raises(ApiError) as refused:
+            change()
+        assert refused.value.code == "not-found"
