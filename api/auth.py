@@ -216,10 +216,8 @@ class Authenticator:
 
 def _caller(stored: StoredKey, key_id: str) -> Caller:
     if stored.tenant_status != "active":
-        raise errors.forbidden(
-            f"Tenant {stored.tenant} is {stored.tenant_status}. Ask the operator.",
-            stored.denial(key_id, f"tenant {stored.tenant_status}"),
-        )
+        denial = stored.denial(key_id, f"tenant {stored.tenant_status}")
+        raise errors.tenant_inactive(stored.tenant, stored.tenant_status, denial)
     return Caller(stored.tenant, stored.role, key_id, stored.tier)
 
 

@@ -84,6 +84,11 @@ def forbidden(detail: str, denial: Denial | None = None) -> Problem:
     return Problem(403, "forbidden", "Not allowed with this key", detail, denial=denial)
 
 
+def tenant_inactive(tenant: str, status: str, denial: Denial | None = None) -> Problem:
+    """403: the tenant is suspended or deleted, so none of its keys may do anything."""
+    return forbidden(f"Tenant {tenant} is {status}. Ask the operator.", denial)
+
+
 def quota_exceeded(quota: str, limit: int, use: int, tier: str) -> Problem:
     """403: the tenant has as many of something as its tier allows."""
     return Problem(

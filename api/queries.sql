@@ -13,7 +13,35 @@ FROM find_api_key(%(key_id)s);
 
 -- name: lock_tenant
 -- Control changes of one tenant take turns, so that versions and outbox ids of a key rise in the order of commits.
-SELECT tenant FROM tenants WHERE tenant = %(tenant)s FOR NO KEY UPDATE;
+SELECT status FROM tenants WHERE tenant = %(tenant)s FOR NO KEY UPDATE;
+
+-- name: hold_tenant
+SELECT tenant, name, tier, status, shard, created_at, version FROM tenants
+WHERE tenant = %(tenant)s FOR NO KEY UPDATE;
+
+-- name: change_tenant
+UPDATE tenants SET tier = %(tier)s, status = %(status)s, version = nextval('control_version')
+WHERE tenant = %(tenant)s
+RETURNING tenant, name, tier, status, shard, created_at, version;
+
+-- name: renew_subscriptions
+UPDATE subscriptions SET since = now(), version = nextval('control_version') WHERE tenant = %(tenant)s
+RETURNING exchange, product, datasets, since, version;
+
+-- name: list_tenants
+SELECT tenant, name, tier, status, created_at,
+    (SELECT count(*) FROM subscriptions AS held WHERE held.tenant = tenants.tenant) AS products,
+    (SELECT max(day) FROM usage AS held WHERE held.tenant = tenants.tenant) AS last_used
+FROM tenants
+WHERE %(status)s::text IS NULL OR status = %(status)s
+ORDER BY tenant;
+
+-- name: recent_usage
+SELECT day, requests, events, bytes, refused FROM usage WHERE tenant = %(tenant)s ORDER BY day DESC LIMIT 7;
+
+-- name: list_tenant_keys
+SELECT id, name, role, created_at, expires_at, revoked_at, last_used_at FROM api_keys
+WHERE tenant = %(tenant)s ORDER BY created_at, id;
 
 -- name: tenant_tier
 SELECT tier FROM tenants WHERE tenant = %(tenant)s;

@@ -46,6 +46,7 @@ BasisChoice = Annotated[
     typer.Option(help="what prices are taken from; auto: trades where there are some of the product"),
 ]
 ApiKey = Annotated[str, typer.Option(envvar="PULSESTREAM_API_KEY", help="the tenant's API key")]
+Slug = Annotated[str, typer.Argument(metavar="TENANT", help="slug, such as acme")]
 KeyId = Annotated[str, typer.Argument(help="id of a key, as `pulsestream key list` shows it")]
 AsJson = Annotated[bool, typer.Option("--json", help="as the API gives it")]
 LetterIds = Annotated[list[str] | None, typer.Argument(help="ids of dead letters", show_default=False)]
@@ -540,6 +541,70 @@ def tenant_subscribe(
     from pulsestream.commands.tenant import subscribe
 
     typer.echo(subscribe(_client("tenant"), products, key))
+
+
+@tenant_app.command("list")
+def tenant_list(
+    status: Annotated[Literal["active", "suspended", "deleted"] | None, typer.Option(help="only these")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="one tenant a line")] = False,
+) -> None:
+    """List all tenants, over the database.
+
+    PULSESTREAM_DATABASE_URL must name ps_relay or a superuser; without it, the stack that runs here is meant. The same
+    holds for show, suspend, resume and tier.
+
+    Examples: pulsestream tenant list; pulsestream tenant list --status suspended --json
+    """
+    from pulsestream.commands.operators import listed
+
+    listed(_with_database("tenant"), status, as_json=as_json, out=sys.stdout)
+
+
+@tenant_app.command("show")
+def tenant_show(
+    slug: Slug, *, as_json: Annotated[bool, typer.Option("--json", help="all of it as one object")] = False
+) -> None:
+    """Show a tenant: status, tier, use of its quotas, topics, keys, and a week of usage, over the database.
+
+    Example: pulsestream tenant show acme
+    """
+    from pulsestream.commands.operators import show
+
+    show(_with_database("tenant"), slug, as_json=as_json, out=sys.stdout)
+
+
+@tenant_app.command("suspend")
+def tenant_suspend(slug: Slug, reason: Annotated[str, typer.Option(help="why; the audit keeps it")] = "") -> None:
+    """Suspend a tenant: its keys are refused and it is fed no more, until it is resumed. Nothing of it is lost.
+
+    Example: pulsestream tenant suspend acme --reason "invoice of March"
+    """
+    from pulsestream.commands.operators import suspend
+
+    typer.echo(suspend(_with_database("tenant"), slug, reason))
+
+
+@tenant_app.command("resume")
+def tenant_resume(slug: Slug) -> None:
+    """Bring a suspended tenant back, with its keys, subscriptions and rules.
+
+    Example: pulsestream tenant resume acme
+    """
+    from pulsestream.commands.operators import resume
+
+    typer.echo(resume(_with_database("tenant"), slug))
+
+
+@tenant_app.command("tier")
+def tenant_tier(slug: Slug, tier: Annotated[Literal["free", "pro", "enterprise"], typer.Argument()]) -> None:
+    """Give a tenant another tier; what it has beyond the new quotas it keeps, but rows go with the next retention.
+
+    Example: pulsestream tenant tier acme pro
+    """
+    from pulsestream.commands.operators import change_tier
+
+    typer.echo(change_tier(_with_database("tenant"), slug, tier))
 
 
 @key_app.command("create")

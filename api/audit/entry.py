@@ -23,6 +23,9 @@ class Action(StrEnum):
     """What a row tells of."""
 
     TENANT_CREATE = "tenant.create"
+    TENANT_SUSPEND = "tenant.suspend"
+    TENANT_RESUME = "tenant.resume"
+    TENANT_TIER = "tenant.tier"
     KEY_CREATE = "key.create"
     KEY_ROTATE = "key.rotate"
     KEY_CHANGE = "key.change"
@@ -40,7 +43,10 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who asked for something, and in which request: a key with its role, or, at registration, nobody (None)."""
+    """Who asked for something, and in which request: a key with its role; None where nobody had one.
+
+    That is at a registration, and where an operator worked on the database (role `operator`).
+    """
 
     key_id: str | None
     role: str | None
@@ -70,9 +76,19 @@ async def append_change(
 
 async def append(connection: Connection, actor: Actor, action: Action, target: str, content: Mapping[str, Any]) -> None:
     """Append a row; `content` is what its entry says beside actor, action and target."""
+    await execute(connection, "append_audit", _row(actor, action, target, content))
+
+
+def change_row(
+    actor: Actor, action: Action, target: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return what statement `append_audit` takes of a change, for who has another way to the database."""
+    return _row(actor, action, target, {"before": before, "after": after})
+
+
+def _row(actor: Actor, action: Action, target: str, content: Mapping[str, Any]) -> dict[str, Any]:
     entry = {"actor": {"id": actor.key_id, "role": actor.role}, "request_id": actor.request_id, **content}
-    row = {"action": action, "actor": actor.key_id, "target": target, "content": without_secrets(entry)}
-    await execute(connection, "append_audit", row)
+    return {"action": action, "actor": actor.key_id, "target": target, "content": without_secrets(entry)}
 
 
 def without_secrets(entry: Mapping[str, Any]) -> str:

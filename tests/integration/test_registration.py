@@ -1,8 +1,5 @@
 """Registration by invitation, over HTTP and the command line, and how many an address may make."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -18,6 +15,7 @@ from api.tenants.invitations import make
 from pulsestream.local.kafka import EmbeddedKafka
 from tests.support.api import installation, problem
 from tests.support.e2e import Installation
+from tests.support.operating import tenant_command
 
 PATH = "/api/v1/auth/register/tenant"
 SLUGS = count(1)
@@ -32,19 +30,6 @@ def running(
     asking = {"registration": "token", "limits": "", "trusted_proxies": "127.0.0.1", "registrations_per_address": 5}
     with installation(folder, broker, database_server, migrated_template, "api", **asking) as started:
         yield started
-
-
-def tenant_command(running: Installation, *arguments: str, code: int = 0) -> str:
-    """Run `pulsestream tenant` as an operator, and return what it says."""
-    own = {
-        "PULSESTREAM_API_PORT": str(running.api_port),
-        "PULSESTREAM_HOME": os.devnull + "/nowhere",
-        "PULSESTREAM_DATABASE_URL": running.database.url("ps_relay"),
-    }
-    command = [sys.executable, "-m", "pulsestream.cli", "tenant", *arguments]
-    done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def invited(running: Installation, uses: int = 1) -> str:

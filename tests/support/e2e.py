@@ -161,6 +161,15 @@ class Installation:
         self._wait_for_port(service)
         return service
 
+    def serve_market(self, *, seed: int, rate: float, products: Sequence[str]) -> Service:
+        """Start the exchange server on an endless market."""
+        command = ["exchange", "--synthetic", str(seed), "--rate", str(rate), "--port", str(self.exchange_port)]
+        service = self._command("exchange", [*command, "--products", ",".join(products)], {})
+        self.services["exchange"] = service
+        service.start()
+        self._wait_for_port(service)
+        return service
+
     def record_market(
         self, path: Path, *, seed: int, seconds: float, rate: float, products: Sequence[str] = ()
     ) -> None:
