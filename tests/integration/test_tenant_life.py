@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from pulsestream.commands import operators
 from pulsestream.core.errors import UsageError
-from pulsestream.core.kafka import Admin
+from pulsestream.core.kafka import Admin, BrokerError
 from pulsestream.core.settings import Settings
 from pulsestream.core.topics import SUBSCRIPTIONS, TENANTS, tenant_topic
 from schemas.codec import codec
@@ -61,8 +61,19 @@ def pair(running: Installation) -> Iterator[tuple[Tenant, Tenant]]:
 
 
 def end(running: Installation, tenant: Tenant, dataset: str) -> int:
+    """Return how many records were written to a tenant's topic; of a young one that may take two tries."""
     topic = tenant_topic(tenant.slug, dataset)
-    return sum(Admin(running.admin).ends({topic: running.admin.partitions})[topic].values())
+    admin, found = Admin(running.admin), 0
+
+    def known() -> None:
+        nonlocal found
+        try:
+            found = sum(admin.ends({topic: running.admin.partitions})[topic].values())
+        except BrokerError as error:
+            raise AssertionError(str(error)) from error
+
+    eventually(known)
+    return found
 
 
 def growing(running: Installation, tenant: Tenant, dataset: str) -> None:
