@@ -116,8 +116,10 @@ def test_the_api_reads_no_hash_of_a_key_and_changes_nothing_that_makes_a_key_wha
     ]
 
     assert not_refused(stored.url("ps_api"), statements) == []
-    for role in ("ps_relay", "ps_notifier", "ps_sink"):
+    for role in ("ps_notifier", "ps_sink"):
         assert not_refused(stored.url(role), ["SELECT id FROM api_keys", "SELECT note_key_use('{}', '{}')"]) == []
+    refused = ["SELECT hmac FROM api_keys", "UPDATE api_keys SET revoked_at = NULL", "SELECT note_key_use('{}', '{}')"]
+    assert not_refused(stored.url("ps_relay"), refused) == []
 
 
 @BOTH_KINDS
