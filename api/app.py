@@ -13,6 +13,7 @@ from api import asyncapi, errors, health_endpoints
 from api.admission import Admission
 from api.asgi import Receive, Scope, Send, request_id
 from api.audit import endpoints as audit
+from api.channels import endpoints as channels
 from api.dead_letters import endpoints as dead_letters
 from api.dependencies import Services
 from api.edge import Edge
@@ -41,6 +42,7 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
     keys_admin.router,
     subscriptions.router,
     rules.router,
+    channels.router,
     search.router,
     feeds.router,
     freshness.router,

@@ -41,6 +41,8 @@ class Permission(StrEnum):
     SUBSCRIPTIONS_WRITE = "subscriptions:write"
     RULES_READ = "rules:read"
     RULES_WRITE = "rules:write"
+    CHANNELS_READ = "channels:read"
+    CHANNELS_WRITE = "channels:write"
     DEAD_LETTERS_WRITE = "dead-letters:write"
     AUDIT_READ = "audit:read"
     KEYS_READ = "keys:read"
@@ -265,6 +267,8 @@ CanReadSubscriptions = Annotated[Caller, _permission(Permission.SUBSCRIPTIONS_RE
 CanWriteSubscriptions = Annotated[Caller, _permission(Permission.SUBSCRIPTIONS_WRITE)]
 CanReadRules = Annotated[Caller, _permission(Permission.RULES_READ)]
 CanWriteRules = Annotated[Caller, _permission(Permission.RULES_WRITE)]
+CanReadChannels = Annotated[Caller, _permission(Permission.CHANNELS_READ)]
+CanWriteChannels = Annotated[Caller, _permission(Permission.CHANNELS_WRITE)]
 CanWriteDeadLetters = Annotated[Caller, _permission(Permission.DEAD_LETTERS_WRITE)]
 CanReadAudit = Annotated[Caller, _permission(Permission.AUDIT_READ)]
 CanReadKeys = Annotated[Caller, _permission(Permission.KEYS_READ)]

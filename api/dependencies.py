@@ -8,6 +8,7 @@ from api.access_log import AccessLog
 from api.audit.denials import Denials
 from api.audit.service import Audit
 from api.auth import Authenticator
+from api.channels.service import Channels
 from api.database import Database
 from api.dead_letters.service import DeadLetters
 from api.feeds.service import Feeds
@@ -54,6 +55,7 @@ class Services:
     access_log: AccessLog
     denials: Denials
     tickets: Tickets
+    channels: Channels
 
 
 def services(request: Request) -> Services:
@@ -90,6 +92,11 @@ def subscriptions(request: Request) -> Subscriptions:
 def rules(request: Request) -> Rules:
     """Return the rules' service."""
     return services(request).rules
+
+
+def channels(request: Request) -> Channels:
+    """Return the channels' service."""
+    return services(request).channels
 
 
 def search(request: Request) -> Search:

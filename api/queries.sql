@@ -64,7 +64,8 @@ SELECT tenant, name, tier, status, created_at,
         WHERE held.tenant = tenants.tenant
         ORDER BY rule_id, version DESC) AS newest WHERE NOT deleted) AS rules,
     (SELECT count(*) FROM api_keys AS held
-        WHERE held.tenant = tenants.tenant AND revoked_at IS NULL AND coalesce(expires_at > now(), true)) AS keys
+        WHERE held.tenant = tenants.tenant AND revoked_at IS NULL AND coalesce(expires_at > now(), true)) AS keys,
+    (SELECT count(*) FROM channels AS held WHERE held.tenant = tenants.tenant) AS channels
 FROM tenants WHERE tenant = %(tenant)s;
 
 -- name: insert_tenant
@@ -735,3 +736,56 @@ SELECT tenant FROM audit_heads UNION SELECT tenant FROM audit ORDER BY tenant;
 
 -- name: read_whole_audit_chain
 SELECT tenant, seq, at, action, actor, target, entry, hash FROM audit WHERE tenant = %(tenant)s ORDER BY seq;
+
+-- name: insert_channel
+INSERT INTO channels (tenant, id, name, kind, target, secret, matchers, group_by, group_wait, group_interval,
+    repeat_interval, send_resolved, created_by)
+VALUES (%(tenant)s, %(id)s, %(name)s, %(kind)s, %(target)s, %(secret)s, %(matchers)s, %(group_by)s::text[],
+    %(group_wait)s, %(group_interval)s, %(repeat_interval)s, %(send_resolved)s, %(created_by)s)
+RETURNING id, name, kind, target, matchers, group_by, group_wait, group_interval, repeat_interval, send_resolved,
+    enabled, disabled_reason, failing_since, created_by, created_at;
+
+-- name: change_channel
+UPDATE channels SET name = %(name)s, target = %(target)s, matchers = %(matchers)s, group_by = %(group_by)s::text[],
+    group_wait = %(group_wait)s, group_interval = %(group_interval)s, repeat_interval = %(repeat_interval)s,
+    send_resolved = %(send_resolved)s, enabled = %(enabled)s, disabled_reason = %(disabled_reason)s,
+    failing_since = %(failing_since)s
+WHERE tenant = %(tenant)s AND id = %(id)s;
+
+-- name: change_channel_secret
+UPDATE channels SET secret = %(secret)s WHERE tenant = %(tenant)s AND id = %(id)s;
+
+-- name: find_channel
+SELECT id, name, kind, target, matchers, group_by, group_wait, group_interval, repeat_interval, send_resolved,
+    enabled, disabled_reason, failing_since, created_by, created_at
+FROM channels WHERE tenant = %(tenant)s AND id = %(id)s;
+
+-- name: lock_channel
+SELECT FROM channels WHERE tenant = %(tenant)s AND id = %(id)s FOR NO KEY UPDATE;
+
+-- name: list_channels
+SELECT id, name, kind, target, matchers, group_by, group_wait, group_interval, repeat_interval, send_resolved,
+    enabled, disabled_reason, failing_since, created_by, created_at
+FROM channels WHERE tenant = %(tenant)s ORDER BY created_at, id;
+
+-- name: delete_channel
+DELETE FROM channels WHERE tenant = %(tenant)s AND id = %(id)s;
+
+-- name: give_up_messages
+UPDATE notifications SET state = 'failed', detail = %(detail)s, settled_at = now()
+WHERE tenant = %(tenant)s AND channel_id = %(channel)s AND state = 'waiting';
+
+-- name: insert_channel_message
+INSERT INTO notifications (tenant, id, channel_id, type, document)
+VALUES (%(tenant)s, %(id)s, %(channel)s, %(type)s, %(document)s);
+
+-- name: list_attempts
+SELECT a.message_id, n.type, a.number, a.at, a.seconds, a.outcome, a.status, a.error, a.response
+FROM notification_attempts AS a
+JOIN notifications AS n ON (n.tenant, n.id) = (a.tenant, a.message_id)
+WHERE a.tenant = %(tenant)s AND a.channel_id = %(channel)s
+    AND (%(message_id)s::text IS NULL OR a.message_id = %(message_id)s)
+    AND (%(outcome)s::text IS NULL OR a.outcome = %(outcome)s)
+    AND (%(time)s::timestamptz IS NULL
+        OR (a.at, a.message_id, a.number) < (%(time)s, %(message)s::text, %(number)s::integer))
+ORDER BY a.at DESC, a.message_id DESC, a.number DESC LIMIT %(limit)s;

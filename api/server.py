@@ -18,6 +18,7 @@ from api.audit.denials import Denials
 from api.audit.service import Audit
 from api.auth import Authenticator, database_lookup
 from api.browsers import origins, shared
+from api.channels.service import Channels
 from api.cursor import CursorSeal
 from api.database import Database
 from api.dead_letters.service import DeadLetters
@@ -60,6 +61,7 @@ from pulsestream.core.health import operations
 from pulsestream.core.kafka import BrokerError
 from pulsestream.core.log import logger
 from pulsestream.core.settings import Settings
+from pulsestream.core.targets import parse_networks
 
 BACKLOG: Final = 2048
 GRACE: Final = 10
@@ -74,6 +76,7 @@ def run(settings: Settings) -> None:
     peppers = keys.peppers(settings)
     check_networks(settings.trusted_proxies)
     tiers(settings.limits)
+    parse_networks(settings.notify_private, "PULSESTREAM_NOTIFY_PRIVATE")
     origins(settings.cors_origins)
     with _listening(settings) as listener, _quiet_signals():
         uvloop.run(_serve(settings, peppers, listener))
@@ -85,6 +88,7 @@ async def open_services(
 ) -> AsyncIterator[Services]:
     """Make everything that the routes need, in the running loop, and close it afterwards."""
     limits = tiers(settings.limits)
+    allowed = parse_networks(settings.notify_private, "PULSESTREAM_NOTIFY_PRIVATE")
     counted = Usage(to_datetime(clock()).date())
     limiter, quotas = Limiter(limits, settings.api_processes, time.monotonic_ns, counted), Quotas(limits)
     database = Database(settings)
@@ -126,6 +130,7 @@ async def open_services(
             access_log,
             denials,
             Tickets(database, peppers, clock),
+            Channels(database, quotas, CursorSeal(peppers), allowed, clock),
         )
     finally:
         for task in tasks:

@@ -165,6 +165,14 @@ def sink() -> None:
 
 
 @app.command()
+def notifier() -> None:
+    """Tell the tenants' channels of alerts: webhooks, e-mail, chat."""
+    from sinks.notifier.process import run
+
+    run(_start("notifier"))
+
+
+@app.command()
 def api() -> None:
     """Serve the HTTP API."""
     from api.server import run

@@ -63,6 +63,15 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What is read, as whom: a consumer group, a client's id, and topics (those that begin with ^ are patterns)."""
+
+    group: str
+    client_id: str
+    topics: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Overtaken:
     """A position that the broker no longer has, with the offsets that it has: [low, high)."""
 
@@ -93,8 +102,19 @@ class Source:
     """One membership in the group, from construction to `close`. Everything happens inside its own calls."""
 
     def __init__(
-        self, settings: Settings, locate: Locate, finish: Finish, monotonic: Callable[[], float] = time.monotonic
+        self,
+        settings: Settings,
+        locate: Locate,
+        finish: Finish,
+        monotonic: Callable[[], float] = time.monotonic,
+        reading: Reading | None = None,
     ) -> None:
+        """Join the group of `reading`; None: the sink's own."""
+        config = consumer_config(settings)
+        topics: tuple[str, ...] = (PATTERN, FEEDS)
+        if reading is not None:
+            config |= {"group.id": reading.group, "client.id": reading.client_id}
+            topics = reading.topics
         self.positions: dict[Partition, Position] = {}
         self._gathered: dict[Partition, _Gathered] = {}
         self.joined = False
@@ -107,9 +127,9 @@ class Source:
         self._admin = Admin(settings, "ps-sink-admin")
         self.problem: str | None = None
         self._refusal: str | None = None
-        self._consumer = Consumer(consumer_config(settings) | {"error_cb": self._on_client_error})
+        self._consumer = Consumer(config | {"error_cb": self._on_client_error})
         self._consumer.subscribe(
-            [PATTERN, FEEDS], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+            list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
 
     @property

@@ -37,7 +37,7 @@ from tests.support.rounds import Rounds
 REPOSITORY = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("PULSESTREAM_SHARED") or REPOSITORY.parent / "shared")
 BROKER = pytest.StashKey[EmbeddedKafka]()
-ROLES = {"sink": "ps_sink", "api": "ps_api", "relay": "ps_relay", "admin": "postgres"}
+ROLES = {"sink": "ps_sink", "api": "ps_api", "relay": "ps_relay", "notifier": "ps_notifier", "admin": "postgres"}
 
 # How long an example takes is the machine's affair.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

@@ -33,6 +33,7 @@ class ShownQuotas(Shown):
     products: ShownQuota = Field(description="products subscribed to")
     rules: ShownQuota = Field(description="alert rules")
     keys: ShownQuota = Field(description="API keys that work")
+    channels: ShownQuota = Field(description="channels that alerts go to")
 
 
 class ShownRates(Shown):

@@ -9,7 +9,7 @@ from api import errors
 from api.database import Connection, fetch_one
 from api.limits.tiers import Tiers
 
-Figure = Literal["products", "rules", "keys"]
+Figure = Literal["products", "rules", "keys", "channels"]
 
 
 class Quotas:

@@ -24,6 +24,7 @@ class Quotas:
     products: Quota
     rules: Quota
     keys: Quota
+    channels: Quota
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class Standings:
                 Quota(None if limits is None else limits.products, row["products"]),
                 Quota(None if limits is None else limits.rules, row["rules"]),
                 Quota(None if limits is None else limits.keys, row["keys"]),
+                Quota(None if limits is None else limits.channels, row["channels"]),
             ),
             None if period is None else period.days,
         )

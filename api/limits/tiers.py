@@ -28,15 +28,17 @@ class Tier:
     """Alert rules."""
     keys: int
     """API keys that are neither revoked nor expired."""
+    channels: int
+    """Channels that alerts go to."""
     live: int
     """Live connections at once."""
 
 
 Tiers = Mapping[str, Tier]
 TIERS: Final[Tiers] = {
-    "free": Tier(requests=50, events=500, products=20, rules=100, keys=10, live=5),
-    "pro": Tier(requests=500, events=10_000, products=200, rules=1_000, keys=50, live=50),
-    "enterprise": Tier(requests=5_000, events=100_000, products=1_000, rules=10_000, keys=500, live=500),
+    "free": Tier(requests=50, events=500, products=20, rules=100, keys=10, channels=5, live=5),
+    "pro": Tier(requests=500, events=10_000, products=200, rules=1_000, keys=50, channels=50, live=50),
+    "enterprise": Tier(requests=5_000, events=100_000, products=1_000, rules=10_000, keys=500, channels=500, live=500),
 }
 _RATES: Final = frozenset({"requests", "events"})
 _FIGURES: Final = tuple(field.name for field in fields(Tier))

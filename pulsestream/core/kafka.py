@@ -159,6 +159,22 @@ class Admin:
                 raise BrokerError(f"cannot read the end of {place.topic}: {self._why(error)}") from error
         return found
 
+    def since(self, partitions: Mapping[str, int], at: int) -> dict[str, dict[int, int]]:
+        """Return the offset of the first record of each partition that was appended at `at` (microseconds) or later.
+
+        The end of a partition without one.
+        """
+        spec: OffsetSpec = OffsetSpec.for_timestamp(at // 1000)
+        found = self.ends(partitions)
+        for place, future in self._offsets(partitions, spec, ADMIN_TIMEOUT).items():
+            try:
+                offset = future.result().offset
+            except KafkaException as error:
+                raise BrokerError(f"cannot read the offsets of {place.topic}: {self._why(error)}") from error
+            if offset >= 0:
+                found[place.topic][place.partition] = offset
+        return found
+
     def begins(self, partitions: Mapping[str, int], timeout: float = ADMIN_TIMEOUT) -> dict[str, dict[int, int]]:
         """Return the offset of the first record that is left of each partition, given how many each topic has.
 

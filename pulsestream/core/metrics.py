@@ -133,6 +133,18 @@ SINK_PAUSED = _gauge(
 )
 SINK_STORAGE = _gauge("sink_storage", "1 for the state that the database is in", "state")
 
+# notifier
+NOTIFIER_ALERTS = _counter("notifier_alerts_total", "Alerts that fired or ended, by channel that is told", "state")
+NOTIFIER_SKIPPED = _counter(
+    "notifier_skipped_total", "Alerts that nobody is told of: unsound, too_old, gone (removed by retention)", "reason"
+)
+NOTIFIER_MESSAGES = _counter("notifier_messages_total", "Messages made")
+NOTIFIER_ATTEMPTS = _counter("notifier_attempts_total", "Attempts to deliver a message", "kind", "outcome")
+NOTIFIER_ATTEMPT_SECONDS = _histogram("notifier_attempt_seconds", "Duration of an attempt", "kind")
+NOTIFIER_WAITING = _gauge("notifier_messages_waiting", "Messages that are not delivered yet, 10,000 at most")
+NOTIFIER_OLDEST = _gauge("notifier_oldest_waiting_seconds", "Age of the oldest of them")
+NOTIFIER_DISABLED = _counter("notifier_channels_disabled_total", "Channels disabled since they failed for long", "kind")
+
 # api
 HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")
 HTTP_SECONDS = _histogram("http_seconds", "Time to answer an HTTP request", "route")

@@ -113,6 +113,21 @@ class Settings(BaseSettings):
     retention_days_free: int = Field(30, ge=0, le=36500, description="for which its rows are kept; 0: for ever")
     retention_days_pro: int = Field(365, ge=0, le=36500, description="likewise")
     retention_days_enterprise: int = Field(0, ge=0, le=36500, description="likewise")
+    notify_group: str = Field("ps-notifier", description="consumer group of the notifier")
+    notify_max_age: int = Field(
+        3600, ge=1, le=31_536_000, description="seconds since an alert fired after which nobody is told of it any more"
+    )
+    notify_private: str = Field(
+        "", description="networks and addresses reached though not public, plain http too, comma-separated: 10.1.0.0/16"
+    )
+    notify_timeout: float = Field(15.0, ge=0.1, le=120, description="seconds that an attempt to deliver may take")
+    notify_retries: str = Field(
+        "5, 300, 1800, 7200, 18000, 36000, 36000", description="seconds before each further attempt, comma-separated"
+    )
+    notify_disable_days: float = Field(
+        5.0, gt=0, le=365, description="of nothing but failures after which a channel is disabled"
+    )
+    notify_days: int = Field(30, ge=1, le=3650, description="for which messages and their attempts are kept")
     sink_topic_refresh: float = Field(1.0, ge=0.1, le=300, description="seconds until a new topic is seen, at most")
 
 

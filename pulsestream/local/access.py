@@ -25,7 +25,7 @@ from pulsestream.core.kafka import ADMIN_TIMEOUT, BrokerError, client_config, re
 from pulsestream.core.settings import Settings
 
 ADMIN: Final = "admin"
-SERVICES: Final = ("ps-producer", "ps-stream", "ps-sink", "ps-api", "ps-relay")
+SERVICES: Final = ("ps-producer", "ps-stream", "ps-sink", "ps-notifier", "ps-api", "ps-relay")
 USERS: Final = (ADMIN, *SERVICES)
 
 Grant = tuple[str, ResourceType, str, AclOperation]
@@ -46,6 +46,7 @@ def grants(settings: Settings) -> list[Grant]:
         "ps-producer": (write, describe),
         "ps-stream": (read, write, describe),
         "ps-sink": (read, write, describe),
+        "ps-notifier": (read, describe),
         "ps-api": (read, write, describe),
         "ps-relay": (AclOperation.ALL,),
     }
@@ -54,13 +55,19 @@ def grants(settings: Settings) -> list[Grant]:
     ]
     wanted.append(("ps-producer", _TOPIC, "ps._platform.", read))
     groups = [(user, user) for user in SERVICES]
-    groups += [("ps-stream", settings.stream_app), ("ps-sink", settings.sink_group)]
+    groups += [
+        ("ps-stream", settings.stream_app),
+        ("ps-sink", settings.sink_group),
+        ("ps-notifier", settings.notify_group),
+    ]
     wanted += [(user, _GROUP, prefix, read) for user, prefix in dict.fromkeys(groups)]
     transactions = [("ps-stream", "ps-stream"), ("ps-stream", settings.stream_app)]
     wanted += [
         (user, _TRANSACTION, prefix, operation) for user, prefix in transactions for operation in (write, describe)
     ]
-    cluster = [(user, AclOperation.IDEMPOTENT_WRITE) for user in SERVICES]
+    cluster = [
+        (user, AclOperation.IDEMPOTENT_WRITE) for user in SERVICES if write in topics[user] or user == "ps-relay"
+    ]
     cluster += [("ps-relay", describe), ("ps-relay", AclOperation.CREATE)]
     return wanted + [(user, _CLUSTER, _CLUSTER_NAME, operation) for user, operation in cluster]
 

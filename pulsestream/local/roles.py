@@ -13,6 +13,7 @@ SERVICES: Final[Mapping[str, str | None]] = {
     "relay": "ps_relay",
     "stream": None,
     "sink": "ps_sink",
+    "notifier": "ps_notifier",
     "api": "ps_api",
 }
 """The services in the order in which they start, and the database role of those that have one."""

@@ -45,7 +45,7 @@ FIRST_TICK_TIMEOUT: Final = 60.0
 """Seconds that `up` waits for the first stored tick before it says that none has come."""
 _NOTED: Final = (
     "kafka_bootstrap", "kafka_security", "kafka_username", "kafka_password", "kafka_ca_file", "database_url",
-    "partitions", "feed_shards", "partition_budget", "api_host", "api_port", "stream_app", "sink_group",
+    "partitions", "feed_shards", "partition_budget", "api_host", "api_port", "stream_app", "sink_group", "notify_group",
     *EXCHANGE,
 )  # fmt: skip
 """What another command needs to know to see this stack as it is."""

@@ -26,7 +26,7 @@ from schemas.records import Alert, Tick
 from tests.support.e2e import Tenant, eventually, records_of
 
 REPOSITORY = Path(__file__).parent.parent.parent
-LONG_RUNNING = {"relay", "stream", "sink", "api", "producer", "producer-simulator", "exchange"}
+LONG_RUNNING = {"relay", "stream", "sink", "notifier", "api", "producer", "producer-simulator", "exchange"}
 pytestmark = pytest.mark.timeout(1500)  # the image is built within, and its dependencies fetched
 
 

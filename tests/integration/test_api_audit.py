@@ -22,6 +22,7 @@ from tests.support.rounds import Rounds
 
 AUDIT = "/api/v1/audit"
 KEYS = "/api/v1/keys"
+CHANNELS = "/api/v1/channels"
 SUBSCRIPTIONS, RULES, LETTERS = "/api/v1/subscriptions", "/api/v1/rules", "/api/v1/dead-letters"
 PRODUCTS = [{"exchange": "coinbase", "product": "BTC-USD"}, {"exchange": "coinbase", "product": "ETH-USD"}]
 NAMED = {"X-Request-ID": "asked-by-the-test"}
@@ -31,6 +32,7 @@ UNCHANGING = {
     "/registry/subjects/{name}",
     "/registry/subjects/{name}/versions",
     "/api/v1/live/tickets",
+    "/api/v1/channels/{channel_id}/test",
 }
 """Routes that change nothing of what a tenant is or wants: they take data, look something up, or let a reader in."""
 
@@ -112,6 +114,29 @@ def deleting_a_rule(desk: Desk) -> dict[str, Any]:
     return row
 
 
+HOOK = {"target": {"kind": "webhook", "url": "https://example.com/a-secret-of-the-receiver"}}
+
+
+def making_a_channel(desk: Desk) -> dict[str, Any]:
+    made = send(desk.tenant, "POST", CHANNELS, json=HOOK | {"name": "made"}).json()
+    row = newest(desk.tenant)
+    assert row["target"] == f"channel:{made['id']}"
+    assert row["after"]["target"] == {"url": "https://example.com:443/…"}
+    assert made["secret"] not in json.dumps(row)
+    return row
+
+
+def changing_a_channel(method: str, body: Any) -> Callable[[Desk], dict[str, Any]]:
+    def changes(desk: Desk) -> dict[str, Any]:
+        made = send(desk.tenant, "POST", CHANNELS, json=HOOK | {"name": f"to {method}"}).json()
+        send(desk.tenant, method, f"{CHANNELS}/{made['id']}", json=body)
+        row = newest(desk.tenant)
+        assert (row["target"], row["before"]["enabled"]) == (f"channel:{made['id']}", True)
+        return row
+
+    return changes
+
+
 def replaying(desk: Desk) -> dict[str, Any]:
     (letter_id,) = desk.put([desk.letter(1, good(1))])
     send(desk.tenant, "POST", f"{LETTERS}/replay", json={"ids": [letter_id]})
@@ -155,6 +180,9 @@ CASES: dict[tuple[str, str], tuple[Callable[[Desk], dict[str, Any]], str]] = {
     ("post", "/api/v1/auth/register/tenant"): (registering, "key.create"),
     ("put", SUBSCRIPTIONS): (subscribing, "subscriptions.replace"),
     ("post", RULES): (making_a_rule, "rule.create"),
+    ("post", CHANNELS): (making_a_channel, "channel.create"),
+    ("patch", CHANNELS + "/{channel_id}"): (changing_a_channel("PATCH", {"enabled": False}), "channel.change"),
+    ("delete", CHANNELS + "/{channel_id}"): (changing_a_channel("DELETE", None), "channel.delete"),
     ("delete", RULES + "/{rule_id}"): (deleting_a_rule, "rule.delete"),
     ("put", RULES + "/{rule_id}"): (
         changing_a_rule("PUT", "", "changed", body=RULE | {"name": "to this"}),

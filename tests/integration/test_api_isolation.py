@@ -29,6 +29,8 @@ TICKETS = "/api/v1/live/tickets"
 STREAM = "/api/v1/live/events"
 AUDIT = "/api/v1/audit"
 KEYS = "/api/v1/keys"
+CHANNELS = "/api/v1/channels"
+HOOK = {"name": "victims-own", "target": {"kind": "webhook", "url": "https://example.com/victims-own"}}
 
 
 @dataclass
@@ -114,6 +116,35 @@ def _store_rows(running: Installation, tenant: str) -> None:
             VALUES ('gap:coinbase:BTC-USD:1', 'coinbase', 'BTC-USD', 'connected', now(), 'time', now(), %s, 1)""",
             (f"victims-own:{tenant}",),
         )
+
+
+def making_a_channel_meets_no_namesake(pair: Pair) -> None:
+    pair.victim.call("POST", CHANNELS, json=HOOK)
+    answer = pair.intrude("POST", CHANNELS, json=HOOK | {"target": {"kind": "webhook", "url": "https://example.com"}})
+    assert answer.status_code == 201
+    assert pair.intrude("DELETE", f"{CHANNELS}/{answer.json()['id']}").status_code == 204
+
+
+def listing_channels_shows_ones_own(pair: Pair) -> None:
+    pair.victim.call("POST", CHANNELS, json=HOOK | {"name": "victims-own, listed"})
+    answer = pair.intrude("GET", CHANNELS)
+    assert answer.json()["channels"] == []
+    pair.assert_hidden(answer)
+
+
+def another_tenants_channel_does_not_exist(method: str, path: str, body: object = None) -> Callable[[Pair], None]:
+    def hides(pair: Pair) -> None:
+        made = pair.victim.call("POST", CHANNELS, json=HOOK | {"name": f"victims-own, {method} {path}"})
+        answer = pair.intrude(method, f"{CHANNELS}/{made['id']}{path}", json=body)
+        problem(answer, 404, "not-found")
+        pair.assert_hidden(answer)
+        kept = pair.victim.call("GET", f"{CHANNELS}/{made['id']}")
+        assert kept == {name: value for name, value in made.items() if name != "secret"}
+        with psycopg.connect(pair.running.database.url()) as connection:
+            messages = connection.execute("SELECT FROM notifications WHERE channel_id = %s", (made["id"],))
+            assert messages.rowcount == 0
+
+    return hides
 
 
 def registering_again_gives_no_key(pair: Pair) -> None:
@@ -406,6 +437,13 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("get", RULES + "/{rule_id}/versions"): another_tenants_rule_is_not_touched("GET", "/versions"),
     ("post", RULES + "/{rule_id}/pause"): another_tenants_rule_is_not_touched("POST", "/pause"),
     ("post", RULES + "/{rule_id}/resume"): another_tenants_rule_is_not_touched("POST", "/resume"),
+    ("post", CHANNELS): making_a_channel_meets_no_namesake,
+    ("get", CHANNELS): listing_channels_shows_ones_own,
+    ("get", CHANNELS + "/{channel_id}"): another_tenants_channel_does_not_exist("GET", ""),
+    ("patch", CHANNELS + "/{channel_id}"): another_tenants_channel_does_not_exist("PATCH", "", {"enabled": False}),
+    ("delete", CHANNELS + "/{channel_id}"): another_tenants_channel_does_not_exist("DELETE", ""),
+    ("post", CHANNELS + "/{channel_id}/test"): another_tenants_channel_does_not_exist("POST", "/test"),
+    ("get", CHANNELS + "/{channel_id}/attempts"): another_tenants_channel_does_not_exist("GET", "/attempts"),
     ("get", SEARCH): searching_finds_ones_own,
     **{("get", f"/api/v1/{name}"): listing_finds_ones_own(f"/api/v1/{name}") for name in LISTS},
     ("get", LETTERS): listing_dead_letters_shows_ones_own,

@@ -22,7 +22,7 @@ from pulsestream.local.kafka import EmbeddedKafka
 from tests.support.e2e import DatabaseUrl
 from tests.support.stack import Up, running_stack
 
-PARTS = ("kafka", "database", "exchange", "producer", "relay", "stream", "sink", "api")
+PARTS = ("kafka", "database", "exchange", "producer", "relay", "stream", "sink", "notifier", "api")
 
 
 @pytest.fixture

@@ -150,12 +150,29 @@ def test_what_became_of_a_dead_letter_is_written_by_the_api_for_its_tenant_and_n
 
 
 def test_the_notifier_reads_the_alerts_of_every_tenant_and_nothing_else(stored: Any) -> None:
-    others = ["ticks", "events", "stats", "feeds", "sink_offsets", *CONTROL]
+    others = ["ticks", "events", "stats", "feeds", "sink_offsets", "audit", "silences", *CONTROL]
     with psycopg.connect(stored.url("ps_notifier")) as connection:
         alerts = connection.execute("SELECT tenant FROM alerts ORDER BY 1").fetchall()
 
     assert alerts == [("acme",), ("beta",)]
     assert not_refused(stored.url("ps_notifier"), [f"SELECT * FROM {table}" for table in others]) == []
+
+
+def test_the_notifier_changes_of_a_channel_only_how_it_does_and_writes_one_kind_of_row_of_the_audit(
+    stored: Any,
+) -> None:
+    statements = [
+        "INSERT INTO channels (tenant) VALUES ('acme')",
+        "DELETE FROM channels",
+        *(f"UPDATE channels SET {column} = DEFAULT" for column in ("target", "secret", "enabled", "disabled_reason")),
+        "SELECT append_audit('rule.create', NULL, 'x', '{}')",
+        "UPDATE tenants SET status = 'active'",
+        "DELETE FROM notification_attempts",
+    ]
+
+    assert not_refused(stored.url("ps_notifier"), statements) == []
+    assert not_refused(stored.url("ps_sink"), ["SELECT * FROM channels", "SELECT disable_channel('a', 'b', 'c')"]) == []
+    assert not_refused(stored.url("ps_api"), ["SELECT secret FROM channels", "SELECT * FROM channels"]) == []
 
 
 def test_row_level_security_is_forced_on_every_data_table(stored: Any) -> None:

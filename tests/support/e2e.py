@@ -36,8 +36,8 @@ from tests.support.databases import NamedDatabase, execute
 from tests.support.oracle import Sourced
 
 R = TypeVar("R", bound=Record)
-SERVICES: Final = ("relay", "api", "stream", "sink", "producer")
-ROLES: Final = {"relay": "ps_relay", "api": "ps_api", "sink": "ps_sink"}
+SERVICES: Final = ("relay", "api", "stream", "sink", "notifier", "producer")
+ROLES: Final = {"relay": "ps_relay", "api": "ps_api", "sink": "ps_sink", "notifier": "ps_notifier"}
 _TICK_TOPICS: Final = dict.fromkeys(("stats", "alerts", "dlq", "ticks"), "active")
 _LOG_LINES: Final = 40
 _FEED_SHARDS: Final = 1

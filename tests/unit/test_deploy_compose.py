@@ -158,7 +158,7 @@ def test_the_database_cannot_be_reached_from_outside_nor_by_who_does_not_need_it
     users = {name for name, part in PARTS.items() if "storage" in part["networks"]}
 
     assert networks["storage"]["internal"] is True
-    assert users == {"database", "migrate", "admin", "relay", "sink", "api"}
+    assert users == {"database", "migrate", "admin", "relay", "sink", "notifier", "api"}
 
 
 def test_the_image_runs_as_nobody_special_from_hashed_requirements() -> None:

@@ -29,7 +29,7 @@ def test_nothing_is_listed_by_default() -> None:
         ("ps-apy:hunter2", "", "PULSESTREAM_KAFKA_LOGINS: entry 1 names none of ps-producer, ps-stream"),
         ("ps-api:one,hunter2", "", "PULSESTREAM_KAFKA_LOGINS: entry 2 names none of"),
         ("admin:hunter2", "", "PULSESTREAM_KAFKA_LOGINS: entry 1 names none of"),
-        ("", "ps-api:hunter2", "PULSESTREAM_DATABASE_LOGINS: entry 1 names none of ps_relay, ps_sink, ps_api"),
+        ("", "ps-api:hunter2", "PULSESTREAM_DATABASE_LOGINS: entry 1 names none of ps_relay, ps_sink, ps_notifier"),
         ("", "ps_owner:hunter2", "PULSESTREAM_DATABASE_LOGINS: entry 1 names none of"),
         ("ps-api:", "", "PULSESTREAM_KAFKA_LOGINS: ps-api has no password"),
         ("ps-api", "", "PULSESTREAM_KAFKA_LOGINS: ps-api has no password"),

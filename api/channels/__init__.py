@@ -1,0 +1,1 @@
+"""Channels: where a tenant's alerts go, and what became of the messages."""

@@ -1,0 +1,1 @@
+"""The notifier: alerts reach the people and programs that wait for them."""
