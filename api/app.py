@@ -22,6 +22,7 @@ from api.feeds import endpoints as feeds
 from api.freshness import endpoints as freshness
 from api.ingestion.app import IngestionApp
 from api.ingestion.idempotency import IdempotencyKeys
+from api.kafka_credentials import endpoints as kafka_credentials
 from api.keys_admin import endpoints as keys_admin
 from api.limits import endpoints as limits
 from api.live import events
@@ -40,6 +41,7 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
     tenants.router,
     limits.router,
     keys_admin.router,
+    kafka_credentials.router,
     subscriptions.router,
     rules.router,
     channels.router,

@@ -47,6 +47,8 @@ class Permission(StrEnum):
     AUDIT_READ = "audit:read"
     KEYS_READ = "keys:read"
     KEYS_WRITE = "keys:write"
+    KAFKA_CREDENTIALS_READ = "kafka-credentials:read"
+    KAFKA_CREDENTIALS_WRITE = "kafka-credentials:write"
 
 
 _EVERYTHING: Final = frozenset(Permission)
@@ -273,3 +275,5 @@ CanWriteDeadLetters = Annotated[Caller, _permission(Permission.DEAD_LETTERS_WRIT
 CanReadAudit = Annotated[Caller, _permission(Permission.AUDIT_READ)]
 CanReadKeys = Annotated[Caller, _permission(Permission.KEYS_READ)]
 CanWriteKeys = Annotated[Caller, _permission(Permission.KEYS_WRITE)]
+CanReadKafkaCredentials = Annotated[Caller, _permission(Permission.KAFKA_CREDENTIALS_READ)]
+CanWriteKafkaCredentials = Annotated[Caller, _permission(Permission.KAFKA_CREDENTIALS_WRITE)]

@@ -15,6 +15,7 @@ from api.feeds.service import Feeds
 from api.freshness.service import Freshness
 from api.health import Health
 from api.ingestion.service import Ingestion
+from api.kafka_credentials.service import KafkaCredentials
 from api.keys_admin.service import Keys
 from api.limits.entrance import Entrance
 from api.limits.standing import Standings
@@ -41,6 +42,7 @@ class Services:
     standings: Standings
     usage: UsageStore
     keys: Keys
+    kafka_credentials: KafkaCredentials
     subscriptions: Subscriptions
     rules: Rules
     search: Search
@@ -82,6 +84,11 @@ def usage(request: Request) -> UsageStore:
 def keys(request: Request) -> Keys:
     """Return the service of API keys."""
     return services(request).keys
+
+
+def kafka_credentials(request: Request) -> KafkaCredentials:
+    """Return the service of Kafka credentials."""
+    return services(request).kafka_credentials
 
 
 def subscriptions(request: Request) -> Subscriptions:

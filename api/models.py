@@ -24,6 +24,18 @@ class Shown(BaseModel):
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
 
+def end_given(pointer: str, text: str | None) -> datetime | None:
+    """Return the time at `pointer` of a body, None where it is not given; raises Problem 422."""
+    if text is None:
+        return None
+    try:
+        return to_datetime(parse_rfc3339(text))
+    except (ValueError, OverflowError) as error:
+        raise errors.invalid_body(
+            [errors.FieldError(pointer, f"{text[:60]!r} is not a time: write it as 2026-01-31T12:00:00Z")]
+        ) from error
+
+
 def moment_given(name: str, text: str | None) -> int | None:
     """Return the microseconds of a time in parameter `name`, None where it is not given; raises Problem 400."""
     if text is None:

@@ -33,6 +33,7 @@ TAGS: Final = [
     for name, description in {
         "tenants": "Making a tenant and its first key, and how it stands.",
         "keys": "Who may do what in the tenant's name, and until when.",
+        "kafka credentials": "Logins to the broker for the tenant's own Kafka clients.",
         "subscriptions": "Which products of which exchange the tenant gets.",
         "rules": "What raises an alert.",
         "channels": "Where alerts go, and what became of the messages: docs/notifications.md.",

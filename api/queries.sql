@@ -65,7 +65,10 @@ SELECT tenant, name, tier, status, created_at,
         ORDER BY rule_id, version DESC) AS newest WHERE NOT deleted) AS rules,
     (SELECT count(*) FROM api_keys AS held
         WHERE held.tenant = tenants.tenant AND revoked_at IS NULL AND coalesce(expires_at > now(), true)) AS keys,
-    (SELECT count(*) FROM channels AS held WHERE held.tenant = tenants.tenant) AS channels
+    (SELECT count(*) FROM channels AS held WHERE held.tenant = tenants.tenant) AS channels,
+    (SELECT count(*) FROM kafka_credentials AS held
+        WHERE held.tenant = tenants.tenant AND revoked_at IS NULL AND lost_at IS NULL
+            AND coalesce(expires_at > now(), true)) AS kafka_credentials
 FROM tenants WHERE tenant = %(tenant)s;
 
 -- name: insert_tenant
@@ -118,6 +121,36 @@ WHERE tenant = %(tenant)s AND id = %(id)s;
 
 -- name: revoke_key
 UPDATE api_keys SET revoked_at = %(now)s WHERE tenant = %(tenant)s AND id = %(id)s AND revoked_at IS NULL;
+
+-- name: insert_kafka_credential
+INSERT INTO kafka_credentials (tenant, id, name, salt, iterations, salted_password, created_by, expires_at)
+VALUES (%(tenant)s, %(id)s, %(name)s, %(salt)s, %(iterations)s, %(salted_password)s, %(created_by)s, %(expires_at)s)
+RETURNING id, name, created_at, created_by, expires_at, revoked_at, replaced_by, active_at, lost_at, removed_at;
+
+-- name: find_kafka_credential
+SELECT id, name, created_at, created_by, expires_at, revoked_at, replaced_by, active_at, lost_at, removed_at
+FROM kafka_credentials WHERE tenant = %(tenant)s AND id = %(id)s;
+
+-- name: list_kafka_credentials
+SELECT id, name, created_at, created_by, expires_at, revoked_at, replaced_by, active_at, lost_at, removed_at
+FROM kafka_credentials
+WHERE tenant = %(tenant)s
+    AND (%(with_ended)s
+         OR (revoked_at IS NULL AND lost_at IS NULL AND (expires_at IS NULL OR expires_at > %(now)s)))
+    AND (%(time)s::timestamptz IS NULL OR (created_at, id) < (%(time)s, %(id)s::text))
+ORDER BY created_at DESC, id DESC LIMIT %(limit)s;
+
+-- name: count_kafka_credentials
+SELECT count(*) FROM kafka_credentials
+WHERE tenant = %(tenant)s AND revoked_at IS NULL AND lost_at IS NULL AND (expires_at IS NULL OR expires_at > %(now)s);
+
+-- name: end_kafka_credential
+UPDATE kafka_credentials
+SET expires_at = %(expires_at)s, revoked_at = %(revoked_at)s, replaced_by = %(replaced_by)s
+WHERE tenant = %(tenant)s AND id = %(id)s;
+
+-- name: notify_kafka_credentials
+SELECT pg_notify('pulsestream_kafka_credentials', '');
 
 -- name: note_key_use
 SELECT note_key_use(%(ids)s::text[], %(times)s::timestamptz[]);
@@ -469,6 +502,37 @@ WHERE tenant = %(tenant)s AND dataset = %(dataset)s;
 -- name: mark_refused
 UPDATE tenant_topics SET status = 'refused', detail = %(detail)s, active_at = NULL
 WHERE tenant = %(tenant)s AND dataset = %(dataset)s;
+
+-- name: listen_kafka_credentials
+LISTEN pulsestream_kafka_credentials;
+
+-- name: kafka_credentials_there
+-- What the broker knows, or should, those that ended first; of them all, or those of which it is to be told something.
+SELECT tenant, id, salt, iterations, salted_password, active_at IS NOT NULL AS known, ended, tier, welcome, siblings, wanted
+FROM (
+    SELECT held.*, tier, status = 'active' AS welcome, concat_ws('/', tier, status, siblings) AS wanted
+    FROM (
+        SELECT *, count(*) FILTER (WHERE NOT ended) OVER (PARTITION BY tenant) AS siblings
+        FROM (
+            SELECT *, revoked_at IS NOT NULL OR lost_at IS NOT NULL OR coalesce(expires_at <= now(), false) AS ended
+            FROM kafka_credentials WHERE removed_at IS NULL) AS there) AS held
+    JOIN tenants USING (tenant)) AS told
+WHERE %(all)s OR ended OR rights IS DISTINCT FROM wanted
+ORDER BY ended DESC, tenant, id;
+
+-- name: any_kafka_credential
+SELECT 1 FROM kafka_credentials LIMIT 1;
+
+-- name: mark_kafka_credential_given
+UPDATE kafka_credentials
+SET rights = %(rights)s, salted_password = NULL, active_at = coalesce(active_at, now())
+WHERE tenant = %(tenant)s AND id = %(id)s;
+
+-- name: mark_kafka_credential_lost
+UPDATE kafka_credentials SET lost_at = now() WHERE tenant = %(tenant)s AND id = %(id)s;
+
+-- name: mark_kafka_credential_removed
+UPDATE kafka_credentials SET removed_at = now(), salted_password = NULL WHERE tenant = %(tenant)s AND id = %(id)s;
 
 -- name: retention_tiers
 SELECT tenant, tier FROM tenants ORDER BY tenant;

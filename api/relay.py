@@ -1,4 +1,4 @@
-"""`pulsestream relay`: the outbox to the control topics, the reconciler of tenants' topics, and retention.
+"""`pulsestream relay`: the outbox to the control topics, tenants' topics and Kafka users, and retention.
 
 One relay works at a time: the advisory lock belongs to the database session that also marks what was published, so that
 whoever loses the session stops. Others wait for their turn. Whatever goes wrong with the database ends the process; a
@@ -8,13 +8,14 @@ broker that is away is waited for.
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from typing import Final
 
 from api.ingestion.idempotency import WINDOW_HOURS
+from api.kafka_credentials.reconciler import CredentialReconciler
 from api.outbox_publisher import OutboxPublisher
 from api.reconciler import Reconciler
 from api.relay_database import Connection, await_notice, connect, execute, fetch_one
@@ -51,27 +52,33 @@ def run(settings: Settings) -> None:
     ):
         if not _await_turn(connection, stop):
             return
-        reconciling = _Reconciling(settings, stop)
+        reconciling = [
+            _Reconciling(settings, stop, "topics", "listen_topics", _topics),
+            _Reconciling(settings, stop, "credentials", "listen_kafka_credentials", _credentials),
+        ]
         retention = Schedule(settings, stop)
         publisher = OutboxPublisher(settings, connection, stop)
         readiness.add("outbox", publisher.problem)
-        readiness.add("topics", reconciling.problem)
-        reconciling.start()
+        for each in reconciling:
+            readiness.add(each.name, each.problem)
+            each.start()
         retention.start()
         try:
             _relay(settings, publisher, connection, reconciling, stop)
         finally:
             stop.set()
-            reconciling.join(STOP_WITHIN)
+            for each in reconciling:
+                each.join(STOP_WITHIN)
             retention.join(STOP_WITHIN)
-        reconciling.check()
+        for each in reconciling:
+            each.check()
 
 
 def _relay(
     settings: Settings,
     publisher: OutboxPublisher,
     connection: Connection,
-    reconciling: "_Reconciling",
+    reconciling: "Sequence[_Reconciling]",
     stop: threading.Event,
 ) -> None:
     execute(connection, "listen_outbox")
@@ -79,7 +86,8 @@ def _relay(
     pause = _Pause(stop)
     pruning = _Every(PRUNE_EVERY)
     while not stop.is_set():
-        reconciling.check()
+        for each in reconciling:
+            each.check()
         published = publisher.publish()
         if publisher.problem() is not None:
             pause.longer()
@@ -103,15 +111,22 @@ def prune_idempotency_keys(connection: Connection) -> int:
 
 
 class _Reconciling:
-    """The reconciler's thread, with a connection of its own; a failure in it ends the process."""
+    """A reconciler's thread, with a connection of its own; a failure in it ends the process.
 
-    def __init__(self, settings: Settings, stop: threading.Event) -> None:
+    `build` makes what is called over and over: with True each VERIFY_EVERY seconds, else with False; it returns whether
+    something is still to be seen.
+    """
+
+    def __init__(self, settings: Settings, stop: threading.Event, name: str, listen: str, build: "_Build") -> None:
+        self.name = name
         self._settings = settings
         self._stop = stop
+        self._listen = listen
+        self._build = build
         self._failure: PulseStreamError | None = None
         self._problem: str | None = None
         target = partial(copy_context().run, self._run)  # so that its log says which process it is
-        self._thread = threading.Thread(target=target, name="reconciler", daemon=True)
+        self._thread = threading.Thread(target=target, name=f"reconciler of {name}", daemon=True)
         self.start = self._thread.start
         self.join = self._thread.join
 
@@ -120,29 +135,29 @@ class _Reconciling:
         if self._failure is not None:
             raise self._failure
         if not self._thread.is_alive() and not self._stop.is_set():
-            raise PulseStreamError("the reconciler ended unexpectedly: see the log")
+            raise PulseStreamError(f"the reconciler of {self.name} ended unexpectedly: see the log")
 
     def problem(self) -> str | None:
-        """Return what keeps topics from being made, or None; for readiness."""
+        """Return what keeps the broker from being what it should, or None; for readiness."""
         return self._problem
 
     def _run(self) -> None:
         try:
-            with connect(self._settings, "pulsestream-reconciler") as connection:
-                execute(connection, "listen_topics")
-                self._loop(Reconciler(self._settings, connection), connection)
+            with connect(self._settings, f"pulsestream-{self.name}") as connection:
+                execute(connection, self._listen)
+                self._loop(self._build(self._settings, connection), connection)
         except PulseStreamError as error:
             self._failure = error
 
-    def _loop(self, reconciler: Reconciler, connection: Connection) -> None:
+    def _loop(self, reconcile: "_Pass", connection: Connection) -> None:
         pause = _Pause(self._stop)
         verifying = _Every(VERIFY_EVERY)
         while not self._stop.is_set():
             try:
-                unseen = _pass(reconciler, thorough=verifying.due())
+                unseen = reconcile(verifying.due())
             except BrokerError as error:
                 self._problem = str(error)
-                _log.warning("topics cannot be reconciled", reason=str(error))
+                _log.warning(f"{self.name} cannot be reconciled", reason=str(error))
                 pause.longer()
                 continue
             self._problem = None
@@ -150,10 +165,31 @@ class _Reconciling:
             await_notice(connection, _UNSEEN_PAUSE if unseen else POLL)
 
 
-def _pass(reconciler: Reconciler, *, thorough: bool) -> bool:
-    if thorough:
-        reconciler.verify()
-    return reconciler.provision(again=thorough)
+_Pass = Callable[[bool], bool]
+_Build = Callable[[Settings, Connection], _Pass]
+
+
+def _topics(settings: Settings, connection: Connection) -> _Pass:
+    reconciler = Reconciler(settings, connection)
+
+    def reconcile(thorough: bool) -> bool:  # noqa: FBT001 - called in one place, by what a clock says
+        if thorough:
+            reconciler.verify()
+        return reconciler.provision(again=thorough)
+
+    return reconcile
+
+
+def _credentials(settings: Settings, connection: Connection) -> _Pass:
+    reconciler = CredentialReconciler(settings, connection)
+
+    def reconcile(thorough: bool) -> bool:  # noqa: FBT001 - likewise
+        reconciler.provision()
+        if thorough:
+            reconciler.verify()
+        return False
+
+    return reconcile
 
 
 class _Pause:

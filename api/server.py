@@ -31,6 +31,8 @@ from api.http_protocol import BoundedHttpProtocol
 from api.ids import uuid7
 from api.ingestion.publisher import Fatal, Publisher
 from api.ingestion.service import Ingestion
+from api.kafka_credentials.clients import Address
+from api.kafka_credentials.service import KafkaCredentials
 from api.key_use import KeyUse
 from api.keys_admin.service import Keys
 from api.limits.addresses import check_networks
@@ -116,6 +118,7 @@ async def open_services(
             Standings(database, limits, periods(settings)),
             usage,
             Keys(database, quotas, peppers, CursorSeal(peppers), clock=clock, forget=authenticator.forget),
+            KafkaCredentials(database, quotas, Address.of(settings), CursorSeal(peppers), clock=clock),
             Subscriptions(database, quotas),
             Rules(database, quotas, clock),
             Search(database, CursorSeal(peppers)),

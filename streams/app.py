@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import faust
 
+from pulsestream.core.kafka import tls
 from pulsestream.core.settings import Settings
 from pulsestream.core.topics import tenant_topic_pattern
-from streams.ends import tls
 from streams.intake import DATASETS
 from streams.transport import BatchTransport, Owner, batch_topic
 

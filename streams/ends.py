@@ -4,7 +4,6 @@ A connection of its own: on one that fetches, a question would wait behind a fet
 """
 
 import asyncio
-import ssl
 import time
 from collections.abc import Collection, Mapping
 from typing import Final
@@ -14,7 +13,7 @@ from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
-from pulsestream.core.kafka import ADMIN_TIMEOUT, BrokerError
+from pulsestream.core.kafka import ADMIN_TIMEOUT, BrokerError, tls
 from pulsestream.core.settings import Settings
 
 RETRY_WAIT: Final = 0.1
@@ -90,10 +89,3 @@ class Ends:
                     raise for_code(code)(topic)
                 ends[topic] = end
         return ends
-
-
-def tls(settings: Settings) -> ssl.SSLContext | None:
-    """Return what an asyncio client of the broker needs for TLS; None without."""
-    if settings.kafka_security != "SASL_SSL":
-        return None
-    return ssl.create_default_context(cafile=str(settings.kafka_ca_file) if settings.kafka_ca_file else None)

@@ -8,14 +8,12 @@ from fastapi import APIRouter, Depends, Query
 from fastapi import Body as Given
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from api import errors
 from api.auth import CanReadKeys, CanWriteKeys
 from api.dependencies import keys
 from api.keys_admin.repository import KeyRow
 from api.keys_admin.service import MAX_OVERLAP, Keys, Made
-from api.models import Body, Moment, Shown
+from api.models import Body, Moment, Shown, end_given
 from api.openapi import problems
-from pulsestream.core.clock import parse_rfc3339, to_datetime
 
 MAX_PAGE = 1000
 DAY = 24 * 3600
@@ -114,7 +112,7 @@ async def create_key(
     service: Service,
 ) -> dict[str, Any]:
     """Make a key. Its text is in this answer only; if that was lost, revoke the key by its id and make another."""
-    return _made(await service.create(caller, body.name, body.role, _moment(body.expires_at)), service)
+    return _made(await service.create(caller, body.name, body.role, end_given("/expires_at", body.expires_at)), service)
 
 
 @router.get("", response_model=ShownKeys, responses=problems(400, 401, 403, 503))
@@ -167,19 +165,8 @@ async def change_key(
     if "name" in body.model_fields_set:
         changes["name"] = body.name
     if "expires_at" in body.model_fields_set:
-        changes["expires_at"] = _moment(body.expires_at)
+        changes["expires_at"] = end_given("/expires_at", body.expires_at)
     return _shown(await service.change(caller, key_id, changes), service)
-
-
-def _moment(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        return to_datetime(parse_rfc3339(text))
-    except (ValueError, OverflowError) as error:
-        raise errors.invalid_body(
-            [errors.FieldError("/expires_at", f"{text[:60]!r} is not a time: write it as 2026-01-31T12:00:00Z")]
-        ) from error
 
 
 def _shown(key: KeyRow, service: Keys) -> dict[str, Any]:

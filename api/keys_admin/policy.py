@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from api import errors
+from api.auth import Caller, Permission
 from api.keys_admin.repository import Counts, KeyRow
 from pulsestream.core.clock import format_rfc3339, to_micros
 
@@ -84,6 +85,14 @@ def check_owner_left(counts: Counts) -> None:
             "After this the tenant would have no Owner key that neither ends nor is revoked, and could lock itself "
             "out: make another Owner key without expires_at first.",
         )
+
+
+def denial(problem: errors.Problem, caller: Caller, wanted: Permission, ended: str) -> errors.Denial | None:
+    """Return what the audit keeps of a refusal: that of who may not, and not that of what cannot be."""
+    reason = {"unauthorized": f"key {ended}", "forbidden": "beyond its own"}.get(problem.code)
+    if reason is None:
+        return None
+    return errors.Denial(caller.tenant, caller.key_id, caller.role, wanted, reason)
 
 
 def _outlasts(end: datetime | None, other: datetime | None) -> bool:

@@ -178,7 +178,8 @@ class Keys:
             try:
                 yield _Turn(connection, caller, policy.check_actor(held, now), now, self._quotas, counts.active)
             except errors.Problem as problem:
-                problem.denial = _denial(problem, caller, "gone" if held is None else held.state(now))
+                ended = "gone" if held is None else held.state(now)
+                problem.denial = policy.denial(problem, caller, Permission.KEYS_WRITE, ended)
                 raise
 
     async def _insert(self, turn: _Turn, wanted: NewKey) -> Made:
@@ -200,14 +201,6 @@ async def _found(connection: Connection, tenant: str, key_id: str) -> KeyRow:
     if row is None:
         raise errors.not_found(f"There is no key {key_id[:60]!r}: GET /api/v1/keys lists the tenant's keys.")
     return row
-
-
-def _denial(problem: errors.Problem, caller: Caller, ended: str) -> errors.Denial | None:
-    """Return what the audit keeps of a refusal: that of who may not, and not that of what cannot be."""
-    reason = {"unauthorized": f"key {ended}", "forbidden": "beyond its own"}.get(problem.code)
-    if reason is None:
-        return None
-    return errors.Denial(caller.tenant, caller.key_id, caller.role, Permission.KEYS_WRITE, reason)
 
 
 def _audited(key: KeyRow) -> dict[str, Any]:

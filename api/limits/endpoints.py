@@ -34,6 +34,7 @@ class ShownQuotas(Shown):
     rules: ShownQuota = Field(description="alert rules")
     keys: ShownQuota = Field(description="API keys that work")
     channels: ShownQuota = Field(description="channels that alerts go to")
+    kafka_credentials: ShownQuota = Field(description="Kafka credentials that have not ended")
 
 
 class ShownRates(Shown):

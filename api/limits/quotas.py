@@ -9,7 +9,7 @@ from api import errors
 from api.database import Connection, fetch_one
 from api.limits.tiers import Tiers
 
-Figure = Literal["products", "rules", "keys", "channels"]
+Figure = Literal["products", "rules", "keys", "channels", "kafka_credentials"]
 
 
 class Quotas:

@@ -25,6 +25,7 @@ class Quotas:
     rules: Quota
     keys: Quota
     channels: Quota
+    kafka_credentials: Quota
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class Standings:
                 Quota(None if limits is None else limits.rules, row["rules"]),
                 Quota(None if limits is None else limits.keys, row["keys"]),
                 Quota(None if limits is None else limits.channels, row["channels"]),
+                Quota(None if limits is None else limits.kafka_credentials, row["kafka_credentials"]),
             ),
             None if period is None else period.days,
         )

@@ -32,15 +32,60 @@ class Tier:
     """Channels that alerts go to."""
     live: int
     """Live connections at once."""
+    kafka_credentials: int
+    """Kafka credentials that have not ended."""
+    kafka_produce: int
+    """Bytes a second written to Kafka by the tenant's own clients, at each broker."""
+    kafka_consume: int
+    """Bytes a second read from Kafka by them, at each broker."""
+    kafka_percent: int
+    """Of one thread of a broker, what their requests may take: 100 is one thread that does nothing else."""
 
 
 Tiers = Mapping[str, Tier]
+_MIB: Final = 1_048_576
 TIERS: Final[Tiers] = {
-    "free": Tier(requests=50, events=500, products=20, rules=100, keys=10, channels=5, live=5),
-    "pro": Tier(requests=500, events=10_000, products=200, rules=1_000, keys=50, channels=50, live=50),
-    "enterprise": Tier(requests=5_000, events=100_000, products=1_000, rules=10_000, keys=500, channels=500, live=500),
+    "free": Tier(
+        requests=50,
+        events=500,
+        products=20,
+        rules=100,
+        keys=10,
+        channels=5,
+        live=5,
+        kafka_credentials=2,
+        kafka_produce=1 * _MIB,
+        kafka_consume=4 * _MIB,
+        kafka_percent=25,
+    ),
+    "pro": Tier(
+        requests=500,
+        events=10_000,
+        products=200,
+        rules=1_000,
+        keys=50,
+        channels=50,
+        live=50,
+        kafka_credentials=10,
+        kafka_produce=8 * _MIB,
+        kafka_consume=32 * _MIB,
+        kafka_percent=100,
+    ),
+    "enterprise": Tier(
+        requests=5_000,
+        events=100_000,
+        products=1_000,
+        rules=10_000,
+        keys=500,
+        channels=500,
+        live=500,
+        kafka_credentials=50,
+        kafka_produce=64 * _MIB,
+        kafka_consume=256 * _MIB,
+        kafka_percent=400,
+    ),
 }
-_RATES: Final = frozenset({"requests", "events"})
+_RATES: Final = frozenset({"requests", "events", "kafka_produce", "kafka_consume", "kafka_percent"})
 _FIGURES: Final = tuple(field.name for field in fields(Tier))
 
 

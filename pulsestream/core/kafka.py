@@ -3,6 +3,7 @@
 Offsets follow one convention everywhere: `next_offset` is the offset of the first record not yet processed.
 """
 
+import ssl
 import time
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
@@ -101,6 +102,13 @@ def _require_broker(settings: Settings) -> None:
             f"the broker's security is {settings.kafka_security}: set PULSESTREAM_KAFKA_USERNAME and"
             " PULSESTREAM_KAFKA_PASSWORD, or PULSESTREAM_KAFKA_SECURITY=PLAINTEXT"
         )
+
+
+def tls(settings: Settings) -> ssl.SSLContext | None:
+    """Return what an asyncio client of the broker needs for TLS; None without."""
+    if settings.kafka_security != "SASL_SSL":
+        return None
+    return ssl.create_default_context(cafile=str(settings.kafka_ca_file) if settings.kafka_ca_file else None)
 
 
 def producer_config(settings: Settings, client_id: str) -> Config:

@@ -33,6 +33,12 @@ class Settings(BaseSettings):
     kafka_security: Literal["PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL"] = "SASL_PLAINTEXT"
     kafka_username: str = ""
     kafka_password: SecretStr = SecretStr("")
+    kafka_tenant_bootstrap: str = Field(
+        "", description="host:port,… at which tenants' own clients reach the broker; empty: kafka_bootstrap"
+    )
+    kafka_tenant_security: Literal["", "PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "", description="of the listener there; empty: kafka_security"
+    )
     kafka_ca_file: Path | None = Field(None, description="PEM file with the broker's certificate authority")
 
     database_url: SecretStr = Field(SecretStr(""), description="postgresql://…; empty: `pulsestream up` starts one")

@@ -35,6 +35,14 @@ _TRANSACTION: Final = ResourceType.TRANSACTIONAL_ID
 _CLUSTER: Final = ResourceType.BROKER
 _EVERY_TOPIC: Final = "ps."
 _CLUSTER_NAME: Final = "kafka-cluster"
+_OF_THE_RELAY: Final = (
+    AclOperation.CREATE,
+    AclOperation.DESCRIBE,
+    AclOperation.ALTER,
+    AclOperation.DESCRIBE_CONFIGS,
+    AclOperation.ALTER_CONFIGS,
+)
+"""Over the cluster: it makes topics, and users of tenants with their rights (ALTER) and quotas (ALTER_CONFIGS)."""
 _ITERATIONS: Final = 4096
 """Of SCRAM's hash: Kafka's own default; guessing is hopeless because passwords are generated."""
 
@@ -68,7 +76,7 @@ def grants(settings: Settings) -> list[Grant]:
     cluster = [
         (user, AclOperation.IDEMPOTENT_WRITE) for user in SERVICES if write in topics[user] or user == "ps-relay"
     ]
-    cluster += [("ps-relay", describe), ("ps-relay", AclOperation.CREATE)]
+    cluster += [("ps-relay", operation) for operation in _OF_THE_RELAY]
     return wanted + [(user, _CLUSTER, _CLUSTER_NAME, operation) for user, operation in cluster]
 
 

@@ -23,6 +23,7 @@ from tests.support.rounds import Rounds
 AUDIT = "/api/v1/audit"
 KEYS = "/api/v1/keys"
 CHANNELS = "/api/v1/channels"
+LOGINS = "/api/v1/kafka-credentials"
 SUBSCRIPTIONS, RULES, LETTERS = "/api/v1/subscriptions", "/api/v1/rules", "/api/v1/dead-letters"
 PRODUCTS = [{"exchange": "coinbase", "product": "BTC-USD"}, {"exchange": "coinbase", "product": "ETH-USD"}]
 NAMED = {"X-Request-ID": "asked-by-the-test"}
@@ -172,11 +173,36 @@ def making_a_key(desk: Desk) -> dict[str, Any]:
     return row
 
 
+def making_a_login(desk: Desk) -> dict[str, Any]:
+    made = send(desk.tenant, "POST", LOGINS, json={"name": "audited"}).json()
+    row = newest(desk.tenant)
+    assert (row["target"], row["after"]) == (f"kafka-credential:{made['id']}", {"name": "audited"})
+    assert made["password"] not in str(entries(desk.tenant))
+    return row
+
+
+def changing_a_login(method: str, path: str, body: Any) -> Callable[[Desk], dict[str, Any]]:
+    def changes(desk: Desk) -> dict[str, Any]:
+        made = send(desk.tenant, "POST", LOGINS, json={"name": "audited"}).json()
+        send(desk.tenant, method, f"{LOGINS}/{made['id']}{path}", json=body)
+        row = newest(desk.tenant)
+        assert row["target"] == f"kafka-credential:{made['id']}"
+        return row
+
+    return changes
+
+
 CASES: dict[tuple[str, str], tuple[Callable[[Desk], dict[str, Any]], str]] = {
     ("post", KEYS): (making_a_key, "key.create"),
     ("patch", KEYS + "/{key_id}"): (changing_a_key("PATCH", "", {"name": "renamed"}), "key.change"),
     ("post", KEYS + "/{key_id}/rotate"): (changing_a_key("POST", "/rotate", {"overlap_seconds": 0}), "key.rotate"),
     ("delete", KEYS + "/{key_id}"): (changing_a_key("DELETE", "", None), "key.revoke"),
+    ("post", LOGINS): (making_a_login, "kafka-credential.create"),
+    ("post", LOGINS + "/{credential_id}/rotate"): (
+        changing_a_login("POST", "/rotate", {"overlap_seconds": 0}),
+        "kafka-credential.rotate",
+    ),
+    ("delete", LOGINS + "/{credential_id}"): (changing_a_login("DELETE", "", None), "kafka-credential.revoke"),
     ("post", "/api/v1/auth/register/tenant"): (registering, "key.create"),
     ("put", SUBSCRIPTIONS): (subscribing, "subscriptions.replace"),
     ("post", RULES): (making_a_rule, "rule.create"),

@@ -31,6 +31,7 @@ AUDIT = "/api/v1/audit"
 KEYS = "/api/v1/keys"
 CHANNELS = "/api/v1/channels"
 HOOK = {"name": "victims-own", "target": {"kind": "webhook", "url": "https://example.com/victims-own"}}
+LOGINS = "/api/v1/kafka-credentials"
 
 
 @dataclass
@@ -41,12 +42,13 @@ class Pair:
     victim: Tenant
     intruder: Tenant
     rule_id: str
+    login_id: str
 
     def intrude(self, method: str, path: str, **request: Any) -> httpx.Response:
         return self.intruder.http.request(method, path, headers={"X-API-Key": self.intruder.key}, **request)
 
     def assert_hidden(self, answer: httpx.Response) -> None:
-        for secret in (self.victim.slug, self.victim.key, self.rule_id, "victims-own"):
+        for secret in (self.victim.slug, self.victim.key, self.rule_id, self.login_id, "victims-own"):
             assert secret not in answer.text, answer.text
 
 
@@ -60,8 +62,9 @@ def pair(
         victim.subscribe("coinbase", ["BTC-USD"])
         victim.call("POST", "/api/v1/ingestion/events", json=EVENT | {"id": "victims-own"})
         rule_id = victim.create_rule(RULE | {"name": "victims-own"})["rule_id"]
+        login_id = victim.call("POST", LOGINS, json={"name": "victims-own"})["id"]
         _store_rows(running, victim.slug)
-        yield Pair(running, victim, intruder, rule_id)
+        yield Pair(running, victim, intruder, rule_id, login_id)
 
 
 def _store_rows(running: Installation, tenant: str) -> None:
@@ -310,6 +313,33 @@ def another_tenants_key_does_not_exist(method: str, path: str, body: Any = None)
     return hides
 
 
+def listing_logins_shows_ones_own(pair: Pair) -> None:
+    for query in ("", "?ended=true", "?limit=1000"):
+        answer = pair.intrude("GET", LOGINS + query)
+        assert answer.status_code == 200
+        pair.assert_hidden(answer)
+        assert pair.intruder.slug in answer.text
+    assert pair.login_id in str(pair.victim.call("GET", LOGINS))
+
+
+def making_a_login_gives_none_of_another_tenant(pair: Pair) -> None:
+    answer = pair.intrude("POST", LOGINS, json={"name": "mine"})
+    pair.assert_hidden(answer)
+    assert answer.json()["username"].startswith(f"t.{pair.intruder.slug}.")
+    assert len(pair.victim.call("GET", LOGINS)["credentials"]) == 1
+
+
+def another_tenants_login_does_not_exist(method: str, path: str, body: Any = None) -> Callable[[Pair], None]:
+    def hides(pair: Pair) -> None:
+        there = problem(pair.intrude(method, f"{LOGINS}/{pair.login_id}{path}", json=body), 404, "not-found")
+        nowhere = problem(pair.intrude(method, f"{LOGINS}/0000{path}", json=body), 404, "not-found")
+        assert str(there["detail"]).replace(pair.login_id, "") == str(nowhere["detail"]).replace("0000", "")
+        (held,) = pair.victim.call("GET", LOGINS + "?ended=true")["credentials"]
+        assert [held["id"], held["expires_at"], held["revoked_at"]] == [pair.login_id, None, None]
+
+    return hides
+
+
 def an_event_goes_to_ones_own_topic(pair: Pair) -> None:
     _stays_out(pair, lambda event: pair.intrude("POST", "/api/v1/ingestion/events", json=event))
 
@@ -458,6 +488,11 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("delete", KEYS + "/{key_id}"): another_tenants_key_does_not_exist("DELETE", ""),
     ("patch", KEYS + "/{key_id}"): another_tenants_key_does_not_exist("PATCH", "", {"name": "taken"}),
     ("post", KEYS + "/{key_id}/rotate"): another_tenants_key_does_not_exist("POST", "/rotate", {"overlap_seconds": 0}),
+    ("get", LOGINS): listing_logins_shows_ones_own,
+    ("post", LOGINS): making_a_login_gives_none_of_another_tenant,
+    ("get", LOGINS + "/{credential_id}"): another_tenants_login_does_not_exist("GET", ""),
+    ("delete", LOGINS + "/{credential_id}"): another_tenants_login_does_not_exist("DELETE", ""),
+    ("post", LOGINS + "/{credential_id}/rotate"): another_tenants_login_does_not_exist("POST", "/rotate", {}),
     ("post", TICKETS): a_ticket_opens_ones_own_stream,
     ("get", STREAM): a_stream_of_events_shows_ones_own,
     ("get", STATUS): the_status_is_that_of_ones_own_topics,

@@ -249,6 +249,7 @@ def test_a_tenant_sees_its_tier_what_it_allows_and_how_much_is_in_use(running: I
             "rules": {"limit": 2, "use": 1},
             "keys": {"limit": 10, "use": 1},
             "channels": {"limit": 5, "use": 0},
+            "kafka_credentials": {"limit": 2, "use": 0},
         },
         "retention_days": 30,
     }

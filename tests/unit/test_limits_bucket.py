@@ -101,7 +101,7 @@ def test_two_buckets_at_once_are_two_buckets_and_take_from_both_or_from_none(
 @given(rate=RATES, gaps=st.lists(GAPS, min_size=1, max_size=5), tokens=st.integers(1, 1000))
 def test_processes_together_let_no_more_pass_than_the_tier_says(rate: int, gaps: list[int], tokens: int) -> None:
     processes = len(gaps)
-    plan = plan_of(Tier(rate, rate, 1, 1, 1, 1, 1), processes)
+    plan = plan_of(Tier(rate, rate, 1, 1, 1, 1, 1, 1, 1, 1, 1), processes)
     passed = sorted(at for gap in gaps for at in passed_by_one(plan.events, [(gap, tokens)] * 100))
 
     assert_bounded(passed, processes * plan.events.burst, Fraction(rate, SECOND))
@@ -131,7 +131,7 @@ def plan_of(tier: Tier, processes: int = 1) -> Plan:
 
 TENTH = SECOND // 10
 TWO, THREE = st.integers(0, 1), st.integers(0, 2)
-SMALL = {"free": Tier(5, 5, 1, 1, 1, 1, 1), "pro": Tier(50, 50, 1, 1, 1, 1, 1)}
+SMALL = {"free": Tier(5, 5, 1, 1, 1, 1, 1, 1, 1, 1, 1), "pro": Tier(50, 50, 1, 1, 1, 1, 1, 1, 1, 1, 1)}
 
 
 def caller(number: int, tenant: int = 0, tier: str = "free") -> Caller:
