@@ -11,7 +11,7 @@ PINNED = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all: -
 LOCK = .venv/lock/bin/uv pip compile pyproject.toml --group build --universal --python-version 3.11 --quiet \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help install up secrets test test-containers faults mutations matrix fuzz soak bench lint format lock clean
+.PHONY: help install up secrets test test-containers faults properties mutations matrix fuzz soak bench lint format lock clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-22s %s\n", $$1, $$2 }'
@@ -36,6 +36,9 @@ test-containers: .venv/developer ## Build the image and test docker-compose.kafk
 
 faults: .venv/developer ## Kill and stop processes many more times than `make test` does (ARGS="-k name" for some).
 	$(BIN)/pytest --thorough tests/e2e tests/faults $(ARGS)
+
+properties: .venv/developer ## Try each property with ten times as many examples as `make test` does.
+	$(BIN)/pytest --thorough -n $(JOBS) --dist loadfile tests/unit $(ARGS)
 
 mutations: .venv/developer ## Disable each guard of the product in a copy, and see a test fail (ARGS="--list", ARGS="name").
 	$(BIN)/python -m tests.mutations.gate $(ARGS)

@@ -26,7 +26,7 @@ class Seal:
 
     def close(self, payload: bytes, owner: str) -> str:
         """Return the text that holds `payload`; only the same `owner` (a tenant) can have it opened."""
-        return base64.urlsafe_b64encode(self._mac(payload, owner) + payload).rstrip(b"=").decode()
+        return _text(self._mac(payload, owner) + payload)
 
     def open(self, text: str, owner: str) -> bytes:
         """Return the payload; raises SealError."""
@@ -45,6 +45,10 @@ def _unwrapped(text: str) -> bytes:
         raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise SealError("is malformed") from error
-    if len(raw) <= _MAC_BYTES:
+    if len(raw) <= _MAC_BYTES or _text(raw) != text:  # base64 has other spellings of the same bytes
         raise SealError("is malformed")
     return raw
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

@@ -17,6 +17,7 @@ _NAMES: Final = {
     "latency": "a frame on the exchange's socket to its committed row, at 10,000 frames a second",
     "ingest": "acknowledged events over HTTP: against a FastAPI no-op route, and pydantic + fastavro in batches",
     "search": "latest, time range, contents of events over HTTP: 10,000,000 rows of 50 tenants",
+    "memory": "what each process of a local stack keeps in memory",
     "forecast": "volatility and price for the next 1, 5, 15 minutes, against the naive baseline, on recorded days",
     "anomaly": "jumps and volume spikes put into recorded days: what z-scores and ratios find of them",
 }

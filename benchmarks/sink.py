@@ -3,7 +3,7 @@
 - `vs_copy_binary`: rows a second of `pulsestream sink` against psql's binary copy of the same rows, encoded before, to
   the same table; `..._1pct_duplicates`: the same while a hundredth of the ticks come twice
 - `vs_debezium`: against the Debezium JDBC sink connector with upserts, on the same broker and database
-- `sink_cpu_us`: CPU of the sink's process a row
+- `sink_cpu_us`, `sink_peak_mib`: CPU of the sink's process a row, and its memory at most
 """
 
 import tempfile
@@ -162,4 +162,6 @@ def figures(outcome: Outcome) -> Figures:
             said[f"{key}_reason"] = outcome.reasons.get(missing, LEFT_OUT).splitlines()[0]
     sinks = [turn.cpu / turn.rows * 1e6 for turn in outcome.counted("sink") if turn.cpu is not None]
     said["sink_cpu_us"] = median(sinks) if sinks else None
+    peaks = [turn.peak_mib for name in ("sink", "duplicates") for turn in outcome.counted(name) if turn.peak_mib]
+    said["sink_peak_mib"] = max(peaks, default=None)
     return said

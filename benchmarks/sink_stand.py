@@ -29,6 +29,7 @@ from benchmarks.peers.debezium_sink import Running
 from benchmarks.peers.environments import UnavailableError
 from benchmarks.peers.race import SpoiltError, cpu_seconds
 from benchmarks.peers.ticks import PRODUCTS
+from benchmarks.resident import peak_mib
 from pulsestream.core.clock import wall_clock
 from pulsestream.core.kafka import Admin, client_config, producer_config
 from pulsestream.core.layout import tenant_topic_spec
@@ -64,11 +65,12 @@ _TIMED: Final = re.compile(r"^Time: ([\d.]+) ms", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """What a turn measured: rows, seconds, and CPU seconds of the process that brought them (psql: unknown)."""
+    """What a turn measured: rows, seconds, CPU seconds and memory of the process that brought them, where known."""
 
     rows: int
     seconds: float
     cpu: float | None = None
+    peak_mib: float | None = None
 
     @property
     def per_second(self) -> float:
@@ -225,7 +227,7 @@ class Stand:
                     first = first or (stored, now, cpu_seconds(running.pid))
                 if stored >= end and first is not None:
                     rows = (end - first[0]) * self._count // end  # one an id
-                    return Filled(rows, now - first[1], cpu_seconds(running.pid) - first[2])
+                    return Filled(rows, now - first[1], cpu_seconds(running.pid) - first[2], peak_mib(running.pid))
                 if running.poll() is not None or now - newest > _STALL:
                     raise SpoiltError(f"the sink stands still:\n{process.last_lines(log, 20)}")
                 time.sleep(_LOOK)

@@ -7,6 +7,8 @@
   what that is above a bare record of the same clients; `alert_1000_tenants_p99_ms`: beside 1,000 tenants' topics
 - `tenants_200_cost_ratio`: CPU a record for 200 tenants against one; `..._live_...`: at 2,000 ticks a second
 - `two_workers_cpu_ratio`: CPU a record of two workers that share the partitions, against one
+- `rules_10000_cost_ratio`: CPU a record of a tenant that has 10,000 rules on other products, against none
+- `new_topic_s`, `rule_in_force_s`: seconds until a new tenant's first record is folded, and a new rule is evaluated
 - `recovery_100k_s`: seconds until 100,000 keys of state on the broker can be folded
 - `hot_tenant_delay_p99_ms`, `hot_tenant_over_alone_p99_ms`: a quiet tenant's tick to its alert beside a backlog of
   another's, and what that is above the same without the backlog
@@ -15,11 +17,18 @@
 
 from typing import Final
 
-from benchmarks import streams_alerts, streams_capacity, streams_fairness, streams_recovery, streams_windows
+from benchmarks import (
+    streams_alerts,
+    streams_capacity,
+    streams_changes,
+    streams_fairness,
+    streams_recovery,
+    streams_windows,
+)
 from benchmarks.broker import running_broker
 from benchmarks.choice import Choice, Figures
 
-GROUPS: Final = (streams_alerts, streams_capacity, streams_recovery, streams_fairness)
+GROUPS: Final = (streams_alerts, streams_capacity, streams_changes, streams_recovery, streams_fairness)
 PARTS: Final = (*streams_windows.ENTRANTS, *(part for group in GROUPS for part in group.PARTS))
 
 

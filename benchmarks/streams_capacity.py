@@ -1,4 +1,4 @@
-"""What tenants, workers and busy products cost: rounds of `streams_cost`, its ratios, and how much a core takes."""
+"""What tenants, workers, rules and busy products cost, by rounds of `streams_cost`, and how much a core takes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from statistics import median
@@ -14,12 +14,14 @@ from benchmarks.streams_cost import (
     ONE,
     ONE_LIVE,
     ONE_WORKER,
+    RULED,
     TENANTS,
     TENANTS_LIVE,
     TWO_WORKERS,
     Case,
     capacity,
 )
+from benchmarks.streams_stand import Cost
 from benchmarks.table import show
 from pulsestream.local.kafka import EmbeddedKafka
 
@@ -27,12 +29,14 @@ CASES: Final = {
     "tenants": (ONE, TENANTS, ONE_LIVE, TENANTS_LIVE),
     "workers": (ONE_WORKER, TWO_WORKERS),
     "capacity": (ONE, BUSY),
+    "rules": (ONE, RULED),
 }
 PARTS: Final = tuple(CASES)
 RATIOS: Final = {
     "tenants_200_cost_ratio": (TENANTS, ONE),
     "tenants_200_live_cost_ratio": (TENANTS_LIVE, ONE_LIVE),
     "two_workers_cpu_ratio": (TWO_WORKERS, ONE_WORKER),
+    "rules_10000_cost_ratio": (RULED, ONE),
 }
 _QUICK: Final = frozenset({ONE_WORKER, TWO_WORKERS})
 """What a quick run has the time for."""
@@ -49,32 +53,35 @@ def run(broker: EmbeddedKafka, parts: Collection[str], rounds: int | None, *, qu
     wanted = {name: case for name, case in cases.items() if name in (names & _QUICK if quick else names)}
     if not wanted:
         return {}
-    costs: dict[str, list[float | None]] = {name: [] for name in wanted}
+    measured: dict[str, list[Cost | None]] = {name: [] for name in wanted}
     reasons: dict[str, str] = {}
     for _ in range(rounds or (1 if quick else 5)):
         for name, case in wanted.items():
-            costs[name].append(_micros(broker, name, case, reasons))
-    show("what a record costs the worker", ("case", "CPU us a record", "least", "most"), map(_row, costs.items()))
-    return _figures(costs, reasons)
+            measured[name].append(_cost(broker, name, case, reasons))
+    columns = ("case", "CPU us a record", "least", "most", "MiB of a worker at most")
+    show("what a record costs the worker", columns, map(_row, measured.items()))
+    costs = {name: [cost.micros if cost else None for cost in turns] for name, turns in measured.items()}
+    peaks = [cost.peak_mib for turns in measured.values() for cost in turns if cost]
+    return {**_figures(costs, reasons), "worker_peak_mib": max(peaks, default=None)}
 
 
-def _micros(broker: EmbeddedKafka, name: str, case: Case, reasons: dict[str, str]) -> float | None:
+def _cost(broker: EmbeddedKafka, name: str, case: Case, reasons: dict[str, str]) -> Cost | None:
     try:
-        return case(broker).micros
+        return case(broker)
     except (SpoiltError, httpx.TransportError) as error:
         reasons[name] = str(error)
         print(f"{name}: {error}", flush=True)
         return None
 
 
-def _row(measured: tuple[str, Sequence[float | None]]) -> tuple[str, ...]:
-    name, costs = measured
-    known = _known(costs)
-    return (
-        (name, *(f"{value:.2f}" for value in (median(known), min(known), max(known))))
-        if known
-        else (name, "-", "-", "-")
-    )
+def _row(measured: tuple[str, Sequence[Cost | None]]) -> tuple[str, ...]:
+    name, turns = measured
+    counted = [turn for turn in turns if turn is not None]
+    if not counted:
+        return (name, "-", "-", "-", "-")
+    micros = [turn.micros for turn in counted]
+    shown = (f"{value:.2f}" for value in (median(micros), min(micros), max(micros)))
+    return (name, *shown, f"{max(turn.peak_mib for turn in counted):.0f}")
 
 
 def _known(costs: Sequence[float | None]) -> list[float]:

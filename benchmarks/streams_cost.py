@@ -1,4 +1,4 @@
-"""What a record costs our worker: by number of tenants, by number of workers, by how busy a product is.
+"""What a record costs our worker: by number of tenants, workers and rules, and by how busy a product is.
 
 CPU time of the workers' processes while they work off a backlog; the figures are ratios of it. The records are the
 same whoever gets them: 400 products in turn, dealt to tenants in blocks.
@@ -33,6 +33,8 @@ TENANTS_LIVE: Final = f"{MANY} tenants, 2,000 ticks/s"
 ONE_WORKER: Final = "1 worker, 4 partitions"
 TWO_WORKERS: Final = "2 workers, 4 partitions"
 BUSY: Final = "1 tenant, backlog of busy products"
+RULES: Final = 10_000
+RULED: Final = f"1 tenant, backlog, {RULES:,} rules on other products"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +97,27 @@ def _tick(product: str, number: int, at: int) -> Tick:
     )
 
 
-def backlog(broker: EmbeddedKafka, load: Load, *, partitions: int = PARTITIONS, workers: int = 1) -> Cost:
-    """Write a load, then let workers work it off."""
+def backlog(
+    broker: EmbeddedKafka, load: Load, *, partitions: int = PARTITIONS, workers: int = 1, rules: int = 0
+) -> Cost:
+    """Write a load, then let workers work it off; the first tenant has so many `rules` on products without a tick."""
     with Stand.on(broker, partitions) as stand:
         stand.tenants(load.names)
         stand.subscribe(load.subscriptions())
+        stand.rules(load.names[0], map(_elsewhere, range(rules)))
         written = stand.write(load.ticks())
         with stand.workers(workers) as running:
             return stand.cost(running, written)
+
+
+def _elsewhere(number: int) -> dict[str, object]:
+    """Return a rule on a product of its own: each kind of condition that ticks may change, in turn."""
+    conditions: tuple[dict[str, object], ...] = (
+        {"type": "price", "above": 110.0, "clear": 105.0},
+        {"type": "change", "window": "5m", "above": 5.0, "clear": 4.0},
+        {"type": "volume", "window": "1m", "baseline": "1h", "above": 10.0, "clear": 5.0},
+    )
+    return {"name": f"elsewhere {number}", "product": f"R{number:05}-USD", "condition": conditions[number % 3]}
 
 
 def steady(broker: EmbeddedKafka, load: Load) -> Cost:
@@ -137,6 +152,7 @@ def cases(records: int, live_seconds: float) -> dict[str, Case]:
         ONE_WORKER: lambda broker: backlog(broker, one, partitions=SHARED),
         TWO_WORKERS: lambda broker: backlog(broker, one, partitions=SHARED, workers=2),
         BUSY: lambda broker: backlog(broker, Load(records, BUSY_RATE)),
+        RULED: lambda broker: backlog(broker, one, rules=RULES),
     }
 
 

@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.peers.race import SpoiltError, cpu_seconds
+from benchmarks.resident import peak_mib
 from pulsestream.core import topics
 from pulsestream.core.clock import wall_clock
 from pulsestream.core.kafka import Admin, TopicSpec, producer_config
@@ -69,11 +70,12 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Records folded by all workers together, the seconds it took, and their CPU seconds."""
+    """Records folded by all workers together, the seconds it took, their CPU seconds, and the most memory of one."""
 
     records: float
     seconds: float
     cpu: float
+    peak_mib: float
 
     @property
     def micros(self) -> float:
@@ -149,19 +151,13 @@ class Stand:
 
     def rule(self, tenant: str, definition: Mapping[str, object]) -> None:
         """Put a rule in force."""
-        rule_id = secrets.token_hex(8)
-        self._rules.append(rule_id)
-        rule = Rule(
-            rule_id=rule_id,
-            tenant=tenant,
-            name=str(definition["name"]),
-            enabled=True,
-            deleted=False,
-            definition=json.dumps(definition),
-            created_at=wall_clock(),
-            version=1,
-        )
-        self._control(topics.RULES, [(rule_id, codec(Rule).encode(rule))])
+        self.rules(tenant, [definition])
+
+    def rules(self, tenant: str, definitions: Iterable[Mapping[str, object]]) -> None:
+        """Put rules in force."""
+        made = {secrets.token_hex(8): definition for definition in definitions}
+        self._rules += made
+        self._control(topics.RULES, ((rule_id, _rule(rule_id, tenant, made[rule_id])) for rule_id in made))
 
     def write(self, records: Iterable[tuple[str, bytes, bytes | None]]) -> int:
         """Append records: topic, key, value; returns how many. SpoiltError when the broker did not take one."""
@@ -216,7 +212,8 @@ class Stand:
             moved, newest = (now if folded > newest else moved), folded
             if now - moved > STALL:
                 raise SpoiltError(f"{records - folded:,.0f} of {records:,} records were not folded")
-        return Cost(records - first, time.monotonic() - began, _spent(workers) - before)
+        most = max(peak_mib(worker.running.pid) for worker in workers)
+        return Cost(records - first, time.monotonic() - began, _spent(workers) - before, most)
 
     def _variables(self, port: int, number: int, overrides: Mapping[str, object]) -> dict[str, object]:
         return {
@@ -242,6 +239,20 @@ class Stand:
 
     def _control(self, topic: str, records: Iterable[tuple[str, bytes]]) -> None:
         self.write((topic, key.encode(), value) for key, value in records)
+
+
+def _rule(rule_id: str, tenant: str, definition: Mapping[str, object]) -> bytes:
+    rule = Rule(
+        rule_id=rule_id,
+        tenant=tenant,
+        name=str(definition["name"]),
+        enabled=True,
+        deleted=False,
+        definition=json.dumps(definition),
+        created_at=wall_clock(),
+        version=1,
+    )
+    return codec(Rule).encode(rule)
 
 
 def offered(producer: Producer, topic: str, key: bytes, value: bytes | None) -> bool:

@@ -40,8 +40,11 @@ BROKER = pytest.StashKey[EmbeddedKafka]()
 ROLES = {"sink": "ps_sink", "api": "ps_api", "relay": "ps_relay", "notifier": "ps_notifier", "admin": "postgres"}
 
 # How long an example takes is the machine's affair.
-hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("busy")
+for profile, examples in (("everyday", 50), ("thorough", 500)):
+    hypothesis.settings.register_profile(
+        profile, max_examples=examples, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+hypothesis.settings.load_profile("everyday")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,6 +65,11 @@ def pytest_runtest_teardown() -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="repeat what is heavy by nature many times")
     parser.addoption("--containers", action="store_true", help="run tests/containers, which build and start images")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--thorough"):
+        hypothesis.settings.load_profile("thorough")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.records import Alert
@@ -86,7 +86,6 @@ def shown(alerts: Iterable[Alert]) -> list[tuple[Any, ...]]:
     return [(a.state, a.at, a.seq, a.exchange, a.threshold, pytest.approx(a.value, rel=1e-9)) for a in alerts]
 
 
-@settings(max_examples=300, deadline=None)
 @given(prices(), divergence_rules(), st.data())
 def test_a_walk_over_all_prices_sees_the_same_transitions(
     read: list[Priced], active: ActiveRule, data: st.DataObject
@@ -102,7 +101,6 @@ def test_a_walk_over_all_prices_sees_the_same_transitions(
     assert second.state == whole.state
 
 
-@settings(max_examples=100, deadline=None)
 @given(prices(), divergence_rules(), st.integers(0, 60))
 def test_the_clock_lets_timers_act_at_their_own_times(read: list[Priced], active: ActiveRule, seconds: int) -> None:
     folded = divergence.fold(DivergenceState("BTC-USD"), read, [active])
@@ -115,7 +113,6 @@ def test_the_clock_lets_timers_act_at_their_own_times(read: list[Priced], active
         assert advanced.state.clock_mark == 0
 
 
-@settings(max_examples=100, deadline=None)
 @given(prices(), st.lists(divergence_rules(), max_size=2))
 def test_a_stored_state_is_read_back(read: list[Priced], drawn: list[ActiveRule]) -> None:
     rules = [

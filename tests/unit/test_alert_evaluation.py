@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.records import Alert
@@ -489,7 +489,6 @@ def visible(records: list[Sourced], mark: int) -> list[Sourced]:
     return taken
 
 
-@settings(max_examples=100)
 @given(st.data())
 def test_the_oracle_reports_the_same_transitions_however_records_are_batched(data: st.DataObject) -> None:
     records, active = data.draw(streams()), data.draw(rules())
@@ -504,7 +503,6 @@ def test_the_oracle_reports_the_same_transitions_however_records_are_batched(dat
         assert seen(whole.alerts, each) == expected(each, records)
 
 
-@settings(max_examples=100)
 @given(st.data())
 def test_what_the_clock_decides_is_what_the_timers_say(data: st.DataObject) -> None:
     records, active = data.draw(streams()), data.draw(rules())

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.engine import batches
@@ -12,7 +12,6 @@ from tests.support.alerting import Reading, columns, cuts, record_rules, row, ro
 from tests.support.ticking import micros, rule
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_columns_give_the_alerts_and_the_book_that_rows_give(data: st.DataObject) -> None:
     records, rules = data.draw(rows()), data.draw(record_rules())
@@ -25,7 +24,6 @@ def test_columns_give_the_alerts_and_the_book_that_rows_give(data: st.DataObject
     assert by_column.book == by_row.book
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_rows_give_the_same_in_any_batches(data: st.DataObject) -> None:
     records, rules = data.draw(rows()), data.draw(record_rules())
@@ -38,7 +36,6 @@ def test_rows_give_the_same_in_any_batches(data: st.DataObject) -> None:
     assert parts.book == whole.book
 
 
-@settings(max_examples=100, deadline=None)
 @given(rows())
 def test_a_batch_of_columns_shows_what_a_batch_of_rows_shows(records: list[batches.Row]) -> None:
     one, other = batches.RowBatch(records), batches.ColumnBatch(columns(records))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.records import Alert, AsOf
@@ -51,7 +51,6 @@ def shown(alerts: Iterable[Alert]) -> list[tuple[str, int, int]]:
     return [(alert.state, alert.at, alert.seq) for alert in alerts]
 
 
-@settings(max_examples=200, deadline=None)
 @given(rows(), silent_rules(), st.booleans(), st.data())
 def test_the_oracle_hears_the_same_silences(
     records: list[Row],
@@ -68,7 +67,6 @@ def test_the_oracle_hears_the_same_silences(
     assert reading.alerts == Reading([active]).read(records).alerts
 
 
-@settings(max_examples=200, deadline=None)
 @given(rows(max_size=20), silent_rules(), st.lists(st.integers(0, 30), min_size=1, max_size=4))
 def test_the_clock_says_what_a_later_record_would(records: list[Row], active: ActiveRule, steps: list[int]) -> None:
     reading = Reading([active]).read(records)

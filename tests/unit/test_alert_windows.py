@@ -146,7 +146,6 @@ def shown(alerts: Iterable[Alert]) -> list[tuple[Any, ...]]:
     ]
 
 
-@settings(max_examples=120, deadline=None)
 @given(markets(), window_rules())
 def test_the_oracle_sees_the_same_transitions(records: list[Row], active: ActiveRule) -> None:
     market = Market([active]).read(records)
@@ -154,7 +153,6 @@ def test_the_oracle_sees_the_same_transitions(records: list[Row], active: Active
     assert shown(market.alerts) == shown(expected(active, records))
 
 
-@settings(max_examples=100, deadline=None)
 @given(markets(), window_rules(), st.data())
 def test_clocks_that_look_and_do_not_decide_change_nothing(
     records: list[Row], active: ActiveRule, data: st.DataObject
@@ -176,7 +174,6 @@ def test_clocks_that_look_and_do_not_decide_change_nothing(
     assert watched.book == plain.book
 
 
-@settings(max_examples=100, deadline=None)
 @given(markets(), window_rules(), st.integers(0, 2_000))
 def test_the_clock_runs_on_where_records_end(records: list[Row], active: ActiveRule, seconds: int) -> None:
     market = Market([active]).read(records)
@@ -189,7 +186,6 @@ def test_the_clock_runs_on_where_records_end(records: list[Row], active: ActiveR
     assert shown(market.alerts) == shown(expected(active, records, until))
 
 
-@settings(max_examples=100, deadline=None)
 @given(markets(), window_rules(), st.data())
 def test_a_deadline_comes_no_later_than_anything_the_clock_does(
     records: list[Row], active: ActiveRule, data: st.DataObject
@@ -318,7 +314,6 @@ def market_records(records: Sequence[Row]) -> list[Sourced]:
     ]
 
 
-@settings(max_examples=120, deadline=None)
 @given(markets(), st.lists(window_rules(), min_size=1, max_size=2), st.data())
 def test_the_engine_reports_what_the_oracle_sees_however_records_are_batched(
     records: list[Row], drawn: list[ActiveRule], data: st.DataObject
@@ -352,7 +347,6 @@ def test_the_engine_goes_on_from_what_the_clock_decided(
     assert [alert.seq for alert in run.alerts] == list(range(1, len(run.alerts) + 1))
 
 
-@settings(max_examples=100, deadline=None)
 @given(markets())
 def test_a_measure_is_to_the_last_bit_what_the_statistic_says(records: list[Row]) -> None:
     run = Run().fold(market_records(records))

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.engine import fold as engine
@@ -88,7 +88,6 @@ def test_the_panes_of_columns_are_those_of_rows(records: list[Row]) -> None:
     assert [pane_of(records[a].time // MICROS, records[a:b]) for a, b in pairwise(found.bounds)] == found.panes
 
 
-@settings(max_examples=200)
 @given(st.lists(st.booleans().flatmap(lambda tidy: rows(tidy=tidy)), min_size=1, max_size=3), st.booleans())
 def test_folding_columns_is_folding_rows(batches: list[list[Row]], with_clock: bool) -> None:  # noqa: FBT001 (drawn)
     rules = [rule({"above": 100.0}, for_="1s"), rule({"crosses": 5_000.0}, "r2")]

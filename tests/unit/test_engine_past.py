@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -128,7 +128,6 @@ def markets(draw: st.DrawFn) -> Bars:
 
 
 @given(markets(), st.lists(st.integers(0, 200), max_size=3), st.lists(st.sampled_from(EVERY_RULE), max_size=12))
-@settings(max_examples=200)
 def test_a_stretch_gives_the_transitions_of_the_fold(bars: Bars, cuts: list[int], rules: list[ActiveRule]) -> None:
     rules = list({rule.rule_id: rule for rule in rules}.values())
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.records import Alert, Stat, Tick
@@ -119,7 +119,6 @@ def definition(name: str) -> dict[str, Any]:
     return {"name": name, "product": "BTC-USD", **RULES[name]}
 
 
-@settings(max_examples=100)
 @given(markets(), st.lists(st.integers(0, 70 * SECOND), max_size=4))
 def test_final_statistics_equal_the_oracle_however_batched_and_whatever_the_clock_closed(
     market: Market, clocks: list[int]
@@ -134,7 +133,6 @@ def test_final_statistics_equal_the_oracle_however_batched_and_whatever_the_cloc
     assert_stats_equal(short, expected, allowed=allowed)
 
 
-@settings(max_examples=100)
 @given(markets(), st.sampled_from(sorted(RULES)), st.integers(0, 10 * SECOND))
 def test_alerts_equal_the_oracle_however_batched(market: Market, name: str, ran_on: int) -> None:
     rules = [active(name)]

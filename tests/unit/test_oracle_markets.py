@@ -226,7 +226,6 @@ def assert_as_the_oracle(engine: Engine, records: Sequence[Sourced], *, ran_on: 
         assert_bars_equal(bars, final_bars(own, basis=engine.basis, until=until, ended=False), own)
 
 
-@settings(max_examples=100)
 @given(markets(), st.sampled_from(["ticks", "trades"]), st.lists(st.integers(0, 70 * SECOND), max_size=4))
 def test_final_statistics_and_bars_of_both_sources_equal_the_oracle(
     market: Market, basis: str, clocks: list[int]

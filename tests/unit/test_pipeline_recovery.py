@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.engine.rules import ActiveRule
@@ -95,7 +95,6 @@ def told(seed: int, events: list[tuple[Any, ...]]) -> World:
 
 
 @given(st.integers(0, 1_000), st.lists(batches | folds | steps | parkings, max_size=60))
-@settings(max_examples=150)
 def test_without_the_clock_the_outputs_are_those_of_one_uninterrupted_run(
     seed: int, events: list[tuple[Any, ...]]
 ) -> None:
@@ -110,7 +109,6 @@ def test_without_the_clock_the_outputs_are_those_of_one_uninterrupted_run(
 
 
 @given(st.integers(0, 1_000), st.lists(batches | folds | steps | parkings | ticks | rule_changes, max_size=80))
-@settings(max_examples=300)
 def test_with_the_clock_and_changing_rules_no_alert_is_doubled_lost_or_overtaken(
     seed: int, events: list[tuple[Any, ...]]
 ) -> None:
