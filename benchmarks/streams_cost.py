@@ -114,8 +114,8 @@ def _elsewhere(number: int) -> dict[str, object]:
     """Return a rule on a product of its own: each kind of condition that ticks may change, in turn."""
     conditions: tuple[dict[str, object], ...] = (
         {"type": "price", "above": 110.0, "clear": 105.0},
-        {"type": "change", "window": "5m", "above": 5.0, "clear": 4.0},
-        {"type": "volume", "window": "1m", "baseline": "1h", "above": 10.0, "clear": 5.0},
+        {"type": "change", "window": "5m", "above_pct": 5.0, "clear_pct": 4.0},
+        {"type": "volume", "window": "1m", "baseline": "5m", "above_ratio": 10.0},
     )
     return {"name": f"elsewhere {number}", "product": f"R{number:05}-USD", "condition": conditions[number % 3]}
 

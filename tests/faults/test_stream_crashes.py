@@ -14,6 +14,7 @@ from schemas.records import Alert, Tick
 from tests.support.e2e import Service, eventually
 from tests.support.rounds import Rounds
 from tests.support.streaming import (
+    PRICE_RULES,
     Feeding,
     Streams,
     assert_alerts_are,
@@ -23,19 +24,6 @@ from tests.support.streaming import (
     market,
     streams_on,
 )
-
-RULES = {
-    "level": {"name": "level", "product": "*", "condition": {"type": "price", "above": 102, "clear": 101}, "for": "2s"},
-    "edge": {"name": "edge", "product": "*", "condition": {"type": "price", "crosses": 101.6}},
-    "slow": {
-        "name": "slow",
-        "product": ["P0-USD", "P3-USD"],
-        "condition": {"type": "price", "below": 101},
-        "keep_firing_for": "3s",
-        "cooldown": "5s",
-    },
-}
-
 
 FOLLOWS = {
     "inactive": {"pending"},
@@ -50,7 +38,7 @@ def streams(broker: EmbeddedKafka, tmp_path: Path, tenant: str) -> Iterator[Stre
     with streams_on(broker, tmp_path, tenant) as made:
         made.prepare()
         made.put_feed(made.exchange, "disconnected")  # the clock stands still: records alone decide
-        for name, definition in RULES.items():
+        for name, definition in PRICE_RULES.items():
             made.put_rule(f"{tenant}-{name}", definition)
         yield made
 

@@ -36,6 +36,19 @@ from tests.support.oracle import Sourced, by_key, newest
 DATASETS: Final = ("stats", "bars", "alerts", "dlq", "ticks", "trades")
 _MICROS: Final = 1_000_000
 
+PRICE_RULES: Final = {
+    "level": {"name": "level", "product": "*", "condition": {"type": "price", "above": 102, "clear": 101}, "for": "2s"},
+    "edge": {"name": "edge", "product": "*", "condition": {"type": "price", "crosses": 101.6}},
+    "slow": {
+        "name": "slow",
+        "product": ["P0-USD", "P3-USD"],
+        "condition": {"type": "price", "below": 101},
+        "keep_firing_for": "3s",
+        "cooldown": "5s",
+    },
+}
+"""Rules over prices, with timers, by name."""
+
 
 @dataclass(slots=True)
 class Streams:
