@@ -52,3 +52,12 @@ def test_its_check_of_what_the_pattern_finds_is_that_of_the_api(typo: str, place
 
 def test_it_is_listed_in_the_readme() -> None:
     assert "docs/security.md" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_every_test_that_it_names_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", TEXT))
+    sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+
+    assert len(named) > 20
+    assert [name for name in sorted(named) if f"def {name}(" not in sources] == []
+    assert re.findall(r"^\| (API\d+) ", TEXT, re.MULTILINE) == [f"API{number}" for number in range(1, 11)]
