@@ -11,6 +11,7 @@ from starlette.routing import WebSocketRoute
 
 from api import asyncapi, errors, health_endpoints
 from api.admission import Admission
+from api.alerts import endpoints as alerts
 from api.asgi import Receive, Scope, Send, request_id
 from api.audit import endpoints as audit
 from api.channels import endpoints as channels
@@ -45,6 +46,7 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
     subscriptions.router,
     rules.router,
     channels.router,
+    alerts.router,
     search.router,
     feeds.router,
     freshness.router,

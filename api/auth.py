@@ -43,6 +43,7 @@ class Permission(StrEnum):
     RULES_WRITE = "rules:write"
     CHANNELS_READ = "channels:read"
     CHANNELS_WRITE = "channels:write"
+    ALERTS_WRITE = "alerts:write"
     DEAD_LETTERS_WRITE = "dead-letters:write"
     AUDIT_READ = "audit:read"
     KEYS_READ = "keys:read"
@@ -271,6 +272,7 @@ CanReadRules = Annotated[Caller, _permission(Permission.RULES_READ)]
 CanWriteRules = Annotated[Caller, _permission(Permission.RULES_WRITE)]
 CanReadChannels = Annotated[Caller, _permission(Permission.CHANNELS_READ)]
 CanWriteChannels = Annotated[Caller, _permission(Permission.CHANNELS_WRITE)]
+CanWriteAlerts = Annotated[Caller, _permission(Permission.ALERTS_WRITE)]
 CanWriteDeadLetters = Annotated[Caller, _permission(Permission.DEAD_LETTERS_WRITE)]
 CanReadAudit = Annotated[Caller, _permission(Permission.AUDIT_READ)]
 CanReadKeys = Annotated[Caller, _permission(Permission.KEYS_READ)]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from api.access_log import AccessLog
+from api.alerts.service import Alerts
 from api.audit.denials import Denials
 from api.audit.service import Audit
 from api.auth import Authenticator
@@ -45,6 +46,7 @@ class Services:
     kafka_credentials: KafkaCredentials
     subscriptions: Subscriptions
     rules: Rules
+    alerts: Alerts
     search: Search
     series: Series
     exports: Exports
@@ -104,6 +106,11 @@ def rules(request: Request) -> Rules:
 def channels(request: Request) -> Channels:
     """Return the channels' service."""
     return services(request).channels
+
+
+def alerts(request: Request) -> Alerts:
+    """Return the alerts' service."""
+    return services(request).alerts
 
 
 def search(request: Request) -> Search:

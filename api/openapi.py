@@ -37,6 +37,7 @@ TAGS: Final = [
         "subscriptions": "Which products of which exchange the tenant gets.",
         "rules": "What raises an alert.",
         "channels": "Where alerts go, and what became of the messages: docs/notifications.md.",
+        "alerts": "How rules stand now, and who is told of it.",
         "ingestion": "The tenant's own events, and how far the storing of records has come.",
         "search": "What is stored: pages, tails and exports.",
         "live": "What happens, as it happens; over a WebSocket too: docs/live.md.",

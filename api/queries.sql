@@ -853,3 +853,61 @@ WHERE a.tenant = %(tenant)s AND a.channel_id = %(channel)s
     AND (%(time)s::timestamptz IS NULL
         OR (a.at, a.message_id, a.number) < (%(time)s, %(message)s::text, %(number)s::integer))
 ORDER BY a.at DESC, a.message_id DESC, a.number DESC LIMIT %(limit)s;
+
+-- name: current_alerts
+-- The newest alert of each rule for one product, found by stepping over the older ones; behind a rule and product.
+WITH RECURSIVE newest AS (
+    (SELECT * FROM alerts
+     WHERE tenant = %(tenant)s
+         AND (rule_id, exchange, product) > (%(after_rule)s, %(after_exchange)s, %(after_product)s)
+         AND rule_id <= coalesce(%(rule_id)s, (SELECT max(rule_id) FROM alerts WHERE tenant = %(tenant)s))
+     ORDER BY rule_id, exchange, product, rule_version DESC, seq DESC LIMIT 1)
+    UNION ALL
+    SELECT following.* FROM newest CROSS JOIN LATERAL (
+        SELECT * FROM alerts
+        WHERE tenant = %(tenant)s
+            AND (rule_id, exchange, product) > (newest.rule_id, newest.exchange, newest.product)
+            AND rule_id <= coalesce(%(rule_id)s, (SELECT max(rule_id) FROM alerts WHERE tenant = %(tenant)s))
+        ORDER BY rule_id, exchange, product, rule_version DESC, seq DESC LIMIT 1) AS following
+)
+SELECT newest.alert_id, newest.seq, newest.rule_id, newest.rule_name, newest.rule_version, newest.exchange,
+    newest.product, newest.state, newest.at, newest.value, newest.threshold, newest.reason, newest.severity,
+    newest.labels, newest."window",
+    mute_reason(newest.tenant, newest.rule_id, newest.exchange, newest.product, newest.severity, newest.labels,
+                %(now)s, newest.rule_version, newest.seq) AS muted,
+    acknowledged_version, acknowledged_seq, acknowledged_at, acknowledged_by, acknowledged_comment,
+    snoozed_until, snoozed_at, snoozed_by, snoozed_comment
+FROM newest LEFT JOIN alert_marks USING (tenant, rule_id, exchange, product)
+WHERE newest.state = ANY (%(states)s)
+    AND (%(exchange)s::text IS NULL OR newest.exchange = %(exchange)s)
+    AND (%(product)s::text IS NULL OR newest.product = %(product)s)
+    AND (%(matchers)s::text IS NULL OR matchers_hold(
+        %(matchers)s::jsonb,
+        jsonb_build_object(
+            'rule_id', newest.rule_id, 'exchange', newest.exchange, 'product', newest.product,
+            'severity', newest.severity, 'rule_name', (
+                SELECT name FROM rules WHERE rules.tenant = newest.tenant AND rules.rule_id = newest.rule_id
+                ORDER BY version DESC LIMIT 1)),
+        newest.labels))
+LIMIT %(limit)s;
+
+-- name: find_mark
+SELECT acknowledged_version, acknowledged_seq, acknowledged_at, acknowledged_by, acknowledged_comment,
+    snoozed_until, snoozed_at, snoozed_by, snoozed_comment
+FROM alert_marks
+WHERE tenant = %(tenant)s AND rule_id = %(rule_id)s AND exchange = %(exchange)s AND product = %(product)s;
+
+-- name: put_mark
+INSERT INTO alert_marks (
+    tenant, rule_id, exchange, product,
+    acknowledged_version, acknowledged_seq, acknowledged_at, acknowledged_by, acknowledged_comment,
+    snoozed_until, snoozed_at, snoozed_by, snoozed_comment)
+VALUES (
+    %(tenant)s, %(rule_id)s, %(exchange)s, %(product)s,
+    %(acknowledged_version)s, %(acknowledged_seq)s, %(acknowledged_at)s, %(acknowledged_by)s, %(acknowledged_comment)s,
+    %(snoozed_until)s, %(snoozed_at)s, %(snoozed_by)s, %(snoozed_comment)s)
+ON CONFLICT (tenant, rule_id, exchange, product) DO UPDATE SET
+    acknowledged_version = excluded.acknowledged_version, acknowledged_seq = excluded.acknowledged_seq,
+    acknowledged_at = excluded.acknowledged_at, acknowledged_by = excluded.acknowledged_by,
+    acknowledged_comment = excluded.acknowledged_comment, snoozed_until = excluded.snoozed_until,
+    snoozed_at = excluded.snoozed_at, snoozed_by = excluded.snoozed_by, snoozed_comment = excluded.snoozed_comment;

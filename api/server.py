@@ -13,6 +13,7 @@ import uvloop
 
 from api import keys
 from api.access_log import AccessLog
+from api.alerts.service import Alerts
 from api.app import create_app
 from api.audit.denials import Denials
 from api.audit.service import Audit
@@ -121,6 +122,7 @@ async def open_services(
             KafkaCredentials(database, quotas, Address.of(settings), CursorSeal(peppers), clock=clock),
             Subscriptions(database, quotas),
             Rules(database, quotas, clock),
+            Alerts(database, CursorSeal(peppers), clock),
             Search(database, CursorSeal(peppers)),
             Series(database, CursorSeal(peppers), clock),
             Exports(),

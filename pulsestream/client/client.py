@@ -10,6 +10,7 @@ from pulsestream.client.errors import ApiError
 from pulsestream.client.rows import (
     AlertRow,
     BarRow,
+    CurrentAlert,
     EventRow,
     Order,
     Registered,
@@ -193,6 +194,32 @@ class Client:
     def delete_rule(self, rule_id: str) -> None:
         """Delete a rule. A second deletion is refused: `ApiError.code` is "not-found"."""
         self.transport.request("DELETE", f"/api/v1/rules/{_segment(rule_id)}")
+
+    # ---- alerts as they stand ----
+
+    def current_alerts(self, *, page: int = 100, **filters: Any) -> Iterator[CurrentAlert]:
+        """Yield how each rule stands for each product, by default what is pending or firing."""
+        rows = self._walk("/api/v1/alerts/current", "alerts", {**_query(filters), "limit": page})
+        return cast(Iterator[CurrentAlert], rows)
+
+    def acknowledge(self, alert_id: str, comment: str | None = None) -> CurrentAlert:
+        """Take note of an alert; of one that has gone on, `ApiError.code` is "alert-moved-on"."""
+        return self._mark("acknowledge", {"alert_id": alert_id, "comment": comment})
+
+    def unacknowledge(self, alert_id: str) -> CurrentAlert:
+        """Take an acknowledgement back."""
+        return self._mark("unacknowledge", {"alert_id": alert_id})
+
+    def snooze(self, alert_id: str, until: str, comment: str | None = None) -> CurrentAlert:
+        """Tell nobody of an alert's rule and product until a time (RFC 3339)."""
+        return self._mark("snooze", {"alert_id": alert_id, "until": until, "comment": comment})
+
+    def unsnooze(self, alert_id: str) -> CurrentAlert:
+        """End a snooze."""
+        return self._mark("unsnooze", {"alert_id": alert_id})
+
+    def _mark(self, how: str, body: Mapping[str, Any]) -> CurrentAlert:
+        return cast(CurrentAlert, self.transport.request("POST", f"/api/v1/alerts/{how}", body=body))
 
     # ---- feeds, lag and dead letters ----
 

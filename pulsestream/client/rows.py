@@ -145,6 +145,42 @@ class AlertRow(TypedDict):
     last_prices: list[PricePoint]
 
 
+class Acknowledgement(TypedDict):
+    """Who took note of an alert, and when."""
+
+    at: str
+    by: str
+    comment: str | None
+
+
+class Snooze(Acknowledgement):
+    """Who does not want to hear of a rule for one product, and until when."""
+
+    until: str
+
+
+class CurrentAlert(TypedDict):
+    """How a rule stands for one product; `muted`: why nobody is told of it, None where they are."""
+
+    alert_id: str
+    rule_id: str
+    rule_name: str
+    rule_version: int
+    exchange: str
+    product: str
+    state: str
+    at: str
+    value: float | None
+    threshold: float | None
+    reason: str
+    severity: str
+    labels: dict[str, str]
+    window: str | None
+    muted: str | None
+    acknowledged: Acknowledgement | None
+    snoozed: Snooze | None
+
+
 class Subscription(TypedDict):
     """A product that the tenant gets."""
 

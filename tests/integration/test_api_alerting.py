@@ -1,7 +1,8 @@
-"""Rules over their whole life, as clients of a running API see it."""
+"""Rules over their whole life, and alerts that people mark, as clients of a running API see them."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ from pulsestream.core.topics import RULES
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
 from schemas.records import Rule
-from tests.support.api import RULE, installation, problem
+from tests.support.api import RULE, installation, problem, store_alert
 from tests.support.e2e import Installation, Tenant, eventually, read_topic
 
 PATH = "/api/v1/rules"
@@ -220,3 +221,94 @@ def test_a_deleted_rule_takes_no_change(client: Client) -> None:
         with pytest.raises(ApiError) as refused:
             change()
         assert refused.value.code == "not-found"
+
+
+# ---- alerts as they stand ----
+
+
+def in_hours(hours: float) -> str:
+    return (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
+
+
+def test_the_newest_alert_of_each_rule_and_product_is_how_things_stand(
+    running: Installation, client: Client, tenant: Tenant
+) -> None:
+    for rule_id, product, states in (
+        ("rule-a", "BTC-USD", ("firing", "resolved", "firing")),
+        ("rule-a", "ETH-USD", ("firing", "resolved")),
+        ("rule-b", "BTC-USD", ("pending",)),
+        ("rule-b", "SOL/X-USD", ("pending", "firing")),
+    ):
+        for number, state in enumerate(states, 1):
+            store_alert(running.database, tenant.slug, rule_id, state, seq=number, product=product)
+
+    def found(**query: Any) -> list[tuple[str, str, str]]:
+        return [(one["rule_id"], one["product"], one["state"]) for one in client.current_alerts(page=1, **query)]
+
+    open_now = [
+        *(("rule-a", "BTC-USD", "firing"), ("rule-b", "BTC-USD", "pending"), ("rule-b", "SOL/X-USD", "firing")),
+    ]
+    assert found() == open_now
+    assert found(state="any") == [open_now[0], ("rule-a", "ETH-USD", "resolved"), *open_now[1:]]
+    assert found(state="firing") == [open_now[0], open_now[2]]
+    assert found(rule_id="rule-b") == open_now[1:]
+    assert found(product="BTC-USD") == open_now[:2]
+    assert found(rule_id="rule-c") == found(rule_id="") == []
+
+
+def test_an_acknowledgement_is_of_one_firing(running: Installation, client: Client, tenant: Tenant) -> None:
+    first = store_alert(running.database, tenant.slug, "rule", "firing", seq=1)
+
+    told = client.acknowledge(first, "on it")
+    again = client.acknowledge(first, "on it")
+
+    assert (told["muted"], told["acknowledged"]) == ("acknowledged", again["acknowledged"])
+    assert told["acknowledged"] is not None
+    assert told["acknowledged"]["comment"] == "on it"
+    store_alert(running.database, tenant.slug, "rule", "resolved", seq=2)
+    second = store_alert(running.database, tenant.slug, "rule", "firing", seq=3)
+    (now,) = client.current_alerts()
+    assert (now["alert_id"], now["muted"], now["acknowledged"]) == (second, None, None)
+    with pytest.raises(ApiError) as refused:
+        client.acknowledge(first)
+    assert (refused.value.code, refused.value.document["alert_id"]) == ("alert-moved-on", second)
+
+
+def test_an_acknowledged_pending_alert_fires_without_a_word(
+    running: Installation, client: Client, tenant: Tenant
+) -> None:
+    client.acknowledge(store_alert(running.database, tenant.slug, "rule", "pending", seq=1))
+    firing = store_alert(running.database, tenant.slug, "rule", "firing", seq=2)
+
+    (now,) = client.current_alerts()
+
+    assert (now["alert_id"], now["muted"]) == (firing, "acknowledged")
+    assert client.unacknowledge(firing)["muted"] is None
+
+
+def test_a_snooze_outlives_the_alert_and_can_be_ended(running: Installation, client: Client, tenant: Tenant) -> None:
+    first = store_alert(running.database, tenant.slug, "rule", "firing", seq=1)
+
+    client.snooze(first, in_hours(2), "at lunch")
+
+    store_alert(running.database, tenant.slug, "rule", "resolved", seq=2)
+    second = store_alert(running.database, tenant.slug, "rule", "firing", seq=3)
+    (now,) = client.current_alerts()
+    assert str(now["muted"]).startswith("snoozed until ")
+    assert client.unsnooze(second)["muted"] is None
+    assert client.unsnooze(second)["snoozed"] is None
+
+
+@pytest.mark.parametrize("until", ["yesterday", in_hours(-1), in_hours(31 * 24), "9999-12-31T23:59:59Z"])
+def test_a_snooze_ends_within_a_month(running: Installation, tenant: Tenant, until: str) -> None:
+    alert_id = store_alert(running.database, tenant.slug, "rule")
+
+    refused = call(tenant, "POST", "/api/v1/alerts/snooze", json={"alert_id": alert_id, "until": until})
+
+    assert problem(refused, 422, "invalid-body")["errors"][0]["pointer"] == "/until"  # type: ignore[index]  # a list
+
+
+@pytest.mark.parametrize("alert_id", ["x", "a:1:b:c:firing:1", "a:1:b:c:firing:1:2:3", "\u20ac" * 300])
+def test_what_is_no_alert_cannot_be_marked(tenant: Tenant, alert_id: str) -> None:
+    for how in ("acknowledge", "unacknowledge", "unsnooze"):
+        problem(call(tenant, "POST", f"/api/v1/alerts/{how}", json={"alert_id": alert_id}), 404, "not-found")

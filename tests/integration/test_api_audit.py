@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from pulsestream.client import Client
 from pulsestream.local.kafka import EmbeddedKafka
-from tests.support.api import EVENT, RULE, installation, problem
+from tests.support.api import EVENT, RULE, installation, problem, store_alert
 from tests.support.e2e import Installation, Tenant, eventually
 from tests.support.letters import Desk, good, open_desk
 from tests.support.rounds import Rounds
@@ -105,6 +106,22 @@ def changing_a_rule(
         return row
 
     return change
+
+
+def marking_an_alert(how: str, *before: str) -> Callable[[Desk], dict[str, Any]]:
+    def mark(desk: Desk) -> dict[str, Any]:
+        rule_id = f"rule-{how}"
+        alert_id = store_alert(desk.running.database, desk.tenant.slug, rule_id)
+        until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        for each in (*before, how):
+            body = {"alert_id": alert_id} | ({"until": until} if each == "snooze" else {})
+            send(desk.tenant, "POST", f"/api/v1/alerts/{each}", json=body)
+        row = newest(desk.tenant)
+        assert row["target"] == f"alert:{rule_id}:coinbase:BTC-USD"
+        assert (row["before"] is None) is not how.startswith("un")
+        return row
+
+    return mark
 
 
 def deleting_a_rule(desk: Desk) -> dict[str, Any]:
@@ -216,6 +233,13 @@ CASES: dict[tuple[str, str], tuple[Callable[[Desk], dict[str, Any]], str]] = {
     ),
     ("post", RULES + "/{rule_id}/pause"): (changing_a_rule("POST", "/pause", "paused"), "rule.pause"),
     ("post", RULES + "/{rule_id}/resume"): (changing_a_rule("POST", "/resume", "resumed", paused=True), "rule.resume"),
+    ("post", "/api/v1/alerts/acknowledge"): (marking_an_alert("acknowledge"), "alert.acknowledge"),
+    ("post", "/api/v1/alerts/snooze"): (marking_an_alert("snooze"), "alert.snooze"),
+    ("post", "/api/v1/alerts/unacknowledge"): (
+        marking_an_alert("unacknowledge", "acknowledge"),
+        "alert.unacknowledge",
+    ),
+    ("post", "/api/v1/alerts/unsnooze"): (marking_an_alert("unsnooze", "snooze"), "alert.unsnooze"),
     ("post", LETTERS + "/replay"): (replaying, "dead-letters.replay"),
     ("post", LETTERS + "/discard"): (discarding, "dead-letters.discard"),
 }

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -32,6 +33,8 @@ KEYS = "/api/v1/keys"
 CHANNELS = "/api/v1/channels"
 HOOK = {"name": "victims-own", "target": {"kind": "webhook", "url": "https://example.com/victims-own"}}
 LOGINS = "/api/v1/kafka-credentials"
+CURRENT_ALERT = "r:1:coinbase:BTC-USD:firing:1"
+"""Names the rule and product of the alert that the victim has."""
 
 
 @dataclass
@@ -185,6 +188,23 @@ def another_tenants_rule_is_not_touched(method: str, path: str, body: Any = None
         assert (shown["version"], shown["enabled"]) == (1, True)
 
     return touch
+
+
+def another_tenants_alert_is_not_marked(how: str) -> Callable[[Pair], None]:
+    def mark(pair: Pair) -> None:
+        body = {"alert_id": CURRENT_ALERT}
+        if how == "snooze":
+            body["until"] = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        problem(pair.intrude("POST", f"/api/v1/alerts/{how}", json=body), 404, "not-found")
+        (alert,) = pair.victim.call("GET", "/api/v1/alerts/current")["alerts"]
+        assert (alert["acknowledged"], alert["snoozed"], alert["muted"]) == (None, None, None)
+
+    return mark
+
+
+def alerts_as_they_stand_are_ones_own(pair: Pair) -> None:
+    assert pair.intrude("GET", "/api/v1/alerts/current", params={"state": "any"}).json()["alerts"] == []
+    assert len(pair.victim.call("GET", "/api/v1/alerts/current")["alerts"]) == 1
 
 
 def listing_rules_shows_ones_own(pair: Pair) -> None:
@@ -474,6 +494,11 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("delete", CHANNELS + "/{channel_id}"): another_tenants_channel_does_not_exist("DELETE", ""),
     ("post", CHANNELS + "/{channel_id}/test"): another_tenants_channel_does_not_exist("POST", "/test"),
     ("get", CHANNELS + "/{channel_id}/attempts"): another_tenants_channel_does_not_exist("GET", "/attempts"),
+    ("get", "/api/v1/alerts/current"): alerts_as_they_stand_are_ones_own,
+    **{
+        ("post", f"/api/v1/alerts/{how}"): another_tenants_alert_is_not_marked(how)
+        for how in ("acknowledge", "unacknowledge", "snooze", "unsnooze")
+    },
     ("get", SEARCH): searching_finds_ones_own,
     **{("get", f"/api/v1/{name}"): listing_finds_ones_own(f"/api/v1/{name}") for name in LISTS},
     ("get", LETTERS): listing_dead_letters_shows_ones_own,

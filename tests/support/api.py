@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psycopg
 
 from pulsestream.local.kafka import EmbeddedKafka
 from tests.support.databases import NamedDatabase, execute
@@ -46,3 +47,25 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, object]
     assert document["title"]
     assert document["detail"]
     return document
+
+
+def store_alert(
+    database: NamedDatabase,
+    tenant: str,
+    rule_id: str,
+    state: str = "firing",
+    *,
+    version: int = 1,
+    seq: int = 1,
+    product: str = "BTC-USD",
+) -> str:
+    """Store an alert as the sink does, and return its id."""
+    alert_id = f"{rule_id}:{version}:coinbase:{product}:{state}:{seq}"
+    with psycopg.connect(database.url("ps_sink")) as connection:
+        connection.execute(
+            "INSERT INTO alerts (tenant, alert_id, seq, rule_id, rule_name, rule_version, exchange, product, state, at,"
+            " reason, severity, labels, last_prices, appended_at) VALUES (%s, %s, %s, %s, 'low', %s, 'coinbase', %s,"
+            " %s, now(), '', 'warning', '{}', '[]', now())",
+            (tenant, alert_id, seq, rule_id, version, product, state),
+        )
+    return alert_id

@@ -1,0 +1,1 @@
+"""Alerts as they stand now, and marks on them: acknowledged, snoozed."""
