@@ -34,6 +34,7 @@ _INGESTION: Final = "tests/integration/test_api_ingestion.py::"
 _USAGE: Final = "tests/integration/test_api_usage.py::"
 _RUNNING_LIMITS: Final = "tests/integration/test_api_limits.py::"
 _LIMITS: Final = "tests/unit/test_limits.py::"
+_LOGINS: Final = "tests/integration/test_kafka_credentials_relay.py::"
 _BUCKETS: Final = "tests/unit/test_limits_bucket.py::"
 _LIVE: Final = "tests/integration/test_live.py::"
 _LIVE_SESSION: Final = "tests/unit/test_live_session.py::"
@@ -571,5 +572,45 @@ MUTATIONS: Final = (
         '    return _KEY.sub(r"\\1_…", msgspec.json.encode(entry).decode())\n',
         "    return msgspec.json.encode(entry).decode()\n",
         (_AUDIT_CHAIN + "test_a_key_in_what_is_audited_loses_its_secret_and_keeps_its_public_part",),
+    ),
+    Mutation(
+        "login-strangers",
+        "a user of the broker that no credential asks for is removed",
+        "api/kafka_credentials/rights.py",
+        "        strangers=frozenset(strangers),\n",
+        "        strangers=frozenset(),\n",
+        (_LOGINS + "test_a_relay_that_slept_cannot_bring_a_revoked_login_back_for_long",),
+    ),
+    Mutation(
+        "login-quotas-shared",
+        "a tenant's credentials share its quotas",
+        "api/kafka_credentials/rights.py",
+        "    return {name: amount / credential.siblings for",
+        "    return {name: float(amount) for",
+        (_LOGINS + "test_credentials_of_a_tenant_share_its_quotas_and_a_change_of_tier_changes_them",),
+    ),
+    Mutation(
+        "login-secret-erased",
+        "what logs in as well as a password is erased once the broker has it",
+        "api/queries.sql",
+        "SET rights = %(rights)s, salted_password = NULL, active_at",
+        "SET rights = %(rights)s, active_at",
+        (_LOGINS + "test_a_relay_that_dies_anywhere_leaves_what_the_next_one_mends",),
+    ),
+    Mutation(
+        "login-users-of-tenants-only",
+        "the relay touches no user but those of tenants",
+        "api/kafka_credentials/broker.py",
+        "        if not user.startswith(PREFIX):\n",
+        "        if False:\n",
+        (_LOGINS + "test_only_users_of_tenants_are_ever_touched",),
+    ),
+    Mutation(
+        "login-extra-rights",
+        "rights that nobody asked for are taken back",
+        "api/kafka_credentials/reconciler.py",
+        "        self._users.forbid(needed.forbid)\n",
+        "",
+        (_LOGINS + "test_rights_that_differ_are_put_right",),
     ),
 )
