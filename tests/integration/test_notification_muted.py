@@ -227,14 +227,17 @@ def test_a_silence_holds_from_its_start_until_before_its_end_or_its_expiry(desk:
     assert desk.muted(NOW + timedelta(minutes=30)) is None
 
 
-def test_a_maintenance_window_comes_back_by_the_clock_of_its_zone(desk: Desk) -> None:
-    """Sundays and Mondays, 22:30 for three hours in Berlin, over the days on which the clocks there change."""
+@pytest.mark.parametrize(("from_time", "begin_minute"), [("22:30", 22 * 60 + 30), ("00:15", 15)])
+def test_a_maintenance_window_comes_back_by_the_clock_of_its_zone(
+    desk: Desk, from_time: str, begin_minute: int
+) -> None:
+    """Sundays and Mondays, for three hours in Berlin, over the days on which the clocks there change."""
     desk.silence(
         ("product", "=", PRODUCT),
         starts=NOW,
         ends=None,
         weekdays=[1, 7],
-        from_time="22:30",
+        from_time=from_time,
         minutes=180,
         time_zone="Europe/Berlin",
     )
@@ -246,7 +249,7 @@ def test_a_maintenance_window_comes_back_by_the_clock_of_its_zone(desk: Desk) ->
     found = desk.roles.of("ps_notifier").execute(ask, (desk.tenant, PRODUCT, times)).fetchall()
 
     held = [at for at, (muted,) in zip(times, found, strict=True) if muted]
-    assert held == [at for at in times if in_window(at, {1, 7}, 22 * 60 + 30, 180)]
+    assert held == [at for at in times if in_window(at, {1, 7}, begin_minute, 180)]
     assert len(held) == 2 * 3 * 4
 
 
