@@ -6,8 +6,9 @@ from typing import Any, Final, cast
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.routing import WebSocketRoute
+from starlette.routing import Match, WebSocketRoute
 
 from api import asyncapi, errors, health_endpoints
 from api.admission import Admission
@@ -127,7 +128,7 @@ async def _answer_registry_error(request: Request, error: Exception) -> Response
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:
     problem = problem_of(cast(RequestValidationError, error))
-    if request.url.path.startswith(schema_registry.PREFIX + "/"):
+    if _is_of_registry(request):
         return schema_registry.answer_error(of_problem(problem))
     return _response(problem)
 
@@ -137,10 +138,24 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     if failure.status_code == 404:  # noqa: PLR2004 - the status of an unknown route
         return _response(errors.not_found(f"There is no route {request.url.path}: /docs lists them."))
     if failure.status_code == 405:  # noqa: PLR2004 - the status of an unknown method
-        return _response(
-            errors.method_not_allowed(request.method, (failure.headers or {}).get("Allow", "another method"))
-        )
-    return _response(Problem(failure.status_code, "http-error", "Request refused", str(failure.detail)))
+        raised = (failure.headers or {}).get("Allow", "another method")
+        return _response(errors.method_not_allowed(request.method, _allowed(request, raised)))
+    refused = Problem(failure.status_code, "http-error", "Request refused", str(failure.detail))
+    if _is_of_registry(request):
+        return schema_registry.answer_error(of_problem(refused))
+    return _response(refused)
+
+
+def _allowed(request: Request, raised: str) -> str:
+    """Return the methods of the path: what was `raised` names those of its first route only."""
+    routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    fitting = [route.methods or () for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    found = {method for methods in fitting for method in methods}
+    return ", ".join(sorted(found)) or raised
+
+
+def _is_of_registry(request: Request) -> bool:
+    return request.url.path.startswith(schema_registry.PREFIX + "/")
 
 
 def problem_of(error: RequestValidationError) -> Problem:

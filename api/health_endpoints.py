@@ -5,6 +5,7 @@ from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Response
+from fastapi.responses import PlainTextResponse
 
 from api.dependencies import Services, services
 from pulsestream.core.health import answer
@@ -34,7 +35,7 @@ async def readyz(found: ServicesOf) -> Response:
     return _operations("/readyz", found)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(found: ServicesOf) -> Response:
     """Return the metrics in Prometheus' text format."""
     return _operations("/metrics", found)

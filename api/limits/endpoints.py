@@ -1,11 +1,12 @@
 """GET /api/v1/tenant and /api/v1/usage: how a tenant stands, and what it has used."""
 
+import re
 from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from api import errors
 from api.auth import CanReadTenant
@@ -18,6 +19,17 @@ from api.openapi import problems
 router = APIRouter(tags=["tenants"])
 MAX_DAYS: Final = 366
 _DEFAULT_DAYS: Final = 30
+_DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def _full_date(text: object) -> object:
+    """Let nothing but RFC 3339's full-date be a day; a number would be taken for seconds since 1970."""
+    if isinstance(text, str) and not _DAY.fullmatch(text):
+        raise ValueError("give a day as 2026-01-31")
+    return text
+
+
+Day = Annotated[date, BeforeValidator(_full_date)]
 
 
 class ShownQuota(Shown):
@@ -68,10 +80,10 @@ class UsageParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    from_: date | None = Field(
+    from_: Day | None = Field(
         None, alias="from", description=f"first day; default: {_DEFAULT_DAYS - 1} days before the last"
     )
-    to: date | None = Field(None, description="last day, included; default: today (UTC)")
+    to: Day | None = Field(None, description="last day, included; default: today (UTC)")
 
     def days(self, today: date) -> tuple[date, date]:
         """Return the first and the last day; raises Problem 400."""
