@@ -34,6 +34,7 @@ from api.rules import endpoints as rules
 from api.schema_registry import endpoints as schema_registry
 from api.schema_registry.errors import RegistryError, of_problem
 from api.search import endpoints as search
+from api.silences import endpoints as silences
 from api.subscriptions import endpoints as subscriptions
 from api.tenants import endpoints as tenants
 from pulsestream.core.clock import Clock
@@ -48,6 +49,7 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
     rules.router,
     channels.router,
     alerts.router,
+    silences.router,
     search.router,
     feeds.router,
     freshness.router,

@@ -44,6 +44,8 @@ class Permission(StrEnum):
     CHANNELS_READ = "channels:read"
     CHANNELS_WRITE = "channels:write"
     ALERTS_WRITE = "alerts:write"
+    SILENCES_READ = "silences:read"
+    SILENCES_WRITE = "silences:write"
     DEAD_LETTERS_WRITE = "dead-letters:write"
     AUDIT_READ = "audit:read"
     KEYS_READ = "keys:read"
@@ -57,7 +59,13 @@ ROLES: Final[Mapping[str, frozenset[Permission]]] = {
     "owner": _EVERYTHING,
     "admin": _EVERYTHING,
     "viewer": frozenset(
-        {Permission.TENANT_READ, Permission.DATA_READ, Permission.SUBSCRIPTIONS_READ, Permission.RULES_READ}
+        {
+            Permission.TENANT_READ,
+            Permission.DATA_READ,
+            Permission.SUBSCRIPTIONS_READ,
+            Permission.RULES_READ,
+            Permission.SILENCES_READ,
+        }
     ),
 }
 
@@ -273,6 +281,8 @@ CanWriteRules = Annotated[Caller, _permission(Permission.RULES_WRITE)]
 CanReadChannels = Annotated[Caller, _permission(Permission.CHANNELS_READ)]
 CanWriteChannels = Annotated[Caller, _permission(Permission.CHANNELS_WRITE)]
 CanWriteAlerts = Annotated[Caller, _permission(Permission.ALERTS_WRITE)]
+CanReadSilences = Annotated[Caller, _permission(Permission.SILENCES_READ)]
+CanWriteSilences = Annotated[Caller, _permission(Permission.SILENCES_WRITE)]
 CanWriteDeadLetters = Annotated[Caller, _permission(Permission.DEAD_LETTERS_WRITE)]
 CanReadAudit = Annotated[Caller, _permission(Permission.AUDIT_READ)]
 CanReadKeys = Annotated[Caller, _permission(Permission.KEYS_READ)]

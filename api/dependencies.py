@@ -27,6 +27,7 @@ from api.rules.service import Rules
 from api.search.export import Exports
 from api.search.series import Series
 from api.search.service import Search
+from api.silences.service import Silences
 from api.subscriptions.service import Subscriptions
 from api.tenants.service import Tenants
 
@@ -47,6 +48,7 @@ class Services:
     subscriptions: Subscriptions
     rules: Rules
     alerts: Alerts
+    silences: Silences
     search: Search
     series: Series
     exports: Exports
@@ -106,6 +108,11 @@ def rules(request: Request) -> Rules:
 def channels(request: Request) -> Channels:
     """Return the channels' service."""
     return services(request).channels
+
+
+def silences(request: Request) -> Silences:
+    """Return the silences' service."""
+    return services(request).silences
 
 
 def alerts(request: Request) -> Alerts:

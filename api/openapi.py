@@ -38,6 +38,7 @@ TAGS: Final = [
         "rules": "What raises an alert.",
         "channels": "Where alerts go, and what became of the messages: docs/notifications.md.",
         "alerts": "How rules stand now, and who is told of it.",
+        "silences": "Which alerts nobody is told of, and until when; maintenance windows.",
         "ingestion": "The tenant's own events, and how far the storing of records has come.",
         "search": "What is stored: pages, tails and exports.",
         "live": "What happens, as it happens; over a WebSocket too: docs/live.md.",

@@ -911,3 +911,35 @@ ON CONFLICT (tenant, rule_id, exchange, product) DO UPDATE SET
     acknowledged_at = excluded.acknowledged_at, acknowledged_by = excluded.acknowledged_by,
     acknowledged_comment = excluded.acknowledged_comment, snoozed_until = excluded.snoozed_until,
     snoozed_at = excluded.snoozed_at, snoozed_by = excluded.snoozed_by, snoozed_comment = excluded.snoozed_comment;
+
+-- name: list_silences
+SELECT * FROM (
+    SELECT silence_id, matchers, starts_at, ends_at, weekdays, from_time, minutes, time_zone, comment, created_at,
+        created_by, expired_at, expired_by,
+        CASE WHEN coalesce(expired_at, ends_at, 'infinity') <= %(now)s THEN 'expired'
+             WHEN silence_holds(held, %(now)s) THEN 'active' ELSE 'pending' END AS state
+    FROM silences AS held
+    WHERE tenant = %(tenant)s AND (%(silence_id)s::text IS NULL OR silence_id = %(silence_id)s)
+        AND (%(below)s::text IS NULL OR silence_id < %(below)s)) AS told
+WHERE %(state)s::text IS NULL OR state = %(state)s
+ORDER BY silence_id DESC LIMIT %(limit)s;
+
+-- name: count_silences
+SELECT count(*) AS silences FROM silences
+WHERE tenant = %(tenant)s AND coalesce(expired_at, ends_at, 'infinity') > %(now)s;
+
+-- name: prune_silences
+DELETE FROM silences WHERE tenant = %(tenant)s AND coalesce(expired_at, ends_at, 'infinity') < %(before)s;
+
+-- name: knows_time_zone
+SELECT EXISTS (SELECT FROM pg_timezone_names WHERE name = %(name)s) AS known;
+
+-- name: insert_silence
+INSERT INTO silences (tenant, silence_id, matchers, starts_at, ends_at, weekdays, from_time, minutes, time_zone,
+                      comment, created_at, created_by)
+VALUES (%(tenant)s, %(silence_id)s, %(matchers)s::text::jsonb, %(starts_at)s, %(ends_at)s, %(weekdays)s::smallint[],
+        %(from_time)s::time, %(minutes)s, %(time_zone)s, %(comment)s, %(now)s, %(created_by)s);
+
+-- name: expire_silence
+UPDATE silences SET expired_at = %(now)s, expired_by = %(expired_by)s
+WHERE tenant = %(tenant)s AND silence_id = %(silence_id)s AND coalesce(expired_at, ends_at, 'infinity') > %(now)s;

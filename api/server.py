@@ -54,6 +54,7 @@ from api.rules.service import Rules
 from api.search.export import Exports
 from api.search.series import Series
 from api.search.service import Search
+from api.silences.service import Silences
 from api.subscriptions.service import Subscriptions
 from api.tenants.service import Tenants
 from api.topics import EventsTopicGate
@@ -123,6 +124,7 @@ async def open_services(
             Subscriptions(database, quotas),
             Rules(database, quotas, clock),
             Alerts(database, CursorSeal(peppers), clock),
+            Silences(database, clock),
             Search(database, CursorSeal(peppers)),
             Series(database, CursorSeal(peppers), clock),
             Exports(),

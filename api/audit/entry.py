@@ -47,6 +47,8 @@ class Action(StrEnum):
     ALERT_UNACKNOWLEDGE = "alert.unacknowledge"
     ALERT_SNOOZE = "alert.snooze"
     ALERT_UNSNOOZE = "alert.unsnooze"
+    SILENCE_CREATE = "silence.create"
+    SILENCE_EXPIRE = "silence.expire"
     DEAD_LETTERS_REPLAY = "dead-letters.replay"
     DEAD_LETTERS_DISCARD = "dead-letters.discard"
     ACCESS_DENIED = "access.denied"

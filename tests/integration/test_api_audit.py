@@ -34,6 +34,7 @@ UNCHANGING = {
     "/registry/subjects/{name}",
     "/registry/subjects/{name}/versions",
     "/api/v1/live/tickets",
+    "/api/v1/silences/preview",
     "/api/v1/channels/{channel_id}/test",
 }
 """Routes that change nothing of what a tenant is or wants: they take data, look something up, or let a reader in."""
@@ -122,6 +123,24 @@ def marking_an_alert(how: str, *before: str) -> Callable[[Desk], dict[str, Any]]
         return row
 
     return mark
+
+
+SILENCE = {"matchers": [{"name": "product", "op": "=", "value": "NONE-USD"}], "comment": "audited"}
+
+
+def making_a_silence(desk: Desk) -> dict[str, Any]:
+    ends_at = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    made = send(desk.tenant, "POST", "/api/v1/silences", json=SILENCE | {"ends_at": ends_at}).json()
+    row = newest(desk.tenant)
+    assert (row["target"], row["after"]["comment"]) == (f"silence:{made['silence_id']}", "audited")
+    return row
+
+
+def ending_a_silence(desk: Desk) -> dict[str, Any]:
+    silence_id = making_a_silence(desk)["target"].removeprefix("silence:")
+    for _ in range(2):
+        send(desk.tenant, "DELETE", f"/api/v1/silences/{silence_id}")
+    return newest(desk.tenant)
 
 
 def deleting_a_rule(desk: Desk) -> dict[str, Any]:
@@ -233,6 +252,8 @@ CASES: dict[tuple[str, str], tuple[Callable[[Desk], dict[str, Any]], str]] = {
     ),
     ("post", RULES + "/{rule_id}/pause"): (changing_a_rule("POST", "/pause", "paused"), "rule.pause"),
     ("post", RULES + "/{rule_id}/resume"): (changing_a_rule("POST", "/resume", "resumed", paused=True), "rule.resume"),
+    ("post", "/api/v1/silences"): (making_a_silence, "silence.create"),
+    ("delete", "/api/v1/silences/{silence_id}"): (ending_a_silence, "silence.expire"),
     ("post", "/api/v1/alerts/acknowledge"): (marking_an_alert("acknowledge"), "alert.acknowledge"),
     ("post", "/api/v1/alerts/snooze"): (marking_an_alert("snooze"), "alert.snooze"),
     ("post", "/api/v1/alerts/unacknowledge"): (

@@ -30,6 +30,7 @@ TICKETS = "/api/v1/live/tickets"
 STREAM = "/api/v1/live/events"
 AUDIT = "/api/v1/audit"
 KEYS = "/api/v1/keys"
+SILENCES = "/api/v1/silences"
 CHANNELS = "/api/v1/channels"
 HOOK = {"name": "victims-own", "target": {"kind": "webhook", "url": "https://example.com/victims-own"}}
 LOGINS = "/api/v1/kafka-credentials"
@@ -200,6 +201,21 @@ def another_tenants_alert_is_not_marked(how: str) -> Callable[[Pair], None]:
         assert (alert["acknowledged"], alert["snoozed"], alert["muted"]) == (None, None, None)
 
     return mark
+
+
+def silences_are_ones_own(pair: Pair) -> None:
+    body = {"matchers": [{"name": "product", "op": "=~", "value": "*"}], "comment": "victims-own"}
+    body["ends_at"] = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    assert pair.intrude("POST", SILENCES + "/preview", json={"matchers": body["matchers"]}).json() == {"alerts": []}
+    assert pair.intrude("POST", SILENCES, json=body | {"comment": "own"}).status_code == 201
+    (alert,) = pair.victim.call("GET", "/api/v1/alerts/current")["alerts"]
+    assert alert["muted"] is None
+    made = pair.victim.call("POST", SILENCES, json=body, expect=201)["silence_id"]
+    pair.assert_hidden(pair.intrude("GET", SILENCES))
+    for method in ("GET", "DELETE"):
+        problem(pair.intrude(method, f"{SILENCES}/{made}"), 404, "not-found")
+    assert pair.victim.call("GET", f"{SILENCES}/{made}")["state"] == "active"
+    pair.victim.call("DELETE", f"{SILENCES}/{made}", expect=204)
 
 
 def alerts_as_they_stand_are_ones_own(pair: Pair) -> None:
@@ -494,6 +510,16 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("delete", CHANNELS + "/{channel_id}"): another_tenants_channel_does_not_exist("DELETE", ""),
     ("post", CHANNELS + "/{channel_id}/test"): another_tenants_channel_does_not_exist("POST", "/test"),
     ("get", CHANNELS + "/{channel_id}/attempts"): another_tenants_channel_does_not_exist("GET", "/attempts"),
+    **dict.fromkeys(
+        (
+            ("get", SILENCES),
+            ("post", SILENCES),
+            ("post", SILENCES + "/preview"),
+            ("get", SILENCES + "/{silence_id}"),
+            ("delete", SILENCES + "/{silence_id}"),
+        ),
+        silences_are_ones_own,
+    ),
     ("get", "/api/v1/alerts/current"): alerts_as_they_stand_are_ones_own,
     **{
         ("post", f"/api/v1/alerts/{how}"): another_tenants_alert_is_not_marked(how)

@@ -1,0 +1,1 @@
+"""Silences and maintenance windows: which alerts are not told to anybody, and until when."""
