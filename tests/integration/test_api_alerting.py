@@ -299,9 +299,10 @@ def test_a_snooze_outlives_the_alert_and_can_be_ended(running: Installation, cli
     assert client.unsnooze(second)["snoozed"] is None
 
 
-@pytest.mark.parametrize("until", ["yesterday", in_hours(-1), in_hours(31 * 24), "9999-12-31T23:59:59Z"])
-def test_a_snooze_ends_within_a_month(running: Installation, tenant: Tenant, until: str) -> None:
+@pytest.mark.parametrize("hours", [-1, 31 * 24, "yesterday", "9999-12-31T23:59:59Z"])
+def test_a_snooze_ends_within_a_month(running: Installation, tenant: Tenant, hours: int | str) -> None:
     alert_id = store_alert(running.database, tenant.slug, "rule")
+    until = in_hours(hours) if isinstance(hours, int) else hours
 
     refused = call(tenant, "POST", "/api/v1/alerts/snooze", json={"alert_id": alert_id, "until": until})
 
