@@ -35,6 +35,7 @@ class Permission(StrEnum):
     """What a route may require."""
 
     TENANT_READ = "tenant:read"
+    TENANT_DELETE = "tenant:delete"
     DATA_READ = "data:read"
     EVENTS_WRITE = "events:write"
     SUBSCRIPTIONS_READ = "subscriptions:read"
@@ -57,7 +58,7 @@ class Permission(StrEnum):
 _EVERYTHING: Final = frozenset(Permission)
 ROLES: Final[Mapping[str, frozenset[Permission]]] = {
     "owner": _EVERYTHING,
-    "admin": _EVERYTHING,
+    "admin": _EVERYTHING - {Permission.TENANT_DELETE},
     "viewer": frozenset(
         {
             Permission.TENANT_READ,
@@ -273,6 +274,7 @@ def _permission(permission: Permission) -> Any:
 
 
 CanReadTenant = Annotated[Caller, _permission(Permission.TENANT_READ)]
+CanDeleteTenant = Annotated[Caller, _permission(Permission.TENANT_DELETE)]
 CanReadData = Annotated[Caller, _permission(Permission.DATA_READ)]
 CanReadSubscriptions = Annotated[Caller, _permission(Permission.SUBSCRIPTIONS_READ)]
 CanWriteSubscriptions = Annotated[Caller, _permission(Permission.SUBSCRIPTIONS_WRITE)]

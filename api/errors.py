@@ -86,7 +86,8 @@ def forbidden(detail: str, denial: Denial | None = None) -> Problem:
 
 def tenant_inactive(tenant: str, status: str, denial: Denial | None = None) -> Problem:
     """403: the tenant is suspended or deleted, so none of its keys may do anything."""
-    return forbidden(f"Tenant {tenant} is {status}. Ask the operator.", denial)
+    told = {"deleting": "is being deleted; until it is erased an operator can restore it"}.get(status, f"is {status}")
+    return forbidden(f"Tenant {tenant} {told}. Ask the operator.", denial)
 
 
 def quota_exceeded(quota: str, limit: int, use: int, tier: str) -> Problem:

@@ -64,6 +64,16 @@ def of_no_subscription(tenant: str, exchange: str, product: str) -> OutboxRow:
     return _row(tenant, SUBSCRIPTIONS, subscription_key(tenant, exchange, product), None)
 
 
+def of_no_rule(tenant: str, rule_id: str) -> OutboxRow:
+    """Return the row of a rule's end."""
+    return _row(tenant, RULES, rule_id, None)
+
+
+def of_no_tenant(tenant: str) -> OutboxRow:
+    """Return the row of a tenant's end."""
+    return _row(tenant, TENANTS, tenant, None)
+
+
 def subscription_key(tenant: str, exchange: str, product: str) -> str:
     """Return the key of a subscription on its topic."""
     return f"{tenant}:{exchange}:{product}"

@@ -106,7 +106,7 @@ class OutboxPublisher:
 
     def _settled(self, waiting: Sequence[OutboxRow]) -> list[Confirmed]:
         """Return the rules that this process, or one before it, published without learning of it."""
-        rules = [row for row in waiting if row.topic == RULES]
+        rules = [row for row in waiting if row.topic == RULES and row.value is not None]
         return already_published(rules, self._rules_on_topic()) if rules else []
 
     def prune(self) -> int:

@@ -16,20 +16,123 @@ FROM find_api_key(%(key_id)s);
 SELECT status FROM tenants WHERE tenant = %(tenant)s FOR NO KEY UPDATE;
 
 -- name: hold_tenant
-SELECT tenant, name, tier, status, shard, created_at, version FROM tenants
+SELECT tenant, name, tier, status, shard, created_at, version, delete_after FROM tenants
 WHERE tenant = %(tenant)s FOR NO KEY UPDATE;
 
 -- name: change_tenant
-UPDATE tenants SET tier = %(tier)s, status = %(status)s, version = nextval('control_version')
+UPDATE tenants SET
+    tier = %(tier)s,
+    status = %(status)s,
+    delete_after = CASE WHEN %(status)s = 'deleting' THEN coalesce(now() + %(grace)s::interval, delete_after) END,
+    version = nextval('control_version')
 WHERE tenant = %(tenant)s
 RETURNING tenant, name, tier, status, shard, created_at, version;
+
+-- name: delete_tenant
+UPDATE tenants SET status = 'deleting', delete_after = now() + %(grace)s, version = nextval('control_version')
+WHERE tenant = %(tenant)s
+RETURNING tenant, name, tier, status, shard, created_at, version, delete_after;
+
+-- name: erasures_due
+SELECT tenant FROM tenants WHERE delete_after <= now() ORDER BY delete_after, tenant;
+
+-- name: begin_erasure
+INSERT INTO erasures (tenant, step)
+SELECT tenant, 'control' FROM tenants WHERE tenant = %(tenant)s AND delete_after <= now()
+ON CONFLICT DO NOTHING;
+
+-- name: erasure_step
+SELECT step FROM erasures WHERE tenant = %(tenant)s AND finished_at IS NULL;
+
+-- name: note_erasure
+UPDATE erasures SET step = %(step)s WHERE tenant = %(tenant)s;
+
+-- name: erasure_rules
+SELECT DISTINCT rule_id FROM rules WHERE tenant = %(tenant)s ORDER BY rule_id;
+
+-- name: erasure_found
+-- What is removed is written down first, and once.
+UPDATE erasures SET
+    topics = ARRAY(SELECT unnest(topics) UNION SELECT unnest(%(topics)s::text[]) ORDER BY 1),
+    users = ARRAY(SELECT unnest(users) UNION SELECT unnest(%(users)s::text[]) ORDER BY 1),
+    rules = ARRAY(SELECT unnest(rules) UNION SELECT unnest(%(rules)s::text[]) ORDER BY 1),
+    groups = ARRAY(SELECT unnest(groups) UNION SELECT unnest(%(groups)s::text[]) ORDER BY 1)
+WHERE tenant = %(tenant)s;
+
+-- name: erasure_removed
+UPDATE erasures SET removed = jsonb_set(
+    removed, ARRAY[%(table)s::text], to_jsonb(coalesce((removed ->> %(table)s::text)::bigint, 0) + %(rows)s::bigint))
+WHERE tenant = %(tenant)s;
+
+-- name: erasure_tables
+-- Tables that hold rows of tenants; `open`: the role at work may remove them, and sees them.
+SELECT relname AS name, by.topic AS by_topic,
+    (SELECT array_agg(attname ORDER BY place)
+     FROM pg_index CROSS JOIN LATERAL unnest(indkey) WITH ORDINALITY AS part (number, place)
+     JOIN pg_attribute ON attrelid = indrelid AND attnum = number
+     WHERE indrelid = pg_class.oid AND indisprimary) AS key,
+    ARRAY(SELECT to_class.relname FROM pg_constraint JOIN pg_class AS to_class ON to_class.oid = confrelid
+          WHERE conrelid = pg_class.oid AND contype = 'f') AS refers,
+    has_table_privilege(pg_class.oid, 'DELETE') AND (
+        NOT row_security_active(pg_class.oid)
+        OR EXISTS (SELECT FROM pg_policy
+                   WHERE polrelid = pg_class.oid AND polpermissive AND polcmd = '*'
+                       AND (SELECT oid FROM pg_roles WHERE rolname = current_user) = ANY (polroles))) AS open
+FROM pg_class
+CROSS JOIN LATERAL (
+    SELECT bool_or(attname = 'tenant') AS tenant, count(*) FILTER (WHERE attname IN ('topic', 'topic_id')) = 2 AS topic
+    FROM pg_attribute WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped) AS by
+WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND (by.tenant OR by.topic)
+ORDER BY relname;
+
+-- name: erasure_count
+SELECT count(*) AS rows FROM {table} WHERE {owner} = %(tenant)s;
+
+-- name: erasure_last
+SELECT {key} FROM (
+    SELECT {key}, row_number() OVER (ORDER BY {key}) AS place
+    FROM {table} WHERE {owner} = %(tenant)s ORDER BY {key} LIMIT %(limit)s) AS first
+ORDER BY place DESC LIMIT 1;
+
+-- name: erasure_remove
+DELETE FROM {table} WHERE {owner} = %(tenant)s AND {first} <= {lead} AND ({key}) <= ({places});
+
+-- name: erasure_remove_some
+DELETE FROM {table}
+WHERE {owner} = %(tenant)s AND ({key}) IN (SELECT {key} FROM {table} WHERE {owner} = %(tenant)s LIMIT %(limit)s);
+
+-- name: erasure_outbox
+WITH gone AS (
+    DELETE FROM outbox WHERE tenant = %(tenant)s AND published_at IS NOT NULL RETURNING id
+)
+UPDATE erasures SET removed = jsonb_set(
+    removed, ARRAY['outbox'], to_jsonb(coalesce((removed ->> 'outbox')::bigint, 0) + (SELECT count(*) FROM gone)))
+WHERE tenant = %(tenant)s AND EXISTS (SELECT FROM gone);
+
+-- name: erasure_outbox_left
+SELECT count(*) AS rows FROM outbox WHERE tenant = %(tenant)s;
+
+-- name: finish_erasure
+UPDATE erasures SET step = 'done', finished_at = now() WHERE tenant = %(tenant)s
+RETURNING topics, users, rules, groups, removed;
+
+-- name: mark_deleted
+UPDATE tenants SET status = 'deleted', delete_after = NULL, name = tenant, version = nextval('control_version')
+WHERE tenant = %(tenant)s;
+
+-- name: erasure_is_finished
+SELECT coalesce((SELECT finished_at IS NOT NULL FROM erasures WHERE tenant = %(tenant)s), false) AS finished;
+
+-- name: list_erasures
+SELECT tenant, step, begun_at, finished_at, topics, users, rules, groups, removed FROM erasures
+WHERE %(tenant)s::text IS NULL OR tenant = %(tenant)s ORDER BY begun_at, tenant;
 
 -- name: renew_subscriptions
 UPDATE subscriptions SET since = now(), version = nextval('control_version') WHERE tenant = %(tenant)s
 RETURNING exchange, product, datasets, since, version;
 
 -- name: list_tenants
-SELECT tenant, name, tier, status, created_at,
+SELECT tenant, name, tier, status, delete_after, created_at,
     (SELECT count(*) FROM subscriptions AS held WHERE held.tenant = tenants.tenant) AS products,
     (SELECT max(day) FROM usage AS held WHERE held.tenant = tenants.tenant) AS last_used
 FROM tenants
@@ -488,12 +591,16 @@ WHERE (tenant, id) IN (
     ORDER BY appended_at LIMIT %(limit)s);
 
 -- name: topics_to_make
-SELECT tenant, dataset, status FROM tenant_topics
-WHERE topic_id IS NULL AND (status = 'provisioning' OR (status = 'refused' AND %(again)s))
+-- Of a tenant that is deleted nothing is made any more.
+SELECT tenant, dataset, wanted.status FROM tenant_topics AS wanted JOIN tenants USING (tenant)
+WHERE topic_id IS NULL AND (wanted.status = 'provisioning' OR (wanted.status = 'refused' AND %(again)s))
+    AND tenants.status IN ('active', 'suspended')
 ORDER BY requested_at, tenant, dataset;
 
 -- name: topics_made
-SELECT tenant, dataset, status, topic_id FROM tenant_topics WHERE topic_id IS NOT NULL ORDER BY tenant, dataset;
+SELECT tenant, dataset, made.status, topic_id FROM tenant_topics AS made JOIN tenants USING (tenant)
+WHERE topic_id IS NOT NULL AND tenants.status IN ('active', 'suspended')
+ORDER BY tenant, dataset;
 
 -- name: mark_active
 UPDATE tenant_topics SET status = 'active', topic_id = %(topic_id)s, detail = NULL, active_at = now()

@@ -1,4 +1,4 @@
-"""`pulsestream relay`: the outbox to the control topics, tenants' topics and Kafka users, and retention.
+"""`pulsestream relay`: outbox to control topics, tenants' topics and Kafka users, retention, erasure.
 
 One relay works at a time: the advisory lock belongs to the database session that also marks what was published, so that
 whoever loses the session stops. Others wait for their turn. Whatever goes wrong with the database ends the process; a
@@ -14,6 +14,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Final
 
+from api.erasure.schedule import ErasureSchedule
 from api.ingestion.idempotency import WINDOW_HOURS
 from api.kafka_credentials.reconciler import CredentialReconciler
 from api.outbox_publisher import OutboxPublisher
@@ -56,13 +57,15 @@ def run(settings: Settings) -> None:
             _Reconciling(settings, stop, "topics", "listen_topics", _topics),
             _Reconciling(settings, stop, "credentials", "listen_kafka_credentials", _credentials),
         ]
-        retention = Schedule(settings, stop)
+        retention, erasure = Schedule(settings, stop), ErasureSchedule(settings, stop)
         publisher = OutboxPublisher(settings, connection, stop)
         readiness.add("outbox", publisher.problem)
+        readiness.add("erasure", erasure.problem)
         for each in reconciling:
             readiness.add(each.name, each.problem)
             each.start()
         retention.start()
+        erasure.start()
         try:
             _relay(settings, publisher, connection, reconciling, stop)
         finally:
@@ -70,6 +73,7 @@ def run(settings: Settings) -> None:
             for each in reconciling:
                 each.join(STOP_WITHIN)
             retention.join(STOP_WITHIN)
+            erasure.join(STOP_WITHIN)
         for each in reconciling:
             each.check()
 

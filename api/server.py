@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from typing import Any, Final
 
 import uvicorn
@@ -116,7 +117,7 @@ async def open_services(
             authenticator,
             Entrance(authenticator, limiter, time.monotonic_ns),
             health,
-            Tenants(database, peppers, settings.registration, _registrations(settings)),
+            Tenants(database, peppers, settings.registration, _registrations(settings), _grace(settings)),
             Standings(database, limits, periods(settings)),
             usage,
             Keys(database, quotas, peppers, CursorSeal(peppers), clock=clock, forget=authenticator.forget),
@@ -150,6 +151,10 @@ async def open_services(
         await publisher.close()
         await database.close()
         access_log.flush()
+
+
+def _grace(settings: Settings) -> timedelta:
+    return timedelta(days=settings.deletion_grace_days)
 
 
 def _registrations(settings: Settings) -> Registrations | None:

@@ -553,7 +553,9 @@ def tenant_subscribe(
 
 @tenant_app.command("list")
 def tenant_list(
-    status: Annotated[Literal["active", "suspended", "deleted"] | None, typer.Option(help="only these")] = None,
+    status: Annotated[
+        Literal["active", "suspended", "deleting", "deleted"] | None, typer.Option(help="only these")
+    ] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="one tenant a line")] = False,
 ) -> None:
@@ -613,6 +615,61 @@ def tenant_tier(slug: Slug, tier: Annotated[Literal["free", "pro", "enterprise"]
     from pulsestream.commands.operators import change_tier
 
     typer.echo(change_tier(_with_database("tenant"), slug, tier))
+
+
+@tenant_app.command("delete")
+def tenant_delete(
+    slug: Slug, confirm: Annotated[str, typer.Option(help="the slug again, against mistakes", show_default=False)]
+) -> None:
+    """Delete a tenant: it is suspended, and after PULSESTREAM_DELETION_GRACE_DAYS all that it had is erased for good.
+
+    The tenant's Owner does the same with DELETE /api/v1/tenant.
+
+    Example: pulsestream tenant delete acme --confirm acme
+    """
+    from pulsestream.commands.operators import delete
+
+    _confirmed(slug, confirm)
+    typer.echo(delete(_with_database("tenant"), slug))
+
+
+@tenant_app.command("restore")
+def tenant_restore(slug: Slug) -> None:
+    """Bring back a tenant that is being deleted, before its grace period is over.
+
+    Example: pulsestream tenant restore acme
+    """
+    from pulsestream.commands.operators import restore
+
+    typer.echo(restore(_with_database("tenant"), slug))
+
+
+@tenant_app.command("erase")
+def tenant_erase(
+    slug: Slug,
+    confirm: Annotated[str, typer.Option(help="the slug again, against mistakes")] = "",
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="change nothing, say what would go")] = False,
+) -> None:
+    """End the grace period of a tenant that is being deleted: the relay erases it now.
+
+    With --dry-run of any tenant: topics, logins, rules and groups of the broker by name, rows by table. That takes the
+    broker, too, as user ps-relay or an administrator.
+
+    Examples: pulsestream tenant erase acme --dry-run; pulsestream tenant erase acme --confirm acme
+    """
+    from pulsestream.commands.operators import erase, would_erase
+
+    if dry_run:
+        would_erase(_with_database("tenant"), slug, sys.stdout)
+        return
+    _confirmed(slug, confirm)
+    typer.echo(erase(_with_database("tenant"), slug))
+
+
+def _confirmed(slug: str, confirm: str) -> None:
+    if slug != confirm:
+        raise UsageError(f"--confirm {confirm!r} is not {slug!r}: nothing was done. Write the slug twice")
 
 
 @key_app.command("create")

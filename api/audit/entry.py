@@ -26,6 +26,9 @@ class Action(StrEnum):
     TENANT_SUSPEND = "tenant.suspend"
     TENANT_RESUME = "tenant.resume"
     TENANT_TIER = "tenant.tier"
+    TENANT_DELETE = "tenant.delete"
+    TENANT_RESTORE = "tenant.restore"
+    TENANT_ERASE = "tenant.erase"
     KEY_CREATE = "key.create"
     KEY_ROTATE = "key.rotate"
     KEY_CHANGE = "key.change"
@@ -58,7 +61,7 @@ class Action(StrEnum):
 class Actor:
     """Who asked for something, and in which request: a key with its role; None where nobody had one.
 
-    That is at a registration, and where an operator worked on the database (role `operator`).
+    That is at a registration, where an operator worked on the database (role `operator`), and where the relay did.
     """
 
     key_id: str | None

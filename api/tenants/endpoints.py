@@ -1,4 +1,4 @@
-"""POST /api/v1/auth/register/tenant."""
+"""POST /api/v1/auth/register/tenant, DELETE /api/v1/tenant."""
 
 from typing import Annotated
 
@@ -6,10 +6,11 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
 from api.asgi import request_id
+from api.auth import CanDeleteTenant
 from api.dependencies import tenants
-from api.models import Body, Shown
+from api.models import Body, Moment, Shown
 from api.openapi import problems
-from api.tenants.service import Asked, Registered, Tenants
+from api.tenants.service import Asked, Deleted, Registered, Tenants
 
 router = APIRouter(tags=["tenants"])
 
@@ -56,3 +57,31 @@ async def register_tenant(
     """
     address = request.client.host if request.client else ""
     return await service.register(Asked(body.tenant, body.name, body.token, address, request_id(request.scope)))
+
+
+class DeleteTenant(Body):
+    """That the tenant, and all that it has, is to go."""
+
+    confirm: str = Field(max_length=64, description="the tenant's slug, against mistakes", examples=["acme"])
+
+
+class DeletedTenant(Shown):
+    """A tenant that is being deleted."""
+
+    tenant: str = Field(examples=["acme"])
+    status: str = Field(examples=["deleting"])
+    delete_after: Moment
+
+
+@router.delete(
+    "/api/v1/tenant", status_code=202, response_model=DeletedTenant, responses=problems(400, 401, 403, 422, 503)
+)
+async def delete_tenant(
+    body: DeleteTenant, caller: CanDeleteTenant, service: Annotated[Tenants, Depends(tenants)]
+) -> Deleted:
+    """Delete the tenant of the key. From now on it is suspended: this key and all others are refused within seconds.
+
+    Until `delete_after` an operator can restore it; then its topics, rows, keys and logins are erased for good. What
+    stays is the audit, and that the slug was given.
+    """
+    return await service.delete(caller, body.confirm)

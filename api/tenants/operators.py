@@ -7,7 +7,7 @@ producers feed it no more and `resume` brings all of it back; what streams and s
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from api.audit.entry import Action, Actor, change_row
@@ -21,6 +21,7 @@ OPERATOR: Final = Actor(None, "operator", "")
 """Who it was, as the audit says it: nobody with a key."""
 ACTIVE: Final = "active"
 SUSPENDED: Final = "suspended"
+DELETING: Final = "deleting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Held:
     shard: int
     created_at: datetime
     version: int
+    delete_after: datetime | None
 
 
 def suspend(connection: Connection, tenant: str, reason: str) -> None:
@@ -52,6 +54,35 @@ def resume(connection: Connection, tenant: str) -> None:
         _change(connection, held, status=ACTIVE)
         feed_again(connection, tenant)
         audit(connection, tenant, Action.TENANT_RESUME, {"status": held.status}, {"status": ACTIVE})
+
+
+def delete(connection: Connection, tenant: str, grace: timedelta) -> None:
+    """Begin to delete a tenant, as its owner can; raises UsageError for one that is deleted."""
+    with _locked(connection, tenant) as held:
+        if held.status not in {ACTIVE, SUSPENDED}:
+            raise UsageError(f"tenant {tenant} is {held.status} already")
+        _change(connection, held, status=DELETING, grace=grace)
+        cut_off(connection, tenant)
+        audit(connection, tenant, Action.TENANT_DELETE, {"status": held.status}, {"status": DELETING})
+
+
+def restore(connection: Connection, tenant: str) -> None:
+    """Bring back a tenant that is being deleted; raises UsageError for any other, and once its erasure has begun."""
+    with _locked(connection, tenant) as held:
+        _require(held, DELETING, "restored")
+        if fetch_all(connection, "list_erasures", tenant=tenant):
+            raise UsageError(f"tenant {tenant} is being erased since its grace period ended: nothing brings it back")
+        _change(connection, held, status=ACTIVE)
+        feed_again(connection, tenant)
+        audit(connection, tenant, Action.TENANT_RESTORE, {"status": DELETING}, {"status": ACTIVE})
+
+
+def end_grace(connection: Connection, tenant: str) -> None:
+    """Let the relay erase a tenant now that is being deleted; raises UsageError for any other."""
+    with _locked(connection, tenant) as held:
+        _require(held, DELETING, "erased")
+        _change(connection, held, status=DELETING, grace=timedelta(0))
+        audit(connection, tenant, Action.TENANT_DELETE, {"status": DELETING}, {"status": DELETING, "grace": "ended"})
 
 
 def change_tier(connection: Connection, tenant: str, tier: str) -> bool:
@@ -109,8 +140,15 @@ def _require(held: Held, status: str, wanted: str) -> None:
         raise UsageError(f"tenant {held.tenant} is {held.status}: only one that is {status} can be {wanted}")
 
 
-def _change(connection: Connection, held: Held, *, status: str | None = None, tier: str | None = None) -> None:
-    changed = {"tenant": held.tenant, "status": status or held.status, "tier": tier or held.tier}
+def _change(
+    connection: Connection,
+    held: Held,
+    *,
+    status: str | None = None,
+    tier: str | None = None,
+    grace: timedelta | None = None,
+) -> None:
+    changed = {"tenant": held.tenant, "status": status or held.status, "tier": tier or held.tier, "grace": grace}
     (row,) = fetch_all(connection, "change_tenant", **changed)
     _queue(connection, of_tenant(Tenant(**row | {"created_at": to_micros(row["created_at"])})))
 

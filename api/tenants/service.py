@@ -1,14 +1,16 @@
 """Tenants: registration, with the first key, control record and audit in one transaction; and what they have."""
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from api import errors, keys
 from api.audit.entry import Action, Actor, append_change
+from api.auth import Caller
 from api.database import Connection, Database
 from api.keys_admin.repository import NewKey, insert_key
 from api.limits.registrations import Registrations
-from api.outbox import publish_tenant
+from api.outbox import lock_tenant, publish_tenant
 from api.tenants import invitations, repository
 from api.tenants.invitations import Used
 from pulsestream.core.errors import InvalidNameError
@@ -44,12 +46,30 @@ class Registered:
     role: str
 
 
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A tenant that is being deleted; an operator can restore it until `delete_after`."""
+
+    tenant: str
+    status: str
+    delete_after: datetime
+
+
 class Tenants:
-    """What can be done with tenants. Without `registrations` any number may be registered."""
+    """What can be done with tenants. Without `registrations` any number may be registered.
+
+    A deleted tenant can be restored for `grace`.
+    """
 
     def __init__(
-        self, database: Database, peppers: keys.Peppers, mode: Mode, registrations: Registrations | None
+        self,
+        database: Database,
+        peppers: keys.Peppers,
+        mode: Mode,
+        registrations: Registrations | None,
+        grace: timedelta = timedelta(days=7),
     ) -> None:
+        self._grace = grace
         self._database = database
         self._peppers = peppers
         self._mode = mode
@@ -70,6 +90,22 @@ class Tenants:
             await publish_tenant(connection, tenant)
             await _audit(connection, tenant, key.id, used, asked.request_id)
         return Registered(tenant.tenant, tenant.name, tenant.tier, key.text, key.id, FIRST_ROLE)
+
+    async def delete(self, caller: Caller, confirmed: str) -> Deleted:
+        """Begin to delete the caller's tenant: from now on it is suspended. Raises Problem 403 or 422 (other slug)."""
+        tenant = caller.tenant
+        if confirmed != tenant:
+            raise errors.invalid_body(
+                [errors.FieldError("/confirm", f"is not the tenant of this key: write {tenant!r} to delete all it has")]
+            )
+        async with self._database.tenant(tenant) as connection:
+            await lock_tenant(connection, tenant)
+            delete_after = await repository.delete_tenant(connection, tenant, self._grace)
+            before, after = {"status": "active"}, {"status": "deleting"}
+            await append_change(
+                connection, Actor.of(caller), Action.TENANT_DELETE, f"tenant:{tenant}", before=before, after=after
+            )
+        return Deleted(tenant, "deleting", delete_after)
 
     def _check(self, asked: Asked) -> None:
         """Refuse what can be refused without the database, and count what cannot."""

@@ -1,10 +1,12 @@
-"""`pulsestream tenant list | show | suspend | resume | tier`: an operator's view and changes, over the database."""
+"""What an operator sees of tenants, and does with them, over the database."""
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Final, TextIO
 
+from api.erasure.broker import Belongings
+from api.erasure.service import preview
 from api.relay_database import Connection, connect, fetch_all
 from api.tenants import operators
 from pulsestream.commands.shown import printable, table
@@ -13,7 +15,7 @@ from pulsestream.core.errors import UsageError
 from pulsestream.core.settings import Settings
 
 _PROCESS: Final = "pulsestream-tenant"
-_COLUMNS: Final = ("tenant", "tier", "status", "created_at", "products", "last_used", "name")
+_COLUMNS: Final = ("tenant", "tier", "status", "delete_after", "created_at", "products", "last_used", "name")
 _TOPICS: Final = ("dataset", "status", "detail")
 _KEYS: Final = ("id", "name", "role", "created_at", "expires_at", "revoked_at", "last_used_at")
 _RECENT: Final = ("day", "requests", "events", "bytes", "refused")
@@ -61,6 +63,33 @@ def change_tier(settings: Settings, tenant: str, tier: str) -> str:
     return f"tenant {tenant} is of tier {tier}" + (" now; its limits follow within 3 s" if changed else " already")
 
 
+def delete(settings: Settings, tenant: str) -> str:
+    """Begin to delete a tenant and return what to show; raises UsageError where that cannot be."""
+    grace = timedelta(days=settings.deletion_grace_days)
+    _do(settings, lambda connection: operators.delete(connection, tenant, grace))
+    days = settings.deletion_grace_days
+    return f"tenant {tenant} is suspended, and erased in {days} days; until then: pulsestream tenant restore {tenant}"
+
+
+def restore(settings: Settings, tenant: str) -> str:
+    """Bring back a tenant that is being deleted and return what to show; raises UsageError where that cannot be."""
+    _do(settings, lambda connection: operators.restore(connection, tenant))
+    return f"tenant {tenant} is active again, with all that it had"
+
+
+def erase(settings: Settings, tenant: str) -> str:
+    """End the grace period of a tenant and return what to show; raises UsageError where that cannot be."""
+    _do(settings, lambda connection: operators.end_grace(connection, tenant))
+    return f"the relay erases tenant {tenant} from now on: pulsestream tenant show {tenant} tells how far it is"
+
+
+def would_erase(settings: Settings, tenant: str, out: TextIO) -> None:
+    """Write what an erasure of a tenant would remove now, as JSON; raises BrokerError, ErasureError."""
+    with connect(settings, _PROCESS) as connection:
+        found = preview(connection, Belongings(settings), tenant)
+    out.write(json.dumps(found, indent=2) + "\n")
+
+
 def _do(settings: Settings, change: Callable[[Connection], bool | None]) -> bool | None:
     with connect(settings, _PROCESS) as connection:
         return change(connection)
@@ -72,7 +101,9 @@ def _found(connection: Connection, tenant: str) -> dict[str, Any]:
         raise UsageError(f"there is no tenant {tenant!r}: `pulsestream tenant list` shows all")
     lists = {"topics": "list_topics", "api_keys": "list_tenant_keys", "usage": "recent_usage"}
     more = {name: fetch_all(connection, query, tenant=tenant) for name, query in lists.items()}
-    return _plain(rows[0]) | {name: [_plain(row) for row in held] for name, held in more.items()}
+    erasures = [_plain(row) for row in fetch_all(connection, "list_erasures", tenant=tenant)]
+    erasure = {"erasure": erasures[0] if erasures else None}
+    return _plain(rows[0]) | erasure | {name: [_plain(row) for row in held] for name, held in more.items()}
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     )
     registrations_per_address: int = Field(10, ge=1, le=1_000_000, description="an hour, from one address")
     registrations_per_hour: int = Field(100, ge=1, le=1_000_000, description="from all addresses together")
+    deletion_grace_days: int = Field(
+        7, ge=0, le=365, description="for which a deleted tenant can be restored, before all that it had is erased"
+    )
     limits: str = Field("", description="of tiers, where others than theirs: free.events=1000, pro.keys=100; or off")
     api_processes: int = Field(1, ge=1, le=1000, description="that share the limits: each gives a tenant its part")
     usage_interval: float = Field(60, ge=0.1, le=3600, description="seconds until counted usage is stored, at most")

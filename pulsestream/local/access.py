@@ -69,6 +69,7 @@ def grants(settings: Settings) -> list[Grant]:
         ("ps-notifier", settings.notify_group),
     ]
     wanted += [(user, _GROUP, prefix, read) for user, prefix in dict.fromkeys(groups)]
+    wanted += [("ps-relay", _GROUP, "t.", operation) for operation in (describe, AclOperation.DELETE)]
     transactions = [("ps-stream", "ps-stream"), ("ps-stream", settings.stream_app)]
     wanted += [
         (user, _TRANSACTION, prefix, operation) for user, prefix in transactions for operation in (write, describe)

@@ -25,6 +25,7 @@ AUDIT = "/api/v1/audit"
 KEYS = "/api/v1/keys"
 CHANNELS = "/api/v1/channels"
 LOGINS = "/api/v1/kafka-credentials"
+TENANT = "/api/v1/tenant"
 SUBSCRIPTIONS, RULES, LETTERS = "/api/v1/subscriptions", "/api/v1/rules", "/api/v1/dead-letters"
 PRODUCTS = [{"exchange": "coinbase", "product": "BTC-USD"}, {"exchange": "coinbase", "product": "ETH-USD"}]
 NAMED = {"X-Request-ID": "asked-by-the-test"}
@@ -80,6 +81,27 @@ def registering(desk: Desk) -> dict[str, Any]:
     assert key["actor"] == tenant["actor"] == {"id": None, "role": None}
     assert key["request_id"] == tenant["request_id"]
     return key
+
+
+def deleting_the_tenant(desk: Desk) -> dict[str, Any]:
+    tenant = desk.tenant
+    answer = send(tenant, "DELETE", TENANT, json={"confirm": tenant.slug})
+    assert answer.json()["status"] == "deleting"
+    with psycopg.connect(desk.running.database.url(), autocommit=True) as admin:
+        restored = "UPDATE tenants SET status = 'active', delete_after = NULL WHERE tenant = %s"
+        admin.execute(restored, (tenant.slug,))
+
+    def taken_again() -> None:
+        newest(tenant)
+
+    eventually(taken_again)
+    row = newest(tenant)
+    assert (row["target"], row["before"], row["after"]) == (
+        f"tenant:{tenant.slug}",
+        {"status": "active"},
+        {"status": "deleting"},
+    )
+    return row
 
 
 def subscribing(desk: Desk) -> dict[str, Any]:
@@ -240,6 +262,7 @@ CASES: dict[tuple[str, str], tuple[Callable[[Desk], dict[str, Any]], str]] = {
     ),
     ("delete", LOGINS + "/{credential_id}"): (changing_a_login("DELETE", "", None), "kafka-credential.revoke"),
     ("post", "/api/v1/auth/register/tenant"): (registering, "key.create"),
+    ("delete", TENANT): (deleting_the_tenant, "tenant.delete"),
     ("put", SUBSCRIPTIONS): (subscribing, "subscriptions.replace"),
     ("post", RULES): (making_a_rule, "rule.create"),
     ("post", CHANNELS): (making_a_channel, "channel.create"),

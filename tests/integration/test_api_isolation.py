@@ -418,6 +418,12 @@ def the_registrys_subjects_are_ones_own(pair: Pair) -> None:
         assert f"ps.{pair.intruder.slug}." in answer.text
 
 
+def deleting_takes_the_slug_of_the_keys_own_tenant(pair: Pair) -> None:
+    answer = pair.intrude("DELETE", TENANT, json={"confirm": pair.victim.slug})
+    problem(answer, 422, "invalid-body")
+    assert pair.victim.call("GET", TENANT)["status"] == "active"
+
+
 def the_tenant_is_ones_own(pair: Pair) -> None:
     answer = pair.intrude("GET", TENANT)
     pair.assert_hidden(answer)
@@ -493,6 +499,7 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("post", "/api/v1/auth/register/tenant"): registering_again_gives_no_key,
     ("get", USAGE): the_usage_is_ones_own,
     ("get", TENANT): the_tenant_is_ones_own,
+    ("delete", TENANT): deleting_takes_the_slug_of_the_keys_own_tenant,
     ("get", SUBSCRIPTIONS): listing_subscriptions_shows_ones_own,
     ("put", SUBSCRIPTIONS): setting_subscriptions_leaves_the_others_alone,
     ("post", RULES): making_a_rule_meets_no_namesake,

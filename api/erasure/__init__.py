@@ -1,0 +1,1 @@
+"""Erasure: what becomes of a deleted tenant once its grace period is over."""
