@@ -207,7 +207,8 @@ def test_killed_wherever_it_is_the_next_run_ends_it_and_no_row_is_counted_twice(
     at_the_broker(service_settings("admin"), tenant)
     delete(relay, tenant)
     order = [*filled][::-1]  # children before parents, positions first
-    fatal_moments = [*BEFORE_ROWS, *(f"rows of {name}" for name in (order[0], order[5], order[-1])), *AFTER_ROWS]
+    every = [*BEFORE_ROWS, *(f"rows of {name}" for name in (order[0], order[5], order[-1])), *AFTER_ROWS]
+    fatal_moments = every[:: rounds(2, 1)]
     died = []
 
     for fatal in fatal_moments:
