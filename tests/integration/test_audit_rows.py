@@ -192,7 +192,7 @@ def test_even_who_owns_the_tables_changes_nothing_in_passing(
     assert_whole(database, tenant, 2)
 
 
-@pytest.mark.parametrize("role", ["ps_sink", "ps_relay", "ps_notifier"])
+@pytest.mark.parametrize("role", ["ps_sink", "ps_notifier"])
 def test_no_other_service_appends(database: NamedDatabase, role: str, tenant: str) -> None:
     with acting(database, tenant, role) as connection, pytest.raises(InsufficientPrivilege):
         connection.execute(APPEND, (CONTENT,))
