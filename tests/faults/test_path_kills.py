@@ -18,9 +18,9 @@ from tests.support.oracle import SECOND, frame_ticks, read_frames
 
 SPEED = 3
 """Market time runs faster than the event clock, so that the clock overtakes no record which is still on its way."""
-SECONDS = 40.0
+SECONDS = 30.0
 """How long the recording plays."""
-PRODUCER_KILLS = (4.0, 20.0)
+PRODUCER_KILLS = (4.0, 15.0)
 """From when on each kill of the producer may come: its shards are taken over before the next, and before the end."""
 LEDGER_BEHIND = 10.0
 """Seconds by which a killed producer's ledger may be behind what it had published: one, on a machine that is idle."""
@@ -38,7 +38,7 @@ class Kill:
 
 def kills(seed: int) -> list[Kill]:
     dice = random.Random(seed)
-    planned = [Kill(dice.uniform(2, SECONDS - 8), victim) for victim in ["stream"] * 3 + ["sink"] * 4]
+    planned = [Kill(dice.uniform(2, SECONDS - 8), victim) for victim in ["stream"] * 2 + ["sink"] * 3]
     planned += [Kill(dice.uniform(begin, begin + 4), "producer") for begin in PRODUCER_KILLS]
     return sorted(planned, key=lambda kill: kill.at)
 
