@@ -32,7 +32,7 @@ from sinks.notifier.ids import message_id
 from sinks.notifier.queries import query
 from sinks.notifier.retries import schedule, wait
 from sinks.notifier.sending import Claimed, Outcome, Send
-from sinks.notifier.store import lost
+from sinks.notifier.store import AGAIN, lost
 
 AT_ONCE: Final = 512
 PER_TENANT: Final = 64
@@ -146,7 +146,7 @@ class Deliveries:
     async def _deliver(self, claimed: Claimed) -> None:
         try:
             loop = asyncio.get_running_loop()
-            if await self._is_muted(claimed):
+            if await self._is_held_back(claimed):
                 return
             began = loop.time()
             outcome = await self._senders[claimed.kind](claimed, self._clock() // MICROS_PER_SECOND)
@@ -161,13 +161,19 @@ class Deliveries:
             self._under_way.pop(claimed.id, None)
             self._wake.set()
 
-    async def _is_muted(self, claimed: Claimed) -> bool:
-        """Settle a message of which nobody is to be told now: its group looks at its alerts again."""
-        if claimed.group is None:
+    async def _is_held_back(self, claimed: Claimed) -> bool:
+        """Settle a message of which nobody is to be told now: its group looks at its alerts again.
+
+        And one that was made while its channel was being disabled or paused.
+        """
+        if claimed.enabled and claimed.group is None:
             return False
 
         async def work(connection: Connection) -> bool:
             record = _Record(connection, claimed)
+            if not claimed.enabled and claimed.type != TEST:
+                await record.run("settle", state="failed", detail="the channel is not enabled", step=0, wait=0)
+                return True
             rows = await record.rows("muted", keys=[item[0] for item in claimed.told])
             if not rows:
                 return False
@@ -219,7 +225,7 @@ class Deliveries:
             try:
                 async with self._pool.connection() as connection, connection.transaction():
                     return await work(connection)
-            except psycopg.errors.TransactionRollback as error:
+            except AGAIN as error:
                 if not left:
                     raise lost(error) from error
             except psycopg.Error as error:
@@ -331,6 +337,7 @@ def _claimed(row: DictRow) -> Claimed:
         row["send_resolved"],
         row["repeat_interval"],
         row["group_interval"],
+        row["enabled"],
     )
 
 

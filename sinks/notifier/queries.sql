@@ -87,7 +87,8 @@ JOIN tenants AS t ON t.tenant = g.tenant
 WHERE g.flush_at <= now()
 ORDER BY g.flush_at
 LIMIT %(limit)s
-FOR NO KEY UPDATE OF g SKIP LOCKED;
+FOR NO KEY UPDATE OF g SKIP LOCKED
+FOR KEY SHARE OF c SKIP LOCKED;
 
 -- name: read_alerts
 SELECT alert_key, episode, state, shown, firings, told_episode, told_state,
@@ -167,7 +168,7 @@ FROM chosen, channels AS c
 WHERE (n.tenant, n.id) = (chosen.tenant, chosen.id) AND (c.tenant, c.id) = (n.tenant, n.channel_id)
 RETURNING n.tenant, n.id, n.channel_id, n.group_key, n.type, n.document, n.told, n.attempts, n.step, n.next_at,
     c.kind, c.name AS channel_name, c.target, c.secret, c.send_resolved, c.repeat_interval,
-    c.group_interval;
+    c.group_interval, c.enabled;
 
 -- name: muted
 -- Why nobody is to be told now of anything that a message tells of; null: of something somebody is.
@@ -194,6 +195,7 @@ SELECT n.tenant, n.id, %(number)s, n.channel_id, now() - %(seconds)s * INTERVAL 
     %(status)s, %(error)s, %(response)s
 FROM notifications AS n
 WHERE n.tenant = %(tenant)s AND n.id = %(id)s
+FOR KEY SHARE OF n -- or the channel could be deleted before the row that refers to it is there
 ON CONFLICT DO NOTHING;
 
 -- name: lock_alerts

@@ -19,9 +19,9 @@ from pulsestream.core.topics import TENANTS, TenantTopic, parse_tenant_topic
 from schemas.codec import codec
 from schemas.errors import DecodeError
 from schemas.records import Alert
-from schemas.validate import check
 from sinks.errors import FencedError
 from sinks.notifier.matching import Transition
+from sinks.notifier.soundness import is_sound
 from sinks.notifier.store import Store
 from sinks.plan import Move, Place, moves
 from sinks.source import Limits, Overtaken, Reading, Source
@@ -145,7 +145,7 @@ def _alert(value: bytes | None) -> Alert | None:
         alert = codec(Alert).decode(value)
     except DecodeError:
         return None
-    return alert if check(alert, "alerts") is None else None
+    return alert if is_sound(alert) else None
 
 
 @lru_cache(maxsize=10_000)

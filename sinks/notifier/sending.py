@@ -39,6 +39,7 @@ class Claimed:
     send_resolved: bool
     repeat_interval: float
     group_interval: float
+    enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ BUSY: Final = timedelta(seconds=0.5)
 ASLEEP: Final = timedelta(seconds=60)
 """Likewise of a channel that is disabled."""
 _TRIES: Final = 5
+AGAIN: Final = (psycopg.errors.TransactionRollback, psycopg.errors.ForeignKeyViolation)
+"""What others' changes cause: two that waited for each other, or a channel that was deleted in between."""
 R = TypeVar("R")
 
 
@@ -289,7 +291,7 @@ class Store:
             try:
                 with self._connection.transaction():
                     return work()
-            except psycopg.errors.TransactionRollback as error:
+            except AGAIN as error:
                 if not left:
                     raise lost(error) from error
             except psycopg.Error as error:
