@@ -1050,3 +1050,31 @@ VALUES (%(tenant)s, %(silence_id)s, %(matchers)s::text::jsonb, %(starts_at)s, %(
 -- name: expire_silence
 UPDATE silences SET expired_at = %(now)s, expired_by = %(expired_by)s
 WHERE tenant = %(tenant)s AND silence_id = %(silence_id)s AND coalesce(expired_at, ends_at, 'infinity') > %(now)s;
+
+-- name: resend_messages
+-- One message, whatever became of it, or those that failed since a time: from the first attempt on, with the same bytes.
+WITH chosen AS (
+    SELECT tenant, id FROM notifications
+    WHERE tenant = %(tenant)s AND channel_id = %(channel)s
+        AND CASE WHEN %(message_id)s::text IS NULL THEN state = 'failed' AND settled_at >= %(since)s
+            ELSE id = %(message_id)s AND state <> 'waiting' END
+    ORDER BY id
+    LIMIT %(limit)s
+    FOR NO KEY UPDATE
+)
+UPDATE notifications AS held
+SET state = 'waiting', detail = NULL, step = 0, next_at = now(), settled_at = NULL
+FROM chosen
+WHERE (held.tenant, held.id) = (chosen.tenant, chosen.id);
+
+-- name: find_message
+SELECT FROM notifications WHERE tenant = %(tenant)s AND channel_id = %(channel)s AND id = %(message_id)s;
+
+-- name: list_messages
+SELECT id, type, state, detail, attempts, created_at, CASE WHEN state = 'waiting' THEN next_at END AS next_at,
+    settled_at, document
+FROM notifications
+WHERE tenant = %(tenant)s AND channel_id = %(channel)s
+    AND (%(state)s::text IS NULL OR state = %(state)s)
+    AND (%(time)s::timestamptz IS NULL OR (created_at, id) < (%(time)s, %(id)s::text))
+ORDER BY created_at DESC, id DESC LIMIT %(limit)s;

@@ -45,6 +45,7 @@ class Action(StrEnum):
     CHANNEL_CREATE = "channel.create"
     CHANNEL_CHANGE = "channel.change"
     CHANNEL_DELETE = "channel.delete"
+    CHANNEL_RESEND = "channel.resend"
     CHANNEL_DISABLE = "channel.disable"
     ALERT_ACKNOWLEDGE = "alert.acknowledge"
     ALERT_UNACKNOWLEDGE = "alert.unacknowledge"

@@ -1,12 +1,15 @@
 """/api/v1/channels: POST and GET; one channel's GET, PATCH, DELETE, its test, and the log of its attempts."""
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal, Self
 
+import msgspec
 from fastapi import APIRouter, Depends, Query
 from fastapi import Body as Given
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from api import errors
 from api.auth import CanReadChannels, CanWriteChannels
 from api.channels.repository import ChannelRow
 from api.channels.service import Channels
@@ -14,6 +17,7 @@ from api.channels.targets import Target
 from api.dependencies import channels
 from api.models import Body, Moment, Shown
 from api.openapi import problems
+from pulsestream.core.clock import parse_rfc3339, to_datetime
 from streams.engine.durations import Duration, format_duration
 
 SECOND: Final = 1_000_000
@@ -110,7 +114,7 @@ class ChangeChannel(_Named, _Grouped):
     """What to change; a member that is left out stays as it is."""
 
     name: str = Field(default_factory=str, min_length=1, max_length=100, examples=["desk"])
-    target: Target | None = Field(None, description="of the same kind; a secret is given anew or stays")
+    target: Target | None = Field(None, description="of the same kind, and whole")
     enabled: bool = Field(True, description="false: a pause, in which nothing is sent and nothing is kept for later")
 
     @model_validator(mode="after")
@@ -183,6 +187,58 @@ class ShownAttempts(Shown):
 
     attempts: list[ShownAttempt]
     next_cursor: str | None = Field(description="for the next page; null after the last attempt", examples=[None])
+
+
+class Resend(Body):
+    """What to send again: one message, or all that failed since a time."""
+
+    message_id: str | None = Field(None, max_length=100, description="whatever became of it", examples=[_MESSAGE])
+    failed_since: str | None = Field(
+        None, max_length=64, description="RFC 3339, with a zone", examples=["2026-01-31T12:00:00Z"]
+    )
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if (self.message_id is None) == (self.failed_since is None):
+            raise ValueError("names none or both: give message_id, or failed_since")
+        return self
+
+
+class ShownResend(Shown):
+    """What is on its way again."""
+
+    messages: int = Field(description="at most 10,000 at once: 0 when none is left", examples=[1])
+
+
+class ShownMessage(Shown):
+    """A message, and what became of it."""
+
+    id: str = Field(examples=[_MESSAGE])
+    type: str = Field(examples=["alert.firing"])
+    state: str = Field(description="waiting, delivered, failed, superseded or muted", examples=["delivered"])
+    detail: str | None = Field(description="why it is not delivered", examples=[None])
+    attempts: int = Field(examples=[1])
+    created_at: Moment
+    next_at: Moment | None = Field(description="of the next attempt; null: there is none", examples=[None])
+    settled_at: Moment | None
+    body: dict[str, Any] = Field(description="as a webhook gets it", examples=[{"type": "alert.firing"}])
+
+
+class ShownMessages(Shown):
+    """A page of messages."""
+
+    messages: list[ShownMessage]
+    next_cursor: str | None = Field(description="for the next page; null after the last message", examples=[None])
+
+
+class MessageParameters(BaseModel):
+    """Which messages to list. Unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    state: Literal["waiting", "delivered", "failed", "superseded", "muted"] | None = None
+    limit: int = Field(100, ge=1, le=MAX_PAGE)
+    cursor: str | None = Field(None, max_length=2048, description="next_cursor of the page before")
 
 
 class AttemptParameters(BaseModel):
@@ -260,6 +316,44 @@ async def list_attempts(
         cursor=parameters.cursor,
     )
     return {"attempts": page.attempts, "next_cursor": page.next_cursor}
+
+
+@router.get("/{channel_id}/messages", response_model=ShownMessages, responses=problems(400, 401, 403, 404, 503))
+async def list_messages(
+    channel_id: str, parameters: Annotated[MessageParameters, Query()], caller: CanReadChannels, service: Service
+) -> dict[str, Any]:
+    """List the channel's messages, the newest first."""
+    page = await service.messages(caller.tenant, channel_id, parameters.state, parameters.limit, parameters.cursor)
+    shown = [asdict(row) | {"body": msgspec.json.decode(row.document)} for row in page.messages]
+    return {"messages": shown, "next_cursor": page.next_cursor}
+
+
+@router.post(
+    "/{channel_id}/resend",
+    status_code=202,
+    response_model=ShownResend,
+    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
+)
+async def resend_messages(
+    channel_id: str,
+    body: Annotated[Resend, Given(examples=[{"failed_since": "2026-01-31T12:00:00Z"}])],
+    caller: CanWriteChannels,
+    service: Service,
+) -> dict[str, Any]:
+    """Send one message again, or all that failed since a time: the same bytes under the same ids."""
+    since = _moment(body.failed_since)
+    return {"messages": await service.resend(caller, channel_id, message_id=body.message_id, since=since)}
+
+
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return to_datetime(parse_rfc3339(text))
+    except (ValueError, OverflowError) as error:
+        raise errors.invalid_body(
+            [errors.FieldError("/failed_since", f"{text[:60]!r} is not a time: write it as 2026-01-31T12:00:00Z")]
+        ) from error
 
 
 def _wanted(body: _Grouped, names: set[str]) -> dict[str, Any]:

@@ -15,6 +15,10 @@ WALK = "attempts"
 """What a cursor of attempts names as its dataset."""
 
 
+MESSAGES = "messages"
+"""Likewise a cursor of messages."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelRow:
     """A stored channel, without its secret; times of grouping in seconds."""
@@ -61,6 +65,26 @@ class AttemptRow:
     def position(self) -> Position:
         """Return where a walk stands after this attempt."""
         return Position(to_micros(self.at), WALK, f"{self.message_id}:{self.number}")
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRow:
+    """A message, and what became of it. `document` is its JSON text."""
+
+    id: str
+    type: str
+    state: str
+    detail: str | None
+    attempts: int
+    created_at: datetime
+    next_at: datetime | None
+    settled_at: datetime | None
+    document: str
+
+    @property
+    def position(self) -> Position:
+        """Return where a walk stands after this message."""
+        return Position(to_micros(self.created_at), MESSAGES, self.id)
 
 
 def _channel(row: dict[str, Any]) -> ChannelRow:
@@ -119,6 +143,35 @@ async def insert_message(
     """Have the notifier send a message at once."""
     bound = {"tenant": tenant, "channel": channel_id, "id": message_id, "type": kind, "document": document}
     await execute(connection, "insert_channel_message", bound)
+
+
+async def resend(
+    connection: Connection, tenant: str, channel_id: str, *, message_id: str | None, since: datetime | None, limit: int
+) -> int:
+    """Have one message, or at most `limit` that failed since a time, sent again; return how many."""
+    bound = {"tenant": tenant, "channel": channel_id, "message_id": message_id, "since": since, "limit": limit}
+    return await execute(connection, "resend_messages", bound)
+
+
+async def has_message(connection: Connection, tenant: str, channel_id: str, message_id: str) -> bool:
+    """Say whether a channel has a message."""
+    bound = {"tenant": tenant, "channel": channel_id, "message_id": message_id}
+    return await fetch_one(connection, "find_message", bound) is not None
+
+
+async def messages(
+    connection: Connection, tenant: str, channel_id: str, state: str | None, *, behind: Position | None, limit: int
+) -> list[MessageRow]:
+    """Return at most `limit` messages, the newest first, behind a position."""
+    bound = {
+        "tenant": tenant,
+        "channel": channel_id,
+        "state": state,
+        "time": None if behind is None else to_datetime(behind.time),
+        "id": None if behind is None else behind.event_id,
+        "limit": limit,
+    }
+    return [MessageRow(**row) for row in await fetch_all(connection, "list_messages", bound)]
 
 
 async def attempts(

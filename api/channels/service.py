@@ -4,25 +4,30 @@ import base64
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Final
 
 from api import errors
 from api.audit.entry import Action, Actor, append_change
 from api.auth import Caller
 from api.channels import repository
-from api.channels.repository import WALK, AttemptRow, ChannelRow
-from api.channels.targets import Target, reach_fault, without_path
+from api.channels.repository import MESSAGES, WALK, AttemptRow, ChannelRow, MessageRow
+from api.channels.targets import AnyTarget, reach_fault, without_path
 from api.cursor import CursorError, CursorSeal, Position
 from api.database import Connection, Database
 from api.ids import uuid7
 from api.limits.quotas import Quotas
 from api.outbox import lock_tenant
-from pulsestream.core.clock import Clock, format_rfc3339
+from pulsestream.core.clock import Clock, format_rfc3339, to_micros
 from pulsestream.core.targets import Network
 from schemas.notification import TEST, Channel, Data, Notification, encode
 
 _SECRET_BYTES: Final = 24
 """Of a signing secret: Standard Webhooks asks for 24 to 64."""
+
+
+MAX_RESENT: Final = 10_000
+"""Messages that one request has sent again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,14 @@ class Page:
     """Attempts, the newest first; `next_cursor` is None after the last one."""
 
     attempts: list[AttemptRow]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePage:
+    """Messages, the newest first; `next_cursor` is None after the last one."""
+
+    messages: list[MessageRow]
     next_cursor: str | None
 
 
@@ -63,7 +76,7 @@ class Channels:
         async with self._database.tenant(tenant) as connection:
             return await _found(connection, tenant, channel_id)
 
-    async def create(self, caller: Caller, target: Target, wanted: dict[str, Any]) -> Made:
+    async def create(self, caller: Caller, target: AnyTarget, wanted: dict[str, Any]) -> Made:
         """Make a channel; raises Problem 403 (quota), 409 (name) or 422."""
         tenant, now = caller.tenant, self._clock()
         self._check(target)
@@ -80,7 +93,7 @@ class Channels:
         return Made(made, secret if stored.kind == "webhook" else None)
 
     async def change(
-        self, caller: Caller, channel_id: str, target: Target | None, changes: dict[str, Any]
+        self, caller: Caller, channel_id: str, target: AnyTarget | None, changes: dict[str, Any]
     ) -> ChannelRow:
         """Change a channel; raises Problem 404, 409 or 422."""
         tenant = caller.tenant
@@ -123,6 +136,41 @@ class Channels:
             )
         return message_id
 
+    async def resend(self, caller: Caller, channel_id: str, *, message_id: str | None, since: datetime | None) -> int:
+        """Have one message, or all that failed since a time, sent again; returns how many. Raises Problem 404, 409."""
+        tenant = caller.tenant
+        async with self._database.tenant(tenant) as connection:
+            await lock_tenant(connection, tenant)
+            channel = _required(await repository.lock(connection, tenant, channel_id), channel_id)
+            if not channel.enabled:
+                raise errors.conflict(
+                    "channel-not-enabled",
+                    "Channel is not enabled",
+                    f"Channel {channel.name!r} is {channel.state}, and nothing is sent to it: enable it first.",
+                )
+            if message_id is not None and not await repository.has_message(connection, tenant, channel_id, message_id):
+                raise errors.not_found(f"The channel has no message {message_id[:60]!r}: GET …/messages lists them.")
+            sent = await repository.resend(
+                connection, tenant, channel_id, message_id=message_id, since=since, limit=MAX_RESENT
+            )
+            if sent:
+                after = {"messages": sent, "message_id": message_id, "failed_since": _time(since)}
+                target = f"channel:{channel_id}"
+                await append_change(connection, Actor.of(caller), Action.CHANNEL_RESEND, target, after=after)
+        return sent
+
+    async def messages(
+        self, tenant: str, channel_id: str, state: str | None, limit: int, cursor: str | None
+    ) -> MessagePage:
+        """Return a page of a channel's messages; raises Problem 400 or 404."""
+        walk = [MESSAGES, channel_id, state]
+        behind = None if cursor is None else self._open(cursor, tenant, walk)
+        async with self._database.tenant(tenant) as connection:
+            await _found(connection, tenant, channel_id)
+            rows = await repository.messages(connection, tenant, channel_id, state, behind=behind, limit=limit + 1)
+        more = len(rows) > limit
+        return MessagePage(rows[:limit], self._seal.seal(rows[limit - 1].position, tenant, walk) if more else None)
+
     async def attempts(
         self,
         tenant: str,
@@ -150,11 +198,11 @@ class Channels:
         more = len(rows) > limit
         return Page(rows[:limit], self._seal.seal(rows[limit - 1].position, tenant, walk) if more else None)
 
-    def _check(self, target: Target) -> None:
-        for url in target.urls():
+    def _check(self, target: AnyTarget) -> None:
+        for name, url in target.urls().items():
             fault = reach_fault(url, self._allowed)
             if fault is not None:
-                raise errors.invalid_body([errors.FieldError("/target/url", f"{url[:100]!r} {fault}")])
+                raise errors.invalid_body([errors.FieldError(f"/target/{name}", fault)])
 
     def _open(self, cursor: str, tenant: str, walk: Sequence[object]) -> Position:
         try:
@@ -163,6 +211,10 @@ class Channels:
             raise errors.invalid_cursor(
                 f"{error}. Use next_cursor of an answer to this very request, unchanged."
             ) from error
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else format_rfc3339(to_micros(moment))
 
 
 def _signing_secret() -> str:
@@ -176,7 +228,7 @@ def _new(channel_id: str, kind: str, shown: dict[str, Any], created_by: str, wan
     return ChannelRow(**fixed | state | wanted)
 
 
-def _changed(held: ChannelRow, target: Target | None, changes: dict[str, Any]) -> ChannelRow:
+def _changed(held: ChannelRow, target: AnyTarget | None, changes: dict[str, Any]) -> ChannelRow:
     changed = replace(held, **changes)
     if changes.get("enabled"):  # a person says that it works again
         changed = replace(changed, disabled_reason=None, failing_since=None)

@@ -30,6 +30,24 @@ def _url(text: str) -> str:
 Url = Annotated[str, Field(max_length=MAX_URL, examples=["https://example.com/alerts"]), AfterValidator(_url)]
 
 
+def _base(text: str) -> str:
+    if "?" in _url(text):
+        raise ValueError("has a query: give the address that the methods' names come behind")
+    return text.rstrip("/")
+
+
+Base = Annotated[str, Field(max_length=MAX_URL), AfterValidator(_base)]
+Mailbox = Annotated[
+    str,
+    Field(
+        max_length=254,
+        pattern=r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?$",
+        examples=["desk@example.com"],
+    ),
+]
+"""An address that goes into a header and into SMTP's commands: nothing in it can end a line."""
+
+
 class WebhookTarget(Body):
     """An address that gets a signed POST for each message (Standard Webhooks)."""
 
@@ -40,12 +58,60 @@ class WebhookTarget(Body):
         """Return what is stored of it: its signing secret is made, not given."""
         return Stored(self.kind, {"url": self.url})
 
-    def urls(self) -> list[str]:
-        """Return the addresses that are connected to."""
-        return [self.url]
+    def urls(self) -> dict[str, str]:
+        """Return the addresses that are connected to, by their members."""
+        return {"url": self.url}
 
 
-Target = WebhookTarget
+class EmailTarget(Body):
+    """Addresses that get each message as e-mail, through the operator's relay."""
+
+    kind: Literal["email"]
+    to: list[Mailbox] = Field(min_length=1, max_length=20)
+
+    def stored(self) -> Stored:
+        """Return what is stored of it."""
+        return Stored(self.kind, {"to": list(dict.fromkeys(self.to))})
+
+    def urls(self) -> dict[str, str]:
+        """Return none: the relay is the operator's."""
+        return {}
+
+
+class SlackTarget(Body):
+    """An incoming webhook of Slack, or of what is compatible with it; its address is the secret."""
+
+    kind: Literal["slack"]
+    url: Url
+
+    def stored(self) -> Stored:
+        """Return what is stored of it."""
+        return Stored(self.kind, {"host": parse_target(self.url).host}, self.url)
+
+    def urls(self) -> dict[str, str]:
+        """Return the addresses that are connected to, by their members."""
+        return {"url": self.url}
+
+
+class TelegramTarget(Body):
+    """A chat that a bot of Telegram writes to."""
+
+    kind: Literal["telegram"]
+    token: str = Field(pattern=r"^[0-9]{1,20}:[A-Za-z0-9_-]{20,100}$", description="of the bot; never shown again")
+    chat_id: str = Field(pattern=r"^(-?[0-9]{1,20}|@[A-Za-z0-9_]{1,64})$", examples=["-1001234567890"])
+    base_url: Base = Field("https://api.telegram.org", description="of the bot API")
+
+    def stored(self) -> Stored:
+        """Return what is stored of it."""
+        return Stored(self.kind, {"chat_id": self.chat_id, "base_url": self.base_url}, self.token)
+
+    def urls(self) -> dict[str, str]:
+        """Return the addresses that are connected to, by their members."""
+        return {"base_url": self.base_url}
+
+
+Target = Annotated[WebhookTarget | EmailTarget | SlackTarget | TelegramTarget, Field(discriminator="kind")]
+AnyTarget = WebhookTarget | EmailTarget | SlackTarget | TelegramTarget
 _PLAIN: Final = "http"
 
 

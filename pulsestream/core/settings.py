@@ -129,6 +129,15 @@ class Settings(BaseSettings):
     notify_private: str = Field(
         "", description="networks and addresses reached though not public, plain http too, comma-separated: 10.1.0.0/16"
     )
+    notify_smtp_host: str = Field("", description="mail relay that e-mail goes through; empty: there is no e-mail")
+    notify_smtp_port: int = Field(587, ge=1, le=65535)
+    notify_smtp_security: Literal["starttls", "tls", "off"] = Field(
+        "starttls", description="of the connection to the relay; off is for a relay on the same machine"
+    )
+    notify_smtp_username: str = ""
+    notify_smtp_password: SecretStr = SecretStr("")
+    notify_smtp_ca_file: Path | None = Field(None, description="PEM file with the relay's certificate authority")
+    notify_from: str = Field("pulsestream@localhost", description="sender of e-mail")
     notify_timeout: float = Field(15.0, ge=0.1, le=120, description="seconds that an attempt to deliver may take")
     notify_retries: str = Field(
         "5, 300, 1800, 7200, 18000, 36000, 36000", description="seconds before each further attempt, comma-separated"

@@ -20,7 +20,9 @@ from pulsestream.core.log import logger
 from pulsestream.core.metrics import NOTIFIER_MESSAGES
 from pulsestream.core.settings import Settings
 from pulsestream.core.targets import parse_networks
+from sinks.notifier.chat import Slack, Telegram
 from sinks.notifier.delivery import Deliveries
+from sinks.notifier.mail import Mail
 from sinks.notifier.outbound import Client
 from sinks.notifier.reading import Reader
 from sinks.notifier.retries import schedule
@@ -62,7 +64,8 @@ class Notifier:
         client = Client(
             parse_networks(self._settings.notify_private, "PULSESTREAM_NOTIFY_PRIVATE"), self._settings.notify_timeout
         )
-        deliveries = Deliveries(self._settings, _senders(client), self._clock)
+        mail = Mail(self._settings)
+        deliveries = Deliveries(self._settings, _senders(client, mail), self._clock)
         with operations(self._settings.ops_port, self.readiness):
             await deliveries.open()
             threads = self._threads(loop, deliveries, stop)
@@ -76,6 +79,7 @@ class Notifier:
                 await asyncio.to_thread(_join, threads)
                 await deliveries.close()
                 await client.close()
+                mail.close()
         if self._failure is not None:
             raise self._failure
         _log.info("notifier stopped")
@@ -132,8 +136,13 @@ class Notifier:
         return Store(self._settings.database_url.get_secret_value(), name)
 
 
-def _senders(client: Client) -> dict[str, Send]:
-    return {"webhook": Webhook(client, version("pulsestream"))}
+def _senders(client: Client, mail: Mail) -> dict[str, Send]:
+    return {
+        "webhook": Webhook(client, version("pulsestream")),
+        "slack": Slack(client),
+        "telegram": Telegram(client),
+        "email": mail,
+    }
 
 
 def _join(threads: list[threading.Thread]) -> None:

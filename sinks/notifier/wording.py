@@ -35,8 +35,8 @@ def headline(data: Data) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text without line ends and other characters that do not show."""
-    return "".join(character if character.isprintable() else " " for character in text).strip()
+    """Return a text without line ends and other characters that do not show, and with single blanks."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _severity(data: Data) -> str:

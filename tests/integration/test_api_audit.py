@@ -196,6 +196,17 @@ def changing_a_channel(method: str, body: Any) -> Callable[[Desk], dict[str, Any
     return changes
 
 
+def resending(desk: Desk) -> dict[str, Any]:
+    made = send(desk.tenant, "POST", CHANNELS, json=HOOK | {"name": "to be sent again"}).json()
+    tested = send(desk.tenant, "POST", f"{CHANNELS}/{made['id']}/test").json()["message_id"]
+    with psycopg.connect(desk.running.database.url()) as connection:
+        connection.execute("UPDATE notifications SET state = 'failed', settled_at = now() WHERE id = %s", (tested,))
+    send(desk.tenant, "POST", f"{CHANNELS}/{made['id']}/resend", json={"message_id": tested})
+    row = newest(desk.tenant)
+    assert (row["target"], row["after"]["messages"]) == (f"channel:{made['id']}", 1)
+    return row
+
+
 def replaying(desk: Desk) -> dict[str, Any]:
     (letter_id,) = desk.put([desk.letter(1, good(1))])
     send(desk.tenant, "POST", f"{LETTERS}/replay", json={"ids": [letter_id]})
@@ -266,6 +277,7 @@ CASES: dict[tuple[str, str], tuple[Callable[[Desk], dict[str, Any]], str]] = {
     ("put", SUBSCRIPTIONS): (subscribing, "subscriptions.replace"),
     ("post", RULES): (making_a_rule, "rule.create"),
     ("post", CHANNELS): (making_a_channel, "channel.create"),
+    ("post", CHANNELS + "/{channel_id}/resend"): (resending, "channel.resend"),
     ("patch", CHANNELS + "/{channel_id}"): (changing_a_channel("PATCH", {"enabled": False}), "channel.change"),
     ("delete", CHANNELS + "/{channel_id}"): (changing_a_channel("DELETE", None), "channel.delete"),
     ("delete", RULES + "/{rule_id}"): (deleting_a_rule, "rule.delete"),

@@ -516,6 +516,10 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("patch", CHANNELS + "/{channel_id}"): another_tenants_channel_does_not_exist("PATCH", "", {"enabled": False}),
     ("delete", CHANNELS + "/{channel_id}"): another_tenants_channel_does_not_exist("DELETE", ""),
     ("post", CHANNELS + "/{channel_id}/test"): another_tenants_channel_does_not_exist("POST", "/test"),
+    ("get", CHANNELS + "/{channel_id}/messages"): another_tenants_channel_does_not_exist("GET", "/messages"),
+    ("post", CHANNELS + "/{channel_id}/resend"): another_tenants_channel_does_not_exist(
+        "POST", "/resend", {"failed_since": "2026-01-01T00:00:00Z"}
+    ),
     ("get", CHANNELS + "/{channel_id}/attempts"): another_tenants_channel_does_not_exist("GET", "/attempts"),
     **dict.fromkeys(
         (

@@ -21,9 +21,12 @@ from tests.support.e2e import Installation, Service, Tenant, rows
 from tests.support.notifying import (
     CHANNELS,
     LOCAL,
+    Mailbox,
     Receiver,
     attempts,
+    channel,
     firing,
+    mail_server,
     make_alert_topic,
     over,
     receiver,
@@ -42,6 +45,7 @@ class Desk:
     running: Installation
     tenant: Tenant
     inbox: Receiver
+    mailbox: Mailbox
 
     def send(self, *alerts: Alert) -> None:
         send_alerts(self.running.admin, self.tenant.slug, *alerts)
@@ -64,13 +68,23 @@ def desk(
     given = {"notify_private": LOCAL, "notify_retries": "0.2, 0.2", "notify_timeout": 1}
     with (
         receiver() as inbox,
+        mail_server(folder) as mailbox,
         installation(
-            folder, broker, database_server, migrated_template, "relay", "api", "notifier", **given
+            folder, broker, database_server, migrated_template, "relay", "api", "notifier", **given, **_relay(mailbox)
         ) as running,
     ):
         tenant = running.register("desk")
         make_alert_topic(running.admin, tenant.slug)
-        yield Desk(running, tenant, inbox)
+        yield Desk(running, tenant, inbox, mailbox)
+
+
+def _relay(mailbox: Mailbox) -> dict[str, object]:
+    return {
+        "notify_smtp_host": "127.0.0.1",
+        "notify_smtp_port": mailbox.port,
+        "notify_smtp_ca_file": mailbox.ca_file,
+        "notify_from": "alerts@pulse.example",
+    }
 
 
 def only(rule: str) -> dict[str, list[str]]:
@@ -361,6 +375,64 @@ def _send_slowly(desk: Desk, names: list[str]) -> None:
     for start in range(0, len(names), 6):
         desk.send(*(firing(name, labels={"run": "killed"}) for name in names[start : start + 6]))
         time.sleep(0.05)
+
+
+def test_an_alert_reaches_people_by_mail_and_in_their_chats(desk: Desk) -> None:
+    token = "123456:" + "A" * 35
+    matchers = {"matchers": only("people")}
+    mail = channel(desk.tenant, {"kind": "email", "to": ["desk@example.com", "risk@example.com"]}, **matchers)
+    slack = channel(desk.tenant, {"kind": "slack", "url": desk.inbox.url("/ok/hooks/T0/B0/secret")}, **matchers)
+    telegram = channel(
+        desk.tenant,
+        {"kind": "telegram", "token": token, "chat_id": "-1001", "base_url": desk.inbox.url("/telegram")},
+        **matchers,
+    )
+
+    desk.send(firing("people", rule_name="<!channel> & people\r\nBcc: all@example.com", severity="critical"))
+    [in_slack] = desk.inbox.wait("/ok/hooks/T0/B0/secret")
+    [in_telegram] = desk.inbox.wait(f"/telegram/bot{token}/sendMessage")
+    wait_until(lambda: desk.mailbox.took)
+    [(to, message)] = desk.mailbox.took
+
+    assert json.loads(in_slack.body)["text"].startswith(
+        "[CRITICAL] 1 firing: &lt;!channel&gt; &amp; people Bcc: all@example.com BTC-USD\n"
+    )
+    assert json.loads(in_telegram.body)["chat_id"] == "-1001"
+    assert to == ["desk@example.com", "risk@example.com"]
+    assert (
+        " ".join(message["Subject"].split()) == "[CRITICAL] 1 firing: <!channel> & people Bcc: all@example.com BTC-USD"
+    )
+    assert (message["Bcc"], message["From"]) == (None, "PulseStream <alerts@pulse.example>")
+    wait_until(lambda: all(desk.state(made["id"]) == ["delivered"] for made in (mail, slack, telegram)))
+    shown = desk.tenant.call("GET", CHANNELS)
+    assert "secret" not in str([made["target"] for made in shown["channels"]])
+    assert token not in str(shown)
+    assert slack["secret"] is telegram["secret"] is mail["secret"] is None
+
+
+def test_what_failed_is_sent_again_when_that_is_asked_for(desk: Desk) -> None:
+    path = "/ok/asked"
+    made = webhook(desk.tenant, desk.inbox.url(path), matchers=only("asked"))
+    began = desk.tenant.call("GET", f"{CHANNELS}/{made['id']}")["created_at"]
+    desk.inbox.failing.add(path)
+    desk.send(firing("asked", "BTC-USD"), firing("asked", "ETH-USD"))
+    wait_until(lambda: desk.state(made["id"]) == ["failed", "failed"])
+    failed = desk.tenant.call("GET", f"{CHANNELS}/{made['id']}/messages", params={"state": "failed"})["messages"]
+    desk.inbox.failing.discard(path)
+    desk.inbox.received.clear()
+
+    one = desk.tenant.call("POST", f"{CHANNELS}/{made['id']}/resend", json={"message_id": failed[0]["id"]})
+    [first] = desk.inbox.wait(path)
+    wait_until(lambda: sorted(desk.state(made["id"])) == ["delivered", "failed"])
+    rest = desk.tenant.call("POST", f"{CHANNELS}/{made['id']}/resend", json={"failed_since": began})
+    second = desk.inbox.wait(path, 2)[1]
+    wait_until(lambda: desk.state(made["id"]) == ["delivered", "delivered"])
+
+    assert (one["messages"], rest["messages"]) == (1, 1)
+    assert [first.id, second.id] == [failed[0]["id"], failed[1]["id"]]
+    assert json.loads(first.body) == failed[0]["body"]
+    none = desk.tenant.call("POST", f"{CHANNELS}/{made['id']}/resend", json={"failed_since": began})
+    assert none["messages"] == 0
 
 
 def test_alerts_that_no_worker_made_harm_nobody(desk: Desk) -> None:

@@ -1,22 +1,37 @@
 """What the notifier's tests share: receivers that misbehave on purpose, alerts to send, and what was received."""
 
+import email
+import email.policy
+import ipaddress
 import itertools
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from aiosmtpd.controller import Controller
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from pulsestream.core.clock import wall_clock
 from pulsestream.core.kafka import Admin
 from pulsestream.core.layout import tenant_topic_spec
 from pulsestream.core.settings import Settings
 from pulsestream.core.topics import tenant_topic
+from pulsestream.local.process import free_port
 from schemas.records import Alert
 from tests.support.e2e import Tenant
 from tests.support.sinking import alert, encoded, send
@@ -110,6 +125,9 @@ def _handler(found: Receiver) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - o
         def _ok(self) -> None:
             self._answer(200, b"thanks")
 
+        def _telegram(self) -> None:
+            self._answer(200, b'{"ok":true,"result":{}}')
+
         def _500(self) -> None:
             self._answer(500, b"<h1>no\0</h1>")
 
@@ -174,6 +192,65 @@ def _handler(found: Receiver) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - o
     return Handler
 
 
+@dataclass
+class Mailbox:
+    """A mail server on a loopback port, with a certificate in `ca_file`, and what it took."""
+
+    port: int
+    ca_file: Path
+    took: list[tuple[list[str], EmailMessage]] = field(default_factory=list)
+    refusing: str = ""
+
+    async def handle_RCPT(  # noqa: N802 - aiosmtpd's own name
+        self, _server: Any, _session: Any, envelope: Any, address: str, _options: Any
+    ) -> str:
+        if "nobody" in address:
+            return "550 nobody of that name"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802 - likewise
+        if self.refusing:
+            return self.refusing
+        message = email.message_from_bytes(envelope.original_content, policy=email.policy.default)
+        assert isinstance(message, EmailMessage)
+        self.took.append((list(envelope.rcpt_tos), message))
+        return "250 taken"
+
+
+@contextmanager
+def mail_server(folder: Path, *, starttls: bool = True, **options: Any) -> Iterator[Mailbox]:
+    certificate = folder / "certificate.pem"
+    write_certificate(certificate)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    found = Mailbox(free_port(), certificate)
+    secured = {"tls_context": tls, "require_starttls": True} if starttls else {}
+    controller = Controller(found, hostname="127.0.0.1", port=found.port, **secured, **options)
+    controller.start()
+    try:
+        yield found
+    finally:
+        controller.stop()
+
+
+def write_certificate(path: Path) -> None:
+    """Write a key and a certificate that it signed itself, for 127.0.0.1."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(private + certificate.public_bytes(Encoding.PEM))
+
+
 def make_alert_topic(admin: Settings, tenant: str) -> None:
     Admin(admin).create([tenant_topic_spec(admin, tenant, "alerts")])
 
@@ -199,6 +276,13 @@ def send_alerts(admin: Settings, tenant: str, *alerts: Alert) -> None:
 def webhook(tenant: Tenant, url: str, **more: Any) -> dict[str, Any]:
     """Make a channel and return it with its secret."""
     body = {"name": f"hook-{next(_numbers)}", "target": {"kind": "webhook", "url": url}} | QUICK | more
+    made: dict[str, Any] = tenant.call("POST", CHANNELS, json=body)
+    return made
+
+
+def channel(tenant: Tenant, target: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Make a channel of any kind."""
+    body = {"name": f"channel-{next(_numbers)}", "target": target} | QUICK | more
     made: dict[str, Any] = tenant.call("POST", CHANNELS, json=body)
     return made
 
