@@ -35,7 +35,7 @@ test-containers: .venv/developer ## Build the image and test docker-compose.kafk
 	$(BIN)/pytest --containers tests/containers $(ARGS)
 
 faults: .venv/developer ## Kill and stop processes many more times than `make test` does (ARGS="-k name" for some).
-	$(BIN)/pytest --thorough tests/e2e tests/faults $(ARGS)
+	$(BIN)/pytest --thorough tests/e2e tests/faults tests/integration/test_kafka_credentials_use.py $(ARGS)
 
 properties: .venv/developer ## Try each property with ten times as many examples as `make test` does.
 	$(BIN)/pytest --thorough -n $(JOBS) --dist loadfile tests/unit $(ARGS)

@@ -68,8 +68,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "heavy: has a make target of its own, and is left out without --thorough")
     if config.getoption("--thorough"):
         hypothesis.settings.load_profile("thorough")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--thorough"):
+        return
+    left_out = pytest.mark.skip(reason="heavy: `make faults` and `make matrix` run it (--thorough)")
+    for item in items:
+        if item.get_closest_marker("heavy"):
+            item.add_marker(left_out)
 
 
 @pytest.fixture(scope="session")

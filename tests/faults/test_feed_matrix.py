@@ -19,6 +19,7 @@ from pulsestream.local.kafka import EmbeddedKafka
 from tests.support.matrix import VENUES, Arena, Line, Matrix, Planned, covered, database_copy, within
 from tests.support.rounds import Rounds
 
+pytestmark = pytest.mark.heavy
 RATE: Final = 10.0
 BOUND: Final = 60.0
 LAG: Final = 5.0

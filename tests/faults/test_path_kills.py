@@ -16,6 +16,7 @@ from tests.support.e2e import Installation, Service, eventually, installed, logs
 from tests.support.evidence import Watched, assert_alerts_right, assert_rows_are, assert_statistics_right
 from tests.support.oracle import SECOND, frame_ticks, read_frames
 
+pytestmark = pytest.mark.heavy
 SPEED = 3
 """Market time runs faster than the event clock, so that the clock overtakes no record which is still on its way."""
 SECONDS = 30.0

@@ -25,6 +25,7 @@ from tests.support.logins import PATH, Login, login, make, open_login, send
 from tests.support.rounds import Rounds
 from tests.support.sinking import event, tick
 
+pytestmark = pytest.mark.heavy
 LIMITS = "free.requests=100000, free.events=100000, free.kafka_produce=50000, free.kafka_credentials=2"
 READER = """
 import java.io.*; import java.time.Duration; import java.util.*;
