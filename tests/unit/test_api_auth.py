@@ -246,10 +246,10 @@ def test_requests_at_once_ask_the_database_once() -> None:
     assert known.asked == [key.id]
 
 
-def test_a_viewer_may_read_everything_but_keys_logins_and_the_audit_and_write_nothing() -> None:
+def test_a_viewer_may_read_everything_but_keys_logins_channels_and_the_audit_and_write_nothing() -> None:
     assert {permission.value for permission in ROLES["viewer"]} == {
         permission.value for permission in Permission if permission.value.endswith(":read")
-    } - {"keys:read", "kafka-credentials:read", "audit:read"}
+    } - {"keys:read", "kafka-credentials:read", "channels:read", "audit:read"}
 
 
 def test_a_missing_permission_is_403_and_says_which_roles_have_it() -> None:
