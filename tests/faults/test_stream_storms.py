@@ -16,6 +16,7 @@ from tests.support.e2e import Service, eventually
 from tests.support.rounds import Rounds
 from tests.support.streaming import Feeding, Streams, market, streams_on
 
+pytestmark = pytest.mark.heavy
 RULES = {
     "level": {"name": "level", "product": "*", "condition": {"type": "price", "above": 102, "clear": 101}, "for": "2s"},
     "change": {"name": "change", "product": "*", "condition": {"type": "change", "window": "1m", "above_pct": 0.5}},

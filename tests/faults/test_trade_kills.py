@@ -16,6 +16,7 @@ from schemas.records import Feed
 from tests.support.e2e import DatabaseUrl, Service, eventually
 from tests.support.producing import read_feeds, read_trades, start_exchange, start_producer, subscribe
 
+pytestmark = pytest.mark.heavy
 PRODUCT = "BTC-USD"
 
 
