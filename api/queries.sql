@@ -16,7 +16,7 @@ FROM find_api_key(%(key_id)s);
 SELECT status FROM tenants WHERE tenant = %(tenant)s FOR NO KEY UPDATE;
 
 -- name: hold_tenant
-SELECT tenant, name, tier, status, shard, created_at, version, delete_after FROM tenants
+SELECT tenant, name, tier, status, shard, created_at, version, was_suspended FROM tenants
 WHERE tenant = %(tenant)s FOR NO KEY UPDATE;
 
 -- name: change_tenant
@@ -24,6 +24,7 @@ UPDATE tenants SET
     tier = %(tier)s,
     status = %(status)s,
     delete_after = CASE WHEN %(status)s = 'deleting' THEN coalesce(now() + %(grace)s::interval, delete_after) END,
+    was_suspended = %(status)s = 'deleting' AND (was_suspended OR status = 'suspended'),
     version = nextval('control_version')
 WHERE tenant = %(tenant)s
 RETURNING tenant, name, tier, status, shard, created_at, version;

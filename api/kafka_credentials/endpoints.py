@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -138,7 +137,7 @@ async def create_credential(
 
     If the answer was lost, revoke the credential by its id and make another.
     """
-    return _made(await service.create(caller, body.name, _end(body.expires_at)), caller, service)
+    return _made(await service.create(caller, body.name, end_given("/expires_at", body.expires_at)), caller, service)
 
 
 @router.get("", response_model=ShownCredentials, responses=problems(400, 401, 403, 503))
@@ -181,10 +180,6 @@ async def rotate_credential(
 ) -> dict[str, Any]:
     """Make a login of the same name and end in the place of this one, which works on for a while beside it."""
     return _made(await service.rotate(caller, credential_id, body.overlap_seconds), caller, service)
-
-
-def _end(text: str | None) -> datetime | None:
-    return end_given("/expires_at", text)
 
 
 def _shown(row: CredentialRow, caller: Caller, service: KafkaCredentials) -> dict[str, Any]:

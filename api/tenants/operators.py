@@ -35,7 +35,8 @@ class Held:
     shard: int
     created_at: datetime
     version: int
-    delete_after: datetime | None
+    was_suspended: bool
+    """Whether it was when its deletion began."""
 
 
 def suspend(connection: Connection, tenant: str, reason: str) -> None:
@@ -67,14 +68,19 @@ def delete(connection: Connection, tenant: str, grace: timedelta) -> None:
 
 
 def restore(connection: Connection, tenant: str) -> None:
-    """Bring back a tenant that is being deleted; raises UsageError for any other, and once its erasure has begun."""
+    """Bring back a tenant that is being deleted, as active or suspended as it was before.
+
+    Raises UsageError for any other tenant, and once its erasure has begun.
+    """
     with _locked(connection, tenant) as held:
         _require(held, DELETING, "restored")
         if fetch_all(connection, "list_erasures", tenant=tenant):
             raise UsageError(f"tenant {tenant} is being erased since its grace period ended: nothing brings it back")
-        _change(connection, held, status=ACTIVE)
-        feed_again(connection, tenant)
-        audit(connection, tenant, Action.TENANT_RESTORE, {"status": DELETING}, {"status": ACTIVE})
+        status = SUSPENDED if held.was_suspended else ACTIVE
+        _change(connection, held, status=status)
+        if status == ACTIVE:
+            feed_again(connection, tenant)
+        audit(connection, tenant, Action.TENANT_RESTORE, {"status": DELETING}, {"status": status})
 
 
 def end_grace(connection: Connection, tenant: str) -> None:

@@ -3,10 +3,11 @@
 ALTER TABLE tenants DROP CONSTRAINT tenants_status_check;
 ALTER TABLE tenants
     ADD COLUMN delete_after timestamptz,
+    ADD COLUMN was_suspended boolean NOT NULL DEFAULT false, -- when its deletion began: what a restore brings back
     ADD CONSTRAINT tenants_status_check CHECK (status IN ('active', 'suspended', 'deleting', 'deleted')),
     ADD CONSTRAINT tenants_delete_after CHECK ((status = 'deleting') = (delete_after IS NOT NULL));
 CREATE INDEX tenants_to_erase ON tenants (delete_after) WHERE delete_after IS NOT NULL;
-GRANT UPDATE (name, delete_after) ON tenants TO ps_relay;
+GRANT UPDATE (name, delete_after, was_suspended) ON tenants TO ps_relay;
 
 -- How far an erasure is, and what went. Counts are written in the transactions that remove the rows.
 CREATE TABLE erasures (

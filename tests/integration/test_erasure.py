@@ -28,6 +28,7 @@ from pulsestream.core.errors import UsageError
 from pulsestream.core.kafka import Admin
 from pulsestream.core.layout import tenant_topic_spec
 from pulsestream.core.settings import Settings
+from pulsestream.core.topics import SUBSCRIPTIONS
 from pulsestream.local.access import ensure_users
 from pulsestream.local.roles import child_environment
 from tests.support.databases import BOTH_KINDS, NamedDatabase
@@ -323,6 +324,31 @@ def test_nothing_is_made_for_a_tenant_that_is_being_deleted_and_nothing_brings_i
         with pytest.raises(UsageError, match="is being erased"):
             operators.restore(connection, tenant)
     assert Belongings(relay).topics(tenant) == []
+
+
+@pytest.mark.parametrize("suspended", [False, True])
+def test_a_tenant_is_restored_within_its_grace_period_as_it_was(
+    relay: Settings, admin: psycopg.Connection, tenant: str, *, suspended: bool
+) -> None:
+    admin.execute("INSERT INTO tenants (tenant, name) VALUES (%s, '')", (tenant,))
+    insert(admin, "subscriptions", tenant, 0)
+    published = "SELECT value IS NOT NULL FROM outbox WHERE topic = %s ORDER BY id"
+
+    with connect(relay, "test") as connection:
+        if suspended:
+            operators.suspend(connection, tenant, "")
+        operators.delete(connection, tenant, timedelta(days=7))
+        assert due(connection) == []
+        operators.restore(connection, tenant)
+        with pytest.raises(UsageError, match="only one that is deleting"):
+            operators.restore(connection, tenant)
+
+    (row,) = admin.execute(
+        "SELECT status, delete_after, was_suspended FROM tenants WHERE tenant = %s", (tenant,)
+    ).fetchall()
+    assert row == ("suspended" if suspended else "active", None, False)
+    told = [is_there for (is_there,) in admin.execute(published, (SUBSCRIPTIONS,)).fetchall()]
+    assert told == ([False, False] if suspended else [False, True])
 
 
 def test_the_slug_is_never_given_again(relay: Settings, admin: psycopg.Connection, tenant: str) -> None:
