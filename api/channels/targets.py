@@ -37,15 +37,17 @@ def _base(text: str) -> str:
 
 
 Base = Annotated[str, Field(max_length=MAX_URL), AfterValidator(_base)]
+_ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL: Final = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 Mailbox = Annotated[
     str,
     Field(
         max_length=254,
-        pattern=r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?$",
+        pattern=rf"^{_ATOM}(\.{_ATOM})*@{_LABEL}(\.{_LABEL})*$",
         examples=["desk@example.com"],
     ),
 ]
-"""An address that goes into a header and into SMTP's commands: nothing in it can end a line."""
+"""A dot-atom at a host (RFC 5321, 4.1.2): it goes into a header and SMTP's commands, and nothing in it ends a line."""
 
 
 class WebhookTarget(Body):

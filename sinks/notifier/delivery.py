@@ -149,7 +149,7 @@ class Deliveries:
             if await self._is_held_back(claimed):
                 return
             began = loop.time()
-            outcome = await self._senders[claimed.kind](claimed, self._clock() // MICROS_PER_SECOND)
+            outcome = await self._attempt(claimed)
             seconds = loop.time() - began
             await self._record(claimed, outcome, seconds)
             said = "delivered" if outcome.delivered else "failed"
@@ -160,6 +160,14 @@ class Deliveries:
         finally:
             self._under_way.pop(claimed.id, None)
             self._wake.set()
+
+    async def _attempt(self, claimed: Claimed) -> Outcome:
+        """Send a message; one that raises has failed, or it would end this process again and again, for everybody."""
+        try:
+            return await self._senders[claimed.kind](claimed, self._clock() // MICROS_PER_SECOND)
+        except Exception:  # noqa: BLE001 - whatever a target or a text leads a sender into
+            _log.exception("message cannot be sent", tenant=claimed.tenant, channel=claimed.channel, message=claimed.id)
+            return Outcome(delivered=False, error="this message cannot be sent to this target")
 
     async def _is_held_back(self, claimed: Claimed) -> bool:
         """Settle a message of which nobody is to be told now: its group looks at its alerts again.

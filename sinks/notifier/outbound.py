@@ -57,9 +57,12 @@ class Resolver:
     async def __call__(self, host: str, port: int) -> Sequence[Address]:
         """Return every address of a name; raises OSError."""
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(
-            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        )
+        try:
+            found = await loop.run_in_executor(
+                self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            )
+        except UnicodeError as error:  # what a name with an empty or overlong label raises
+            raise OSError("the name cannot be looked up") from error
         return list(dict.fromkeys(_address(entry[4][0]) for entry in found))
 
     def close(self) -> None:

@@ -452,6 +452,26 @@ def test_alerts_that_no_worker_made_harm_nobody(desk: Desk) -> None:
     assert desk.running["notifier"].metric("pulsestream_notifier_skipped_total", reason="unsound") == len(bad) + 2
 
 
+def test_targets_that_no_sender_can_use_are_failed_attempts_and_harm_nobody(desk: Desk) -> None:
+    mail = channel(desk.tenant, {"kind": "email", "to": ["a@example.com"]}, matchers=only("nothing"))["id"]
+    hook = webhook(desk.tenant, desk.inbox.url("/ok/nowhere"), matchers=only("nothing"))["id"]
+    beside = webhook(desk.tenant, desk.inbox.url("/ok/beside"), matchers=only("nothing"))["id"]
+    for broken, target in ((mail, {"to": ["a..b@example.com"]}), (hook, {"url": "https://a..b/"})):
+        statement = "UPDATE channels SET target = %(target)s::text::jsonb WHERE id = %(id)s RETURNING id"
+        rows(desk.running.database, statement, target=json.dumps(target), id=broken)
+
+    for each in (mail, hook, beside):
+        desk.tenant.call("POST", f"{CHANNELS}/{each}/test", expect=202)
+    desk.inbox.wait("/ok/beside")
+    wait_until(lambda: attempts(desk.tenant, mail) and attempts(desk.tenant, hook))
+
+    assert attempts(desk.tenant, mail)[0]["error"] == "this message cannot be sent to this target"
+    assert attempts(desk.tenant, hook)[0]["error"] == (
+        "the address names no host: write it as https://example.com/path, an international name in its xn-- form"
+    )
+    desk.running["notifier"].assert_alive()
+
+
 def test_a_snoozed_alert_is_told_when_the_snooze_is_over(desk: Desk) -> None:
     path = "/ok/snoozed"
     webhook(desk.tenant, desk.inbox.url(path), matchers=only("snoozed"))

@@ -41,6 +41,7 @@ _LIVE_SESSION: Final = "tests/unit/test_live_session.py::"
 _LANE: Final = "tests/unit/test_stream_lane.py::"
 _OUTAGE: Final = "tests/integration/test_producer_outage.py::"
 _OUTBOX: Final = "tests/integration/test_relay_outbox.py::"
+_NOTIFIER: Final = "tests/integration/test_notifier.py::"
 
 MUTATIONS: Final = (
     Mutation(
@@ -612,5 +613,13 @@ MUTATIONS: Final = (
         "        self._users.forbid(needed.forbid)\n",
         "",
         (_LOGINS + "test_rights_that_differ_are_put_right",),
+    ),
+    Mutation(
+        "message-that-raises",
+        "a message whose sender raises has failed, and the others are sent",
+        "sinks/notifier/delivery.py",
+        "            outcome = await self._attempt(claimed)\n",
+        "            outcome = await self._senders[claimed.kind](claimed, self._clock() // MICROS_PER_SECOND)\n",
+        (_NOTIFIER + "test_targets_that_no_sender_can_use_are_failed_attempts_and_harm_nobody",),
     ),
 )

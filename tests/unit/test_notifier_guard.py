@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pulsestream.core.targets import Address, parse_networks
-from sinks.notifier.outbound import Answer, Client, OutboundError, RefusedTargetError
+from sinks.notifier.outbound import Answer, Client, OutboundError, RefusedTargetError, Resolver
 from tests.support.notifying import LOCAL, Receiver, receiver
 
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
@@ -109,3 +109,13 @@ def test_a_name_that_nobody_answers_is_given_up_in_time() -> None:
             await client.close()
 
     asyncio.run(work(never))
+
+
+@pytest.mark.parametrize("name", ["a..b", "a" * 64 + ".com"])
+def test_a_name_that_cannot_be_one_has_no_address(name: str) -> None:
+    resolver = Resolver()
+    try:
+        with pytest.raises(OSError, match="cannot be looked up"):
+            asyncio.run(resolver(name, 443))  # type: ignore[arg-type] # a coroutine
+    finally:
+        resolver.close()

@@ -75,6 +75,8 @@ def test_a_url_is_taken_apart(url: str, target: Target) -> None:
         "https://exa mple.com/", "https://example.com/\r\nHost: x", "https://example.com\\@127.0.0.1/", "https://exämple.com",
         "https://example.com:0/", "https://example.com:99999/", "https://example.com:x/", "https://[::1/", "https://%31/",
         "https://[fe80::1%25eth0]/", "https://e.com/" + "x" * 2000,
+        "https://a..b/", "https://.a/", "https://-a.b/", "https://a-/", f"https://{'a' * 64}.com/",
+        f"https://{'a.' * 127}com/",
     ],
 )  # fmt: skip
 def test_what_is_no_plain_url_is_refused(url: str) -> None:
@@ -90,4 +92,5 @@ def test_nothing_else_than_a_target_error_comes_of_any_text(text: str) -> None:
         except TargetError:
             continue
         assert target.path.startswith("/")
+        assert ":" in target.host or target.host.encode("idna")  # as a look-up does
         assert "\r" not in url
