@@ -52,7 +52,9 @@ class ErasureSchedule:
             for tenant in due(connection):
                 try:
                     Erasure(connection, Belongings(self._settings), tenant, stopping=self._stop.is_set).run()
-                except PulseStreamError as error:
+                except (PulseStreamError, psycopg.Error) as error:
+                    if connection.closed:
+                        raise
                     failure = f"tenant {tenant} is not erased yet: {error}"
                     _log.warning("erasure waits", tenant=tenant, reason=str(error))
         return failure

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -19,6 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented t
 from psycopg import sql
 
 from api.erasure.broker import Belongings
+from api.erasure.schedule import ErasureSchedule
 from api.erasure.service import Erasure, due, preview
 from api.erasure.tables import KEPT, OUTBOX, ErasureError, tables
 from api.reconciler import Reconciler
@@ -32,6 +34,7 @@ from pulsestream.core.topics import SUBSCRIPTIONS
 from pulsestream.local.access import ensure_users
 from pulsestream.local.roles import child_environment
 from tests.support.databases import BOTH_KINDS, NamedDatabase
+from tests.support.e2e import eventually
 from tests.support.rounds import Rounds
 
 SettingsOf = Callable[..., Settings]
@@ -156,6 +159,11 @@ def erase(settings: Settings, admin: psycopg.Connection, tenant: str) -> None:
         while not erasure.run():
             publish(admin)
             assert time.monotonic() < deadline, "the erasure does not end"
+
+
+def status(admin: psycopg.Connection, tenant: str) -> str:
+    ((found,),) = admin.execute("SELECT status FROM tenants WHERE tenant = %s", (tenant,)).fetchall()
+    return str(found)
 
 
 def left_at_the_broker(settings: Settings, tenant: str) -> tuple[list[str], list[str], int]:
@@ -324,6 +332,37 @@ def test_nothing_is_made_for_a_tenant_that_is_being_deleted_and_nothing_brings_i
         with pytest.raises(UsageError, match="is being erased"):
             operators.restore(connection, tenant)
     assert Belongings(relay).topics(tenant) == []
+
+
+def test_a_tenant_whose_rows_the_database_does_not_let_go_holds_up_no_other(
+    relay: Settings, admin: psycopg.Connection, tenant: str, other: str
+) -> None:
+    for each in (tenant, other):
+        fill(admin, each, 1)
+        delete(relay, each)
+    admin.execute(
+        "CREATE FUNCTION stubborn() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'it stays'; END $$"
+    )
+    admin.execute(
+        f"CREATE TRIGGER stubborn BEFORE DELETE ON rules FOR EACH ROW WHEN (OLD.tenant = '{tenant}') "
+        "EXECUTE FUNCTION stubborn()"
+    )
+    stop = threading.Event()
+    schedule = ErasureSchedule(relay, stop)
+
+    def other_is_deleted() -> None:
+        publish(admin)
+        assert status(admin, other) == "deleted"
+
+    schedule.start()
+    try:
+        eventually(other_is_deleted)
+    finally:
+        stop.set()
+        schedule.join()
+
+    assert status(admin, tenant) == "deleting"
+    assert f"tenant {tenant} is not erased yet: it stays" in (schedule.problem() or "")
 
 
 @pytest.mark.parametrize("suspended", [False, True])
