@@ -34,8 +34,9 @@ test: .venv/developer ## Run every test on a real broker and a real database (AR
 test-containers: .venv/developer ## Build the image and test docker-compose.kafka.yml in containers (Docker with Compose).
 	$(BIN)/pytest --containers tests/containers $(ARGS)
 
-faults: .venv/developer ## Kill and stop processes many more times than `make test` does (ARGS="-k name" for some).
-	$(BIN)/pytest --thorough tests/e2e tests/faults tests/integration/test_kafka_credentials_use.py $(ARGS)
+faults: .venv/developer ## What `make test` leaves out, and many more kills and stops than it does (ARGS="-k name" for some).
+	$(BIN)/pytest --thorough tests/e2e tests/faults $(ARGS)
+	$(BIN)/pytest --thorough -m heavy tests/integration $(ARGS)
 
 properties: .venv/developer ## Try each property with ten times as many examples as `make test` does.
 	$(BIN)/pytest --thorough -n $(JOBS) --dist loadfile tests/unit $(ARGS)

@@ -68,7 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "heavy: has a make target of its own, and is left out without --thorough")
+    config.addinivalue_line("markers", "heavy: takes long by nature; `make faults` runs it")
     if config.getoption("--thorough"):
         hypothesis.settings.load_profile("thorough")
 
@@ -76,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--thorough"):
         return
-    left_out = pytest.mark.skip(reason="heavy: `make faults` and `make matrix` run it (--thorough)")
+    left_out = pytest.mark.skip(reason="takes long by nature: `make faults` runs it (--thorough)")
     for item in items:
         if item.get_closest_marker("heavy"):
             item.add_marker(left_out)

@@ -136,6 +136,7 @@ def assert_every_trade_is_stored_and_told(watched: Watched, frames: Path) -> Non
     assert {hour["percent"] for feed in feeds for hour in feed["completeness"]} == {100.0, None}
 
 
+@pytest.mark.heavy
 def test_a_simulated_market_becomes_rows_statistics_and_alerts_of_each_subscribed_tenant(
     installation: Installation, register: Callable[[str], Tenant], tmp_path: Path
 ) -> None:

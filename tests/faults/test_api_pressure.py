@@ -150,6 +150,7 @@ def test_a_broker_that_stands_still_makes_the_api_refuse_and_costs_no_memory_bey
     _assert_accepted_are_there(path, tenant, told.accepted)
 
 
+@pytest.mark.heavy
 def test_a_slow_broker_slows_clients_and_loses_nothing(path: Installation) -> None:
     tenant = path.register("slow")
     eventually(lambda: _assert_taken(tenant))

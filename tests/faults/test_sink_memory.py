@@ -28,6 +28,7 @@ def scene(service_settings: Callable[..., Settings], database: Any, tenant: str)
     made.delete_topics()
 
 
+@pytest.mark.heavy
 def test_memory_stays_bounded_beside_a_backlog_of_large_records_and_a_slow_database(
     scene: Scene, tmp_path: Path
 ) -> None:

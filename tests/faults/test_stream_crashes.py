@@ -55,6 +55,7 @@ def assert_as_uninterrupted(streams: Streams, timeout: float = 40.0) -> None:
     eventually(complete, timeout=timeout, every=1.0)
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(1800)  # many rounds with --thorough
 def test_a_worker_killed_again_and_again_leaves_the_outputs_of_one_uninterrupted_run(
     streams: Streams, rounds: Rounds
@@ -137,6 +138,7 @@ def test_a_worker_that_was_stopped_for_a_moment_goes_on(streams: Streams) -> Non
     assert "asking whether the partition is still ours" in worker.log.read_text()
 
 
+@pytest.mark.heavy
 def test_what_the_clock_decides_about_alerts_is_decided_once_whatever_is_killed(
     streams: Streams, rounds: Rounds
 ) -> None:

@@ -42,6 +42,7 @@ def test_a_worker_without_any_topic_is_ready_and_reads_the_first_one_that_comes(
         eventually(lambda: assert_stats_are(streams.stats(), engine_run(streams.ticks())))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("crash", [True, False], ids=["killed", "stopped"])
 def test_the_outputs_are_whole_after_the_broker_was_away(
     own_broker: EmbeddedKafka, tmp_path: Path, tenant: str, *, crash: bool

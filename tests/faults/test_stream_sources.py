@@ -103,6 +103,7 @@ def test_workers_killed_under_rules_of_every_kind_leave_the_oracles_outputs(stre
     assert worker.stop() == 0
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(1800)  # many rounds with --thorough
 def test_prices_that_moved_to_trades_under_load_are_found_there_again_after_crashes(
     streams: Streams, rounds: Rounds

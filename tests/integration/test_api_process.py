@@ -170,6 +170,7 @@ def test_a_relay_that_loses_the_database_ends_to_be_started_again(running: Insta
     assert "Traceback" not in relay.log.read_text()
 
 
+@pytest.mark.heavy
 def test_api_and_relay_stop_in_time_while_the_broker_is_away(
     tmp_path: Path, database_server: str, migrated_template: str
 ) -> None:

@@ -157,6 +157,7 @@ def _killed(up: Up) -> list[psutil.Process]:
     return alive
 
 
+@pytest.mark.heavy
 def test_a_replay_driven_by_a_program_keeps_the_exchanges_name_over_a_crash(home: Path, tmp_path: Path) -> None:
     recording = tmp_path / "market.frames"
     write_recording(recording, seed=3, seconds=3600, products=("BTC-USD",), rate=2)
@@ -177,6 +178,7 @@ def test_a_replay_driven_by_a_program_keeps_the_exchanges_name_over_a_crash(home
     assert "Traceback" not in stack.home.log("producer").read_text("utf-8")
 
 
+@pytest.mark.heavy
 def test_a_broker_and_a_database_that_were_given_are_used(tmp_path: Path, database: DatabaseUrl) -> None:
     kafka = EmbeddedKafka(tmp_path / "kafka")
     kafka.start()

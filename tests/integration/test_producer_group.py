@@ -102,6 +102,7 @@ def owns(producer: Service, shards: int) -> Callable[[], None]:
     return says(producer, OWNED, shards)
 
 
+@pytest.mark.heavy
 def test_producers_divide_the_shards_hand_them_over_and_take_those_of_the_dead(group: Group) -> None:
     subscribe(group.broker, group.tenant, group.exchange, group.products, datasets=("ticks", "trades"))
     first = group.produce()

@@ -212,6 +212,7 @@ def test_a_tick_whose_wait_is_cancelled_is_counted(own_broker: EmbeddedKafka, te
     assert load.intervals.open_scopes() == [BUFFER]
 
 
+@pytest.mark.heavy
 def test_what_cannot_be_flushed_within_the_bound_is_counted_and_written_down(
     own_broker: EmbeddedKafka, tenant: str
 ) -> None:
@@ -259,6 +260,7 @@ def test_a_stuck_broker_is_named(own_broker: EmbeddedKafka, tenant: str) -> None
     own_broker.start()
 
 
+@pytest.mark.heavy
 def test_a_producer_process_outlives_its_broker(own_broker: EmbeddedKafka, tenant: str, tmp_path: Path) -> None:
     exchange = f"sim-{tenant}"
     Admin(own_broker.settings()).create([tenant_topic_spec(own_broker.settings(), tenant, "ticks")])

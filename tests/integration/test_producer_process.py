@@ -177,6 +177,7 @@ def test_a_killed_producer_leaves_an_interval_that_its_successor_writes_down(wor
     assert len({tick.event_id for tick in world.ticks()}) == len(world.ticks())
 
 
+@pytest.mark.heavy
 def test_an_exchange_that_goes_away_leaves_an_interval_that_its_return_closes(world: World) -> None:
     world.subscribe(*PRODUCTS)
     producer = world.produce()
@@ -209,6 +210,7 @@ def _assert_closed(world: World, cause: str) -> None:
     assert all(gap.closed is not None and gap.opened < gap.closed for gap in gaps)
 
 
+@pytest.mark.heavy
 def test_the_interval_of_a_clean_stop_is_closed_by_the_next_start(world: World) -> None:
     world.subscribe(*PRODUCTS)
     first = world.produce()

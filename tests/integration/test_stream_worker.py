@@ -130,6 +130,7 @@ def test_a_new_tenants_topic_is_read_while_the_worker_runs(still: Streams) -> No
     eventually(told)
 
 
+@pytest.mark.heavy
 def test_topics_that_come_one_after_the_other_under_load_disturb_nobody(still: Streams) -> None:
     worker = still.start()
 
@@ -169,6 +170,7 @@ def test_a_pending_alert_fires_by_the_clock_once_the_feed_is_connected(still: St
     assert [alert.at for alert in still.alerts()] == [at, at + 2 * SECOND]
 
 
+@pytest.mark.heavy
 def test_no_alert_fires_by_the_clock_of_a_feed_that_fell_silent(still: Streams) -> None:
     still.put_rule(f"{still.tenant}-level", LEVEL)
     still.put_feed(still.exchange, "connected")

@@ -113,6 +113,7 @@ def statuses(running: Installation, tenant: Tenant) -> list[str]:
     return [codec(TenantRecord).decode(record.value).status for record in found]
 
 
+@pytest.mark.heavy
 def test_a_suspended_tenant_gets_nothing_until_it_is_resumed(
     running: Installation, operator: Settings, pair: tuple[Tenant, Tenant]
 ) -> None:
