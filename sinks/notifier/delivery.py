@@ -179,6 +179,8 @@ class Deliveries:
 
         async def work(connection: Connection) -> bool:
             record = _Record(connection, claimed)
+            if not await record.rows("lock_channel"):
+                return True
             if not claimed.enabled and claimed.type != TEST:
                 await record.run("settle", state="failed", detail="the channel is not enabled", step=0, wait=0)
                 return True
@@ -194,6 +196,8 @@ class Deliveries:
     async def _record(self, claimed: Claimed, outcome: Outcome, seconds: float) -> None:
         async def work(connection: Connection) -> None:
             record = _Record(connection, claimed)
+            if not await record.rows("lock_channel"):
+                return
             await record.attempt(outcome, seconds)
             if outcome.delivered:
                 await record.delivered()

@@ -169,6 +169,9 @@ WHERE (n.tenant, n.id) = (chosen.tenant, chosen.id) AND (c.tenant, c.id) = (n.te
 RETURNING n.tenant, n.id, n.channel_id, n.group_key, n.type, n.document, n.told, n.attempts, n.step, n.next_at,
     c.kind, c.name AS channel_name, c.target, c.secret, c.send_resolved, c.repeat_interval,
     c.group_interval, c.enabled;
+-- name: lock_channel
+-- Before its messages and groups, as everybody who changes or deletes a channel does: none waits for the other.
+SELECT FROM channels WHERE tenant = %(tenant)s AND id = %(channel)s FOR NO KEY UPDATE;
 
 -- name: muted
 -- Why nobody is to be told now of anything that a message tells of; null: of something somebody is.
@@ -195,7 +198,7 @@ SELECT n.tenant, n.id, %(number)s, n.channel_id, now() - %(seconds)s * INTERVAL 
     %(status)s, %(error)s, %(response)s
 FROM notifications AS n
 WHERE n.tenant = %(tenant)s AND n.id = %(id)s
-FOR KEY SHARE OF n -- or the channel could be deleted before the row that refers to it is there
+FOR KEY SHARE OF n -- or it could be pruned before the row that refers to it is there
 ON CONFLICT DO NOTHING;
 
 -- name: lock_alerts

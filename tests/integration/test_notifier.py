@@ -330,6 +330,19 @@ def test_a_channel_that_is_deleted_while_its_message_is_under_way_harms_no_other
     desk.running["notifier"].assert_alive()
 
 
+def test_who_changes_a_channel_and_its_messages_never_waits_in_a_circle(desk: Desk) -> None:
+    path = "/never/circle"
+    made = webhook(desk.tenant, desk.inbox.url(path), matchers=only("circle"))
+    desk.send(firing("circle"))
+    desk.inbox.wait(path)
+
+    with psycopg.connect(desk.running.database.url()) as connection:
+        connection.execute("SELECT FROM channels WHERE id = %s FOR UPDATE", (made["id"],))
+        time.sleep(1.5)  # the attempt is over, and what is written about it waits for the channel
+        connection.execute("UPDATE notifications SET detail = 'ours' WHERE channel_id = %s", (made["id"],))
+    desk.tenant.call("DELETE", f"{CHANNELS}/{made['id']}", expect=204)
+
+
 def test_a_test_message_is_sent_once_and_logged(desk: Desk) -> None:
     made = webhook(desk.tenant, desk.inbox.url("/ok/test"), matchers=only("nothing"))
     broken = webhook(desk.tenant, desk.inbox.url("/500/test"), matchers=only("nothing"))

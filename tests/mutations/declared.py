@@ -622,4 +622,12 @@ MUTATIONS: Final = (
         "            outcome = await self._senders[claimed.kind](claimed, self._clock() // MICROS_PER_SECOND)\n",
         (_NOTIFIER + "test_targets_that_no_sender_can_use_are_failed_attempts_and_harm_nobody",),
     ),
+    Mutation(
+        "message-before-channel",
+        "what became of an attempt is written about its channel first: nobody who deletes one waits in a circle",
+        "sinks/notifier/delivery.py",
+        'rows("lock_channel"):\n                return\n            await record.attempt',
+        'rows("is_newest") is None:\n                return\n            await record.attempt',
+        (_NOTIFIER + "test_who_changes_a_channel_and_its_messages_never_waits_in_a_circle",),
+    ),
 )
