@@ -48,7 +48,11 @@ BUSY: Final = timedelta(seconds=0.5)
 ASLEEP: Final = timedelta(seconds=60)
 """Likewise of a channel that is disabled."""
 _TRIES: Final = 5
-AGAIN: Final = (psycopg.errors.TransactionRollback, psycopg.errors.ForeignKeyViolation)
+AGAIN: Final = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.ForeignKeyViolation,
+)
 """What others' changes cause: two that waited for each other, or a channel that was deleted in between."""
 R = TypeVar("R")
 

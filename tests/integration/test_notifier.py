@@ -343,6 +343,23 @@ def test_who_changes_a_channel_and_its_messages_never_waits_in_a_circle(desk: De
     desk.tenant.call("DELETE", f"{CHANNELS}/{made['id']}", expect=204)
 
 
+def test_a_transaction_that_the_database_ends_because_two_wait_for_each_other_is_tried_again(desk: Desk) -> None:
+    path = "/never/deadlock"
+    made = webhook(desk.tenant, desk.inbox.url(path), matchers=only("deadlock"))
+    desk.send(firing("deadlock"))
+    desk.inbox.wait(path)
+
+    with psycopg.connect(desk.running.database.url()) as connection:
+        connection.execute("SET deadlock_timeout = '1h'")  # so that the other one finds the deadlock
+        connection.execute("SELECT FROM notification_groups WHERE channel_id = %s FOR UPDATE", (made["id"],))
+        waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        wait_until(lambda: rows(desk.running.database, waiting))
+        connection.execute("UPDATE notifications SET detail = 'ours' WHERE channel_id = %s", (made["id"],))
+
+    wait_until(lambda: desk.state(made["id"]) == ["failed"])
+    desk.running["notifier"].assert_alive()
+
+
 def test_a_test_message_is_sent_once_and_logged(desk: Desk) -> None:
     made = webhook(desk.tenant, desk.inbox.url("/ok/test"), matchers=only("nothing"))
     broken = webhook(desk.tenant, desk.inbox.url("/500/test"), matchers=only("nothing"))

@@ -630,4 +630,12 @@ MUTATIONS: Final = (
         'rows("is_newest") is None:\n                return\n            await record.attempt',
         (_NOTIFIER + "test_who_changes_a_channel_and_its_messages_never_waits_in_a_circle",),
     ),
+    Mutation(
+        "deadlock-is-the-end",
+        "a transaction that the database ends because two wait for each other is tried again",
+        "sinks/notifier/store.py",
+        "    psycopg.errors.DeadlockDetected,\n",
+        "",
+        (_NOTIFIER + "test_a_transaction_that_the_database_ends_because_two_wait_for_each_other_is_tried_again",),
+    ),
 )
