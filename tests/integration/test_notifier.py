@@ -337,6 +337,7 @@ def test_who_changes_a_channel_and_its_messages_never_waits_in_a_circle(desk: De
     desk.inbox.wait(path)
 
     with psycopg.connect(desk.running.database.url()) as connection:
+        connection.execute("SET deadlock_timeout = '10ms'")  # so that this one would be ended, and not the notifier's
         connection.execute("SELECT FROM channels WHERE id = %s FOR UPDATE", (made["id"],))
         time.sleep(1.5)  # the attempt is over, and what is written about it waits for the channel
         connection.execute("UPDATE notifications SET detail = 'ours' WHERE channel_id = %s", (made["id"],))

@@ -626,8 +626,8 @@ MUTATIONS: Final = (
         "message-before-channel",
         "what became of an attempt is written about its channel first: nobody who deletes one waits in a circle",
         "sinks/notifier/delivery.py",
-        'rows("lock_channel"):\n                return\n            await record.attempt',
-        'rows("is_newest") is None:\n                return\n            await record.attempt',
+        'not await record.rows("lock_channel"):\n                return\n            await record.attempt',
+        'await record.rows("is_newest") is None:\n                return\n            await record.attempt',
         (_NOTIFIER + "test_who_changes_a_channel_and_its_messages_never_waits_in_a_circle",),
     ),
     Mutation(
