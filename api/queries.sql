@@ -329,6 +329,60 @@ FROM rules AS held
 WHERE tenant = %(tenant)s AND rule_id = %(rule_id)s AND version < coalesce(%(below)s, 9223372036854775807)
 ORDER BY version DESC LIMIT %(limit)s;
 
+-- name: stored_ticks
+-- For evaluation, in order of event time; times in microseconds.
+SELECT (extract(epoch FROM exchange_time) * 1000000)::bigint,
+    (extract(epoch FROM appended_at) * 1000000)::bigint,
+    exchange, product, price, size, side,
+    sequence, event_id, best_bid, best_ask,
+    (extract(epoch FROM quote_time) * 1000000)::bigint
+FROM ticks
+WHERE tenant = %(tenant)s AND exchange_time >= %(begin)s AND exchange_time < %(end)s {conditions}
+ORDER BY exchange_time, sequence, event_id
+
+-- name: stored_trades
+SELECT (extract(epoch FROM exchange_time) * 1000000)::bigint,
+    (extract(epoch FROM appended_at) * 1000000)::bigint,
+    exchange, product, price, size, side,
+    trade_id
+FROM trades
+WHERE tenant = %(tenant)s AND exchange_time >= %(begin)s AND exchange_time < %(end)s {conditions}
+ORDER BY exchange_time, trade_id, event_id
+
+-- name: stored_times
+SELECT exchange_time FROM {table}
+WHERE tenant = %(tenant)s AND exchange_time >= %(begin)s AND exchange_time < %(end)s {conditions}
+
+-- name: stored_of_products
+AND product = ANY(%(products)s)
+
+-- name: stored_of_exchanges
+AND exchange = ANY(%(exchanges)s)
+
+-- name: stored_untraded
+-- Ticks of products whose prices are those of their trades.
+AND (exchange || ':' || product) <> ALL(%(traded)s)
+
+-- name: stored_traded
+SELECT DISTINCT exchange, product FROM trades
+WHERE tenant = %(tenant)s AND exchange_time >= %(begin)s AND exchange_time < %(end)s {conditions}
+
+-- name: stored_before_the_newest
+-- The time of the record that the newest so many come after; no row: there are not more.
+SELECT exchange_time FROM ({times}) AS held ORDER BY exchange_time DESC OFFSET %(most)s LIMIT 1
+
+-- name: stored_newest
+-- Of the whole tenant.
+SELECT greatest(
+    (SELECT max(exchange_time) FROM ticks
+     WHERE tenant = %(tenant)s AND exchange_time >= %(begin)s AND exchange_time < %(end)s),
+    (SELECT max(exchange_time) FROM trades
+     WHERE tenant = %(tenant)s AND exchange_time >= %(begin)s AND exchange_time < %(end)s)
+) AS newest
+
+-- name: anything_stored
+SELECT EXISTS (SELECT FROM ticks WHERE tenant = %(tenant)s) OR EXISTS (SELECT FROM trades WHERE tenant = %(tenant)s)
+
 -- name: search_rows
 SELECT {columns} FROM {table} WHERE tenant = %(tenant)s {conditions}
 ORDER BY {order} LIMIT %(limit)s

@@ -20,8 +20,8 @@ from typing import Final
 import numpy as np
 
 from benchmarks.table import show
-from pulsestream.commands.reading import Span
 from pulsestream.commands.sources import Sources
+from streams.engine.reading import Span
 
 SECONDS: Final = 86_400
 SPARSE: Final = 5_000

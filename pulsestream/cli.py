@@ -368,8 +368,8 @@ def backtest(
     --bar-price low; pulsestream backtest rules.yaml db:demo --from 2026-01-30 --to 2026-01-31 --json
     """
     from pulsestream.commands.backtest import run
-    from pulsestream.commands.evaluation import Choice
     from pulsestream.commands.rules import load_rules
+    from streams.engine.evaluation import Choice
 
     definitions, opened = load_rules(rules), _sources(sources, begin, end)
     choice = Choice(basis, bar_price, frozenset(opened.traded() if basis == "auto" else ()))
@@ -394,8 +394,8 @@ def stats(
 
     Examples: pulsestream stats rec/ --windows 1m,5m --json; pulsestream stats btcusd-second-20161007-trade.csv
     """
-    from pulsestream.commands.evaluation import Choice
     from pulsestream.commands.stats import parse_lines, run
+    from streams.engine.evaluation import Choice
 
     wanted, opened = parse_lines(windows, bars), _sources(sources, begin, end)
     choice = Choice(basis, traded=frozenset(opened.traded() if basis == "auto" else ()))
@@ -953,10 +953,10 @@ def _client(process: str) -> Settings:
 
 def _sources(names: list[str], begin: str | None, end: str | None) -> "Sources":
     """Open the sources of an offline command; only db:TENANT asks for settings."""
-    from pulsestream.commands.reading import Span
     from pulsestream.commands.sources import Sources
     from pulsestream.commands.times import parse_time
     from schemas.validate import MAX_TIME
+    from streams.engine.reading import Span
 
     log.configure("offline", "warning", "console")
     since = 0 if begin is None else parse_time("--from", begin)

@@ -16,13 +16,14 @@ from typing import Final, TextIO
 
 import orjson
 
-from pulsestream.commands.evaluation import Choice, RuleEvaluation, Tally
 from pulsestream.commands.reading import Skipped
 from pulsestream.commands.shown import Counter, number, table, warn_of, with_progress
 from pulsestream.commands.sources import Sources
 from pulsestream.core.clock import MICROS_PER_SECOND, format_rfc3339
 from pulsestream.core.errors import OutageError
 from schemas.records import Alert
+from streams.engine.evaluation import Choice, RuleEvaluation, Tally
+from streams.engine.firings import Firings, told, told_order
 from streams.engine.rules import RuleDefinition
 
 PARTS: Final = 16
@@ -45,21 +46,6 @@ class Result:
         self.skipped.include(other.skipped)
 
 
-@dataclass(slots=True)
-class Firings:
-    """How often and how long (micros) a rule fired, and how often it fires still at the end of the source."""
-
-    fired: int = 0
-    lasting: int = 0
-    longest: int = 0
-    still: int = 0
-
-    def add(self, lasting: int) -> None:
-        """Take one that lasted so long."""
-        self.lasting += lasting
-        self.longest = max(self.longest, lasting)
-
-
 def backtest(
     rules: Sequence[RuleDefinition],
     sources: Sources,
@@ -76,7 +62,7 @@ def backtest(
     result = _in_processes(rules, parts, choice, workers, progress) if len(parts) > 1 else Result()
     if len(parts) == 1:
         result.include(_evaluated(rules, sources, choice, progress))
-    result.transitions.sort(key=_order)
+    result.transitions.sort(key=told_order)
     return result
 
 
@@ -129,7 +115,7 @@ def run(
     """Backtest and print: a transition a line as JSON, or a table and a summary. What was skipped goes to `err`."""
     result = backtest(rules, sources, choice, err)
     if as_json:
-        out.writelines(_line(alert) for alert in result.transitions)
+        out.writelines(orjson.dumps(told(alert)).decode() + "\n" for alert in result.transitions)
     else:
         out.write(shown(rules, result, choice))
     warn_of(result.skipped, err)
@@ -153,43 +139,6 @@ def shown(rules: Sequence[RuleDefinition], result: Result, choice: Choice) -> st
     return f"{told}\n{_summary(rules, result)}\n{_read(result.tally, choice)}"
 
 
-def firings_of(transitions: Sequence[Alert], end: int) -> Firings:
-    """Return what a rule's transitions come to; `end`, micros, is where those count to that fire still."""
-    total = Firings()
-    begun: dict[tuple[str, str], int] = {}
-    for one in transitions:
-        if one.state == "firing":
-            total.fired += 1
-            begun[one.exchange, one.product] = one.at
-        elif one.state == "resolved":
-            total.add(one.at - begun.pop((one.exchange, one.product)))
-    for since in begun.values():
-        total.still += 1
-        total.add(max(end - since, 0))
-    return total
-
-
-def _order(alert: Alert) -> tuple[int, int, str, str, int]:
-    return alert.at, int(alert.rule_id), alert.exchange, alert.product, alert.seq
-
-
-def _line(alert: Alert) -> str:
-    fields = {
-        "rule": alert.rule_name,
-        "product": alert.product,
-        "state": alert.state,
-        "at": format_rfc3339(alert.at),
-        "value": alert.value,
-        "reason": alert.reason,
-        "exchange": alert.exchange,
-        "threshold": alert.threshold,
-        "window": alert.window,
-        "severity": alert.severity,
-        "labels": alert.labels,
-    }
-    return orjson.dumps(fields).decode() + "\n"
-
-
 def _summary(rules: Sequence[RuleDefinition], result: Result) -> str:
     headings = ("rule", "fired", "would notify", "firing for", "longest", "at the end")
     by_rule: dict[str, list[Alert]] = {str(position): [] for position in range(len(rules))}
@@ -197,7 +146,10 @@ def _summary(rules: Sequence[RuleDefinition], result: Result) -> str:
         by_rule[one.rule_id].append(one)
     rows = []
     for rule, (rule_id, transitions) in zip(rules, by_rule.items(), strict=True):
-        firings = firings_of(transitions, result.tally.last)
+        firings = Firings()
+        for one in transitions:
+            firings.take(one)
+        firings.finish(result.tally.last)
         ending = f"{firings.still} firing" if firings.still else "-"
         ending = ending if rule_id in result.tally.rules else "saw no record" if rule.enabled else "disabled"
         times = (format_lasting(firings.lasting), format_lasting(firings.longest))

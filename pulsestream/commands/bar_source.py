@@ -17,10 +17,11 @@ from typing import Final
 import numpy as np
 
 from pulsestream.commands.bar_text import Rows, read_rows
-from pulsestream.commands.reading import Batch, Candles, Key, Skipped, Slice, SourceError, Span, product_of
+from pulsestream.commands.reading import Skipped, SourceError, product_of
 from pulsestream.core.clock import to_micros
 from schemas.validate import MAX_PRICE, MAX_SIZE
 from streams.engine.inputs import UNKNOWN_TIME, Bools, Columns, Floats, Ints
+from streams.engine.reading import Batch, Candles, Key, Slice, Span
 
 EXCHANGE: Final = "coinbase"
 """Whose bars these files hold."""

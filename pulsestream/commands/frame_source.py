@@ -17,8 +17,9 @@ import msgspec
 from producers.frames import Frame, read_frames
 from producers.recording import SUFFIX
 from producers.venues.protocol import AggregatingExchange, Exchange, Malformed, Outcome, Session, load, venues
-from pulsestream.commands.reading import SLICE_RECORDS, Gathering, Skipped, Slice, SourceError, Span, product_of
+from pulsestream.commands.reading import Skipped, SourceError, product_of
 from schemas.records import Tick, Trade
+from streams.engine.reading import SLICE_RECORDS, Gathering, Slice, Span
 
 PLAIN_SUFFIX: Final = ".frames"
 LOOKED_AT: Final = 2_000

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pulsestream.commands.backtest import backtest
-from pulsestream.commands.evaluation import Choice
-from pulsestream.commands.reading import Span
 from pulsestream.commands.sources import DATABASE, Sources
 from pulsestream.core.errors import UsageError
 from schemas.records import Alert
 from schemas.validate import MAX_TIME
+from streams.engine.evaluation import Choice
 from streams.engine.expectations import compare, counted, transitions_of
 from streams.engine.explain import explain
+from streams.engine.reading import Span
 from streams.engine.rulefile import RuleFile, RuleTest, parse_rule_file
 from streams.engine.rules import RuleDefinition
 

@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TextIO
 
-from pulsestream.commands.reading import Skipped, Slice
+from pulsestream.commands.reading import Skipped
+from streams.engine.reading import Slice
 
 SAY_EVERY: Final = 0.5
 """Seconds between two updates of the progress."""

@@ -12,8 +12,9 @@ from typing import Final
 
 from pulsestream.commands.bar_source import BAR_FILES, BarSource, is_bar_file
 from pulsestream.commands.frame_source import FrameSource, is_recording
-from pulsestream.commands.reading import Skipped, Slice, Source, SourceError, Span
+from pulsestream.commands.reading import Skipped, Source, SourceError
 from pulsestream.commands.row_source import RowSource
+from streams.engine.reading import Slice, Span
 
 DATABASE: Final = "db:"
 """Begins the name of a source that is a tenant's stored records."""

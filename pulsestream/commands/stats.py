@@ -12,14 +12,14 @@ from typing import Any, Final, TextIO, TypeAlias
 import msgspec
 import orjson
 
-from pulsestream.commands.evaluation import Choice, StatEvaluation
-from pulsestream.commands.reading import Key
 from pulsestream.commands.shown import number, warn_of, with_progress
 from pulsestream.commands.sources import Sources
 from pulsestream.core.clock import MICROS_PER_SECOND, format_rfc3339
 from pulsestream.core.errors import UsageError
 from schemas.records import Bar, Stat
+from streams.engine.evaluation import Choice, StatEvaluation
 from streams.engine.lines import PERIODS, WINDOWS
+from streams.engine.reading import Key
 
 Emission: TypeAlias = Stat | Bar
 

@@ -9,12 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from pulsestream.cli import app
-from pulsestream.commands.reading import SLICE_RECORDS, Key, SourceError, Span
+from pulsestream.commands.reading import SourceError
 from pulsestream.commands.row_source import RowSource
 from pulsestream.core.clock import to_datetime
 from pulsestream.core.errors import InvalidNameError, OutageError
 from schemas.records import Tick, Trade
 from streams.engine.inputs import Columns, Row
+from streams.engine.reading import SLICE_RECORDS, Key, Span
 from tests.support.databases import NamedDatabase
 
 START = 1_618_677_817_056_746

@@ -19,15 +19,16 @@ from producers.frames import format_frame
 from pulsestream.cli import app
 from pulsestream.commands import sources
 from pulsestream.commands.backtest import backtest, format_lasting
-from pulsestream.commands.evaluation import Choice, seen_prices
-from pulsestream.commands.reading import Skipped, Span
+from pulsestream.commands.reading import Skipped
 from pulsestream.commands.rules import load_rules
 from pulsestream.commands.shown import warn_of, with_progress
 from pulsestream.commands.sources import Sources
 from pulsestream.core.clock import format_rfc3339
 from pulsestream.core.errors import UsageError
 from schemas.records import Stat, Trade
+from streams.engine.evaluation import Choice, seen_prices
 from streams.engine.inputs import Columns
+from streams.engine.reading import Span
 from tests.support import oracle
 from tests.support.venue_frames import SPEECHES, Print
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from producers.frames import format_frame, format_received
 from producers.recording import RecordingWriter
 from pulsestream.commands.bar_text import read_rows
-from pulsestream.commands.reading import Key, SourceError, Span, product_of
+from pulsestream.commands.reading import SourceError, product_of
 from pulsestream.commands.sources import Sources
 from streams.engine.inputs import Columns, Row
+from streams.engine.reading import Key, Span
 from tests.support import oracle
 from tests.support.venue_frames import SPEECHES, Print
 

@@ -12,7 +12,6 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 import numpy as np
 
-from pulsestream.commands.reading import Batch, Candles, Key
 from schemas.records import Alert, Bar, Stat
 from streams.engine import divergence, fold
 from streams.engine.cut import KeyBatch, cut
@@ -21,6 +20,7 @@ from streams.engine.fold import Folded, KeyState
 from streams.engine.inputs import Columns, Row, Table
 from streams.engine.lines import Line
 from streams.engine.past import Bars, Past
+from streams.engine.reading import Batch, Candles, Key
 from streams.engine.rules import ActiveRule, RuleDefinition, applies, lives_on
 from streams.engine.series import GRACE
 
