@@ -24,6 +24,7 @@ from api.limits.usage_store import UsageStore
 from api.live.hub import Hub
 from api.live.tickets import Tickets
 from api.rules.service import Rules
+from api.rules.trials import Trials
 from api.search.export import Exports
 from api.search.series import Series
 from api.search.service import Search
@@ -62,6 +63,7 @@ class Services:
     denials: Denials
     tickets: Tickets
     channels: Channels
+    trials: Trials
 
 
 def services(request: Request) -> Services:
@@ -103,6 +105,11 @@ def subscriptions(request: Request) -> Subscriptions:
 def rules(request: Request) -> Rules:
     """Return the rules' service."""
     return services(request).rules
+
+
+def trials(request: Request) -> Trials:
+    """Return what tries rules."""
+    return services(request).trials
 
 
 def channels(request: Request) -> Channels:

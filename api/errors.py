@@ -319,9 +319,10 @@ def unavailable(code: str, title: str, detail: str, retry_after: int = RETRY_SOO
     return Problem(503, code, title, detail, headers={"Retry-After": str(retry_after)}, extensions=extensions)
 
 
-def overloaded(what: str) -> Problem:
+def overloaded(what: str, retry_after: int = RETRY_SOON) -> Problem:
     """503: there is no room for this request now; nothing of it was done."""
-    return unavailable("overloaded", "Too much is under way", f"{what}, which is the most. Send the request again.")
+    detail = f"{what}, which is the most. Send the request again."
+    return unavailable("overloaded", "Too much is under way", detail, retry_after)
 
 
 def topics_provisioning() -> Problem:
@@ -356,6 +357,29 @@ def too_slow() -> Problem:
         "too-slow",
         "The answer takes too long",
         "The database would have to look through too much. Ask for less: a shorter time range, or more filters.",
+    )
+
+
+def trial_too_large(why: str, begin: str | None = None) -> Problem:
+    """422: a rule cannot be tried on so much; `begin` is from where on it is little enough, where that is known."""
+    advice = f"from {begin} on it fits" if begin else "ask for a later `from`, or for fewer products"
+    return Problem(
+        422,
+        "trial-too-large",
+        "Too much to try a rule on",
+        f"{why}: {advice}.",
+        [FieldError("/from", advice)],
+        extensions={"from": begin} if begin else {},
+    )
+
+
+def trial_broken() -> Problem:
+    """503: the process that tried a rule ended before it answered; the log has why."""
+    return unavailable(
+        "trial-ended",
+        "The trial ended early",
+        "The process that tried the rule ended before it had an answer. Send the request again; if that does not help, "
+        "ask for less, and report it with the X-Request-ID of this answer.",
     )
 
 

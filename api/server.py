@@ -52,6 +52,7 @@ from api.live.tickets import Tickets
 from api.live.websocket import PING_EVERY, PONG_WITHIN, BoundedWebSocketProtocol
 from api.retention.plan import periods
 from api.rules.service import Rules
+from api.rules.trials import Trials
 from api.search.export import Exports
 from api.search.series import Series
 from api.search.service import Search
@@ -139,6 +140,7 @@ async def open_services(
             denials,
             Tickets(database, peppers, clock),
             Channels(database, quotas, CursorSeal(peppers), allowed, clock),
+            Trials(settings, clock),
         )
     finally:
         for task in tasks:

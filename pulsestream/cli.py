@@ -445,6 +445,29 @@ def rules_test(file: Annotated[Path, typer.Argument(help="YAML file of rules, wi
         raise typer.Exit(1)
 
 
+@rules_app.command("try")
+def rules_try(
+    file: Annotated[Path, typer.Argument(help="YAML file of rules")],
+    key: ApiKey,
+    rule: Annotated[str | None, typer.Option(help="name of the only one to try")] = None,
+    begin: Begin = None,
+    end: End = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="one transition a line")] = False,
+) -> None:
+    """Try rules on what is stored of a tenant, over the API.
+
+    Prints each transition that the live evaluator makes of the stored ticks and trades, by default of the last 24 h,
+    and what each rule comes to. Nothing is saved.
+
+    Examples: pulsestream rules try rules.yaml; pulsestream rules try rules.yaml --rule btc-low --from 2026-01-30 --json
+    """
+    from pulsestream.commands.rule_trials import run
+    from pulsestream.commands.rules import chosen_rules
+
+    run(_api_client(), key, chosen_rules(file, rule), (begin, end), as_json=as_json, out=sys.stdout)
+
+
 @app.command()
 def doctor() -> None:
     """Check the installation and say what to do.

@@ -1,20 +1,23 @@
-"""/api/v1/rules: POST and GET, one rule's GET, PUT and DELETE, its pause and its versions."""
+"""/api/v1/rules: POST and GET, one rule's GET, PUT and DELETE, its pause, its versions, and trials of rules."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.auth import CanReadRules, CanWriteRules
-from api.dependencies import rules
-from api.models import Moment, Shown
+from api.dependencies import rules, trials
+from api.errors import FieldError, invalid_body
+from api.models import Moment, Shown, end_given
 from api.openapi import problems
 from api.rules.history import Version
 from api.rules.repository import RuleRow
 from api.rules.service import Rules
 from api.rules.tags import match_of, tag_of
-from streams.engine.rules import RuleDefinition
+from api.rules.trials import Trials, Wanted
+from pulsestream.core.clock import to_micros
+from streams.engine.rules import EVERY_PRODUCT, RuleDefinition, checked_products
 
 router = APIRouter(tags=["rules"], prefix="/api/v1/rules")
 RulesService = Annotated[Rules, Depends(rules)]
@@ -87,6 +90,91 @@ class ShownVersions(Shown):
     next_before: int | None = Field(description="`before` for the next page; null after the first version")
 
 
+class RuleTrial(RuleDefinition):
+    """A rule, and the stored records to try it on; `enabled` says nothing here."""
+
+    from_: str | None = Field(
+        None,
+        alias="from",
+        max_length=64,
+        description="first event time, included; default: 24 h before `to`",
+        examples=["2026-01-30T12:00:00Z"],
+    )
+    to: str | None = Field(
+        None, max_length=64, description="last, not included; default: now", examples=["2026-01-31T12:00:00Z"]
+    )
+    products: Annotated[list[str] | None, BeforeValidator(checked_products)] = Field(
+        None, description="only these of the products that the rule watches", examples=[["BTC-USD"]]
+    )
+
+    def wanted(self) -> Wanted:
+        """Return what is to be tried; raises Problem 422."""
+        begin, end = end_given("/from", self.from_), end_given("/to", self.to)
+        narrowed = self if self.products is None else self.model_copy(update={"product": self._narrowed(self.products)})
+        rule = narrowed.model_dump_json(exclude={"from_", "to", "products", "enabled"}, exclude_none=True)
+        return Wanted(rule, None if begin is None else to_micros(begin), None if end is None else to_micros(end))
+
+    def _narrowed(self, products: list[str]) -> list[str]:
+        watched = [self.product] if isinstance(self.product, str) else self.product
+        faults = [
+            FieldError(f"/products/{index}", f"{product!r} is not among the products that the rule watches")
+            for index, product in enumerate(products)
+            if EVERY_PRODUCT not in watched and product not in watched
+        ]
+        if faults:
+            raise invalid_body(faults)
+        return products
+
+
+class ShownTransition(Shown):
+    """A transition, as `pulsestream backtest --json` tells it."""
+
+    rule: str = Field(examples=["btc-below-15000"])
+    product: str = Field(examples=["BTC-USD"])
+    state: str = Field(description="pending, firing, resolved, or inactive: a pending one cancelled")
+    at: str = Field(description="event time", examples=["2026-01-31T11:58:07.000000Z"])
+    value: float | None
+    reason: str = Field(description="in words")
+    exchange: str = Field(examples=["coinbase"])
+    threshold: float | None
+    window: str | None
+    severity: str
+    labels: dict[str, str]
+
+
+class ShownSummary(Shown):
+    """What a rule's transitions come to."""
+
+    fired: int = Field(description="how often, all products together")
+    would_notify: int = Field(description="how often somebody would have been told; silences are not looked at")
+    firing_seconds: float = Field(description="how long it fired, all products together")
+    longest_seconds: float
+    firing_at_end: int = Field(description="for how many products it fires still when the records end")
+
+
+class ShownRecords(Shown):
+    """The records that a rule was tried on."""
+
+    count: int
+    first: str | None = Field(description="event time; null: there was no record")
+    last: str | None
+    left_out: dict[str, int] = Field(
+        description="of records that the platform drops: duplicate, late, late_for_alerts", examples=[{}]
+    )
+
+
+class ShownTrial(Shown):
+    """What a rule would have done."""
+
+    from_: str = Field(alias="from", description="first event time, included")
+    to: str = Field(description="last, not included")
+    transitions: list[ShownTransition] = Field(description="in order of time, the first 1,000")
+    count: int = Field(description="of all transitions")
+    truncated: bool = Field(description="whether there are more than are told")
+    summary: ShownSummary
+    records: ShownRecords
+
+
 class VersionsParameters(BaseModel):
     """Which versions to list. Unknown parameters are refused, so that a misspelt one is not ignored."""
 
@@ -110,6 +198,19 @@ async def create_rule(
 ) -> RuleRow:
     """Make a rule. It applies to ticks that reach Kafka from `effective_at` on, within seconds."""
     return _tagged(response, await service.create(caller, body))
+
+
+@router.post("/test", response_model=ShownTrial, responses=problems(400, 401, 403, 422, 503))
+async def test_rule(
+    body: Annotated[RuleTrial, Body(examples=[_EXAMPLE | {"from": "2026-01-30T12:00:00Z"}])],
+    caller: CanWriteRules,
+    service: Annotated[Trials, Depends(trials)],
+) -> Response:
+    """Try a rule on stored ticks and trades before it is saved: what the live evaluator makes of them. Saves nothing.
+
+    503 where too many are tried at this moment, or this one takes too long: `Retry-After`.
+    """
+    return Response(await service.run(caller.tenant, body.wanted()), media_type="application/json")
 
 
 @router.get("", response_model=ShownRules, responses=problems(400, 401, 403, 503))

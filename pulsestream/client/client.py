@@ -15,6 +15,7 @@ from pulsestream.client.rows import (
     Order,
     Registered,
     Rule,
+    RuleTrial,
     RuleVersion,
     Sent,
     StatRow,
@@ -161,6 +162,22 @@ class Client:
     def create_rule(self, definition: Mapping[str, Any]) -> Rule:
         """Make a rule. When no answer comes it may have been made: look at `rules` before trying again."""
         return cast(Rule, self.transport.request("POST", "/api/v1/rules", body=definition, repeatable=False))
+
+    def try_rule(
+        self,
+        definition: Mapping[str, Any],
+        *,
+        from_: str | None = None,
+        to: str | None = None,
+        products: Sequence[str] | None = None,
+    ) -> RuleTrial:
+        """Return what a rule would have done over stored records, by default of the last 24 h; nothing is saved.
+
+        `products`: only these of those that it watches.
+        """
+        asked = {"from": from_, "to": to, "products": None if products is None else list(products)}
+        body = {**definition, **{name: value for name, value in asked.items() if value is not None}}
+        return cast(RuleTrial, self.transport.request("POST", "/api/v1/rules/test", body=body))
 
     def replace_rule(self, rule_id: str, definition: Mapping[str, Any], *, version: int | None) -> Rule:
         """Put another definition in a rule's place.

@@ -224,6 +224,56 @@ class RuleVersion(TypedDict):
     ended_at: str | None
 
 
+class Transition(TypedDict):
+    """A transition that a rule would have made."""
+
+    rule: str
+    product: str
+    state: Literal["pending", "firing", "resolved", "inactive"]
+    at: str
+    value: float | None
+    reason: str
+    exchange: str
+    threshold: float | None
+    window: str | None
+    severity: str
+    labels: dict[str, str]
+
+
+class TrialSummary(TypedDict):
+    """What transitions come to."""
+
+    fired: int
+    would_notify: int
+    firing_seconds: float
+    longest_seconds: float
+    firing_at_end: int
+
+
+class TrialRecords(TypedDict):
+    """The records that a rule was tried on; `left_out`: how many of them the platform drops, and why."""
+
+    count: int
+    first: str | None
+    last: str | None
+    left_out: dict[str, int]
+
+
+RuleTrial = TypedDict(
+    "RuleTrial",
+    {
+        "from": str,
+        "to": str,
+        "transitions": list[Transition],
+        "count": int,
+        "truncated": bool,
+        "summary": TrialSummary,
+        "records": TrialRecords,
+    },
+)
+"""What a rule would have done; where it is `truncated`, there are more transitions than are told."""
+
+
 class Registered(TypedDict):
     """A new tenant and its first key, which is shown this once."""
 

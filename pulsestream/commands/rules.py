@@ -44,11 +44,16 @@ def check(path: Path) -> str:
 
 def explained(path: Path, name: str | None) -> str:
     """Return each rule of a file in words, or only that of a name; raises UsageError for a name that is not there."""
+    return "\n\n".join(explain(rule) for rule in chosen_rules(path, name))
+
+
+def chosen_rules(path: Path, name: str | None) -> list[RuleDefinition]:
+    """Return the rules of a file, or only that of a name; raises UsageError for a name that is not there."""
     rules = load_rules(path)
     chosen = [rule for rule in rules if name in {None, rule.name}]
     if not chosen:
         raise UsageError(f"{path}: no rule is named {name!r}; there is {', '.join(rule.name for rule in rules)}")
-    return "\n\n".join(explain(rule) for rule in chosen)
+    return chosen
 
 
 def run_tests(path: Path, database_url: Callable[[], str], say: Callable[[str], None]) -> bool:

@@ -151,6 +151,9 @@ HTTP_SECONDS = _histogram("http_seconds", "Time to answer an HTTP request", "rou
 AUDIT_DENIALS = _counter("audit_denials_total", "Refusals of known keys: recorded in the audit, or lost", "outcome")
 EXPORTED_ROWS = _counter("exported_rows_total", "Rows sent by exports")
 EXPORTS = _counter("exports_total", "Exports ended: complete, gone (the client left), stalled, failed", "outcome")
+RULE_TRIALS = _counter(
+    "rule_trials_total", "Trials of rules: done, large, slow (refused for it), away (the database), broken", "outcome"
+)
 RATE_LIMITED = _counter("rate_limited_total", "Requests refused with 429", "policy")
 INGESTED = _counter("ingested_total", "Events acknowledged by the broker")
 DEAD_LETTERS_SETTLED = _counter("dead_letters_settled_total", "Dead letters replayed or discarded", "settled")

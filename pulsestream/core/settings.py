@@ -73,6 +73,7 @@ class Settings(BaseSettings):
     )
     limits: str = Field("", description="of tiers, where others than theirs: free.events=1000, pro.keys=100; or off")
     api_processes: int = Field(1, ge=1, le=1000, description="that share the limits: each gives a tenant its part")
+    trial_hours: int = Field(168, ge=1, le=87_600, description="of records that a rule can be tried on, at most")
     usage_interval: float = Field(60, ge=0.1, le=3600, description="seconds until counted usage is stored, at most")
     trusted_proxies: str = Field(
         "", description="addresses and networks whose X-Forwarded-For says who the client is, comma-separated"

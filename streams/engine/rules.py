@@ -58,6 +58,13 @@ def _check_products(value: object) -> object:
     return value if value == EVERY_PRODUCT else _check_names(value, products=True)
 
 
+def checked_products(value: object) -> object:
+    """Refuse what is no list of products; None is taken."""
+    if value is not None and not isinstance(value, list):
+        raise ValueError("is not a list of products")
+    return None if value is None else _check_names(value, products=True)
+
+
 def _check_exchanges(value: object) -> object:
     return None if value is None else _check_names(value, products=False)
 

@@ -1,13 +1,18 @@
 """Rules over their whole life, and alerts that people mark, as clients of a running API see them."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from pulsestream.cli import app
 from pulsestream.client import ApiError, Client
 from pulsestream.core.topics import RULES
 from pulsestream.local.kafka import EmbeddedKafka
@@ -141,6 +146,108 @@ def test_a_wrong_change_points_into_the_condition(tenant: Tenant, condition: dic
 
     assert [error["pointer"] for error in found["errors"]] == [pointer]  # type: ignore[attr-defined]  # a list
     assert call(tenant, "GET", path).json()["version"] == 1
+
+
+# ---- trials ----
+
+
+TRY = f"{PATH}/test"
+DAY = {"from": "2021-04-08T00:00:00Z", "to": "2021-04-09T00:00:00Z"}
+
+
+@pytest.fixture
+def priced(running: Installation, tenant: Tenant) -> Tenant:
+    """A tenant with ten trades a second apart, at 14,995, 14,996 and so on; of ETH-USD a tenth of that."""
+    with psycopg.connect(running.database.url()) as connection:
+        connection.execute(
+            "INSERT INTO trades (tenant, event_id, exchange, product, trade_id, price, size, side, exchange_time,"
+            " received_time, appended_at) SELECT %s, product || n, 'coinbase', product, n, (14994 + n) * part, 1,"
+            " 'buy', at, at, at FROM generate_series(1, 10) AS n,"
+            " (VALUES ('BTC-USD', 1.0), ('ETH-USD', 0.1)) AS products (product, part),"
+            " LATERAL (SELECT '2021-04-08T12:00:00Z'::timestamptz + n * interval '1 s') AS times (at)",
+            (tenant.slug,),
+        )
+    return tenant
+
+
+def test_a_rule_is_tried_before_it_is_saved(priced: Tenant, client: Client) -> None:
+    paused = below(15000, enabled=False)
+
+    found = client.try_rule(paused, from_=DAY["from"], to=DAY["to"])
+
+    assert [(one["state"], one["at"], one["value"], one["reason"]) for one in found["transitions"]] == [
+        ("firing", "2021-04-08T12:00:01.000000Z", 14995.0, "price 14995 is below 15000"),
+        ("resolved", "2021-04-08T12:00:06.000000Z", 15000.0, "price 15000 is at or above 15000"),
+    ]
+    assert found["summary"] == {
+        "fired": 1, "would_notify": 1, "firing_seconds": 5.0, "longest_seconds": 5.0, "firing_at_end": 0
+    }  # fmt: skip
+    assert (found["records"]["count"], found["truncated"]) == (10, False)
+    assert client.rules() == []
+    assert "rule" not in call(priced, "GET", "/api/v1/audit").text
+
+
+def test_a_trial_can_look_at_some_of_the_products_only(priced: Tenant, client: Client) -> None:
+    everywhere = below(15000, product="*")
+
+    found = client.try_rule(everywhere, from_=DAY["from"], to=DAY["to"], products=["ETH-USD"])
+    refused = call(priced, "POST", TRY, json=below(15000) | {"products": ["BTC-USD", "ETH-USD"]})
+
+    assert {one["product"] for one in found["transitions"]} == {"ETH-USD"}
+    assert found["summary"]["firing_at_end"] == 1
+    [fault] = problem(refused, 422, "invalid-body")["errors"]  # type: ignore[misc]  # a list
+    assert fault["pointer"] == "/products/1"
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"condition": {"type": "price", "below": 5, "clear": 4}}, "/condition/clear"),
+        ({"condition": {"type": "zscore", "window": "24h", "above": 4}}, "/condition/window"),
+        ({"from": "yesterday"}, "/from"),
+        ({"to": "2021-13-01"}, "/to"),
+        ({"from": "2021-04-08T00:00:00Z", "to": "2021-04-16T00:00:00Z"}, "/from"),
+        ({"products": "BTC-USD"}, "/products"),
+        ({"products": ["B T C"]}, "/products"),
+        ({"foor": "5s"}, "/foor"),
+    ],
+)
+def test_a_trial_that_cannot_be_points_to_what_is_wrong(tenant: Tenant, change: dict[str, Any], pointer: str) -> None:
+    found = problem(call(tenant, "POST", TRY, json=RULE | change), 422, "invalid-body")
+
+    assert [error["pointer"] for error in found["errors"]] == [pointer]  # type: ignore[attr-defined]  # a list
+
+
+def test_a_trial_that_takes_its_time_delays_no_other_request(running: Installation, priced: Tenant) -> None:
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(running.database.url()) as lock:
+        lock.execute("LOCK TABLE trades IN ACCESS EXCLUSIVE MODE")
+        trial = pool.submit(call, priced, "POST", TRY, json=RULE | DAY, timeout=60)
+        eventually(lambda: problem(call(priced, "POST", TRY, json=RULE), 503, "overloaded") and None, every=0.05)
+
+        answered = [call(priced, "GET", PATH).status_code for _ in range(50)]
+
+        assert (answered, trial.done()) == ([200] * 50, False)
+        lock.rollback()
+        assert trial.result().status_code == 200
+
+
+def test_the_command_line_tries_the_rules_of_a_file(
+    running: Installation, priced: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(json.dumps({"rules": [below(15000), below(1, name="never")]}))
+    monkeypatch.setenv("PULSESTREAM_API_PORT", str(running.api_port))
+    command = ["rules", "try", str(path), "--key", priced.key, "--from", "2021-04-08", "--to", "2021-04-09"]
+
+    table = CliRunner().invoke(app, command, catch_exceptions=False)
+    lines = CliRunner().invoke(app, [*command, "--rule", "btc-low", "--json"], catch_exceptions=False)
+
+    assert [json.loads(line)["state"] for line in lines.stdout.splitlines()] == ["firing", "resolved"]
+    assert [line.split()[1] for line in table.stdout.splitlines()[1:3]] == ["firing", "resolved"]
+    assert [line.split() for line in table.stdout.splitlines()[-2:]] == [
+        ["btc-low", "1", "1", "5s", "5s", "-", "10"],
+        ["never", "0", "0", "0s", "0s", "-", "10"],
+    ]
 
 
 # ---- pause and versions ----

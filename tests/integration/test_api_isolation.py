@@ -178,6 +178,14 @@ def making_a_rule_meets_no_namesake(pair: Pair) -> None:
     assert pair.intrude("DELETE", f"{RULES}/{answer.json()['rule_id']}").status_code == 204
 
 
+def trying_a_rule_sees_ones_own(pair: Pair) -> None:
+    answer = pair.intrude("POST", RULES + "/test", json=RULE)
+    assert answer.status_code == 200
+    assert (answer.json()["count"], answer.json()["records"]["count"]) == (0, 0)
+    pair.assert_hidden(answer)
+    assert pair.victim.call("POST", RULES + "/test", json=RULE, expect=200)["summary"]["fired"] == 1
+
+
 def another_tenants_rule_is_not_touched(method: str, path: str, body: Any = None) -> Callable[[Pair], None]:
     def touch(pair: Pair) -> None:
         request = {"json": body, "headers": {"X-API-Key": pair.intruder.key, "If-Match": "*"}}
@@ -503,6 +511,7 @@ CASES: dict[tuple[str, str], Callable[[Pair], None]] = {
     ("get", SUBSCRIPTIONS): listing_subscriptions_shows_ones_own,
     ("put", SUBSCRIPTIONS): setting_subscriptions_leaves_the_others_alone,
     ("post", RULES): making_a_rule_meets_no_namesake,
+    ("post", RULES + "/test"): trying_a_rule_sees_ones_own,
     ("get", RULES): listing_rules_shows_ones_own,
     ("get", RULES + "/{rule_id}"): another_tenants_rule_does_not_exist,
     ("put", RULES + "/{rule_id}"): another_tenants_rule_is_not_touched("PUT", "", RULE),
