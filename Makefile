@@ -24,9 +24,9 @@ up: .venv/installed ## Start everything on this machine: broker, database, feed,
 secrets: ## Write what docker-compose.kafka.yml needs into .env: a random password for everybody.
 	@deploy/secrets.sh .env
 
-# Tests mostly wait for processes: three files at a time, each with a broker of its own, keep two cores busy. The order of
+# Tests mostly wait for processes: four files at a time, each with a broker of its own, keep two cores busy. The order of
 # files stays, with the longest first.
-JOBS ?= 3
+JOBS ?= 4
 
 test: .venv/developer ## Run every test on a real broker and a real database (ARGS="-k name" for some; JOBS=1).
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)

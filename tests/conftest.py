@@ -63,7 +63,8 @@ def pytest_runtest_teardown() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--thorough", action="store_true", help="repeat what is heavy by nature many times")
+    parser.addoption("--heavy", action="store_true", help="run what takes long by nature, too")
+    parser.addoption("--thorough", action="store_true", help="likewise, and repeat it many times")
     parser.addoption("--containers", action="store_true", help="run tests/containers, which build and start images")
 
 
@@ -74,9 +75,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--thorough"):
+    if config.getoption("--heavy") or config.getoption("--thorough"):
         return
-    left_out = pytest.mark.skip(reason="takes long by nature: `make faults` runs it (--thorough)")
+    left_out = pytest.mark.skip(reason="takes long by nature: `make faults` runs it (--heavy, --thorough)")
     for item in items:
         if item.get_closest_marker("heavy"):
             item.add_marker(left_out)

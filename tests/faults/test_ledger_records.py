@@ -148,7 +148,10 @@ def test_a_topic_deleted_and_made_again_keeps_what_was_stored_and_takes_what_com
     assert scene.rows("SELECT count(*) FROM sink_gaps") == [(0,)]
 
 
-@pytest.mark.parametrize("running", [False, True], ids=["stopped", "waiting for the database"])
+@pytest.mark.parametrize(
+    "running",
+    [pytest.param(False, id="stopped"), pytest.param(True, id="waiting for the database", marks=pytest.mark.heavy)],
+)
 def test_what_retention_takes_is_told_of_and_nothing_else_is_missing(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, *, running: bool
 ) -> None:

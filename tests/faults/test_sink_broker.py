@@ -42,6 +42,7 @@ def scene(own_broker: EmbeddedKafka, database: Any, tenant: str) -> Scene:
     return Scene(tenant, own_broker.settings(), settings, database.url())
 
 
+@pytest.mark.heavy
 def test_a_sink_goes_on_when_the_broker_is_back_and_keeps_its_session_with_the_database_meanwhile(
     scene: Scene, own_broker: EmbeddedKafka
 ) -> None:
@@ -73,6 +74,7 @@ def sessions(scene: Scene) -> list[tuple[int]]:
     )
 
 
+@pytest.mark.heavy
 def test_nothing_of_a_batch_is_stored_before_its_dead_letters_are_acknowledged(
     scene: Scene, own_broker: EmbeddedKafka
 ) -> None:

@@ -180,6 +180,7 @@ def test_a_sink_may_start_before_its_database(
     assert scene.count("ticks") == 1
 
 
+@pytest.mark.heavy
 def test_a_sink_stays_in_its_group_while_the_database_is_away(
     scene: Scene,
     server: EmbeddedDatabase,
@@ -239,7 +240,10 @@ def test_a_sink_that_sleeps_with_a_batch_in_hand_is_fenced_and_writes_none_of_it
     assert scene.rows("SELECT event_id FROM ticks") == [(tick(150).event_id,)], "the batch in hand was written"
 
 
-@pytest.mark.parametrize("in_transaction", [False, True], ids=["between batches", "inside a transaction"])
+@pytest.mark.parametrize(
+    "in_transaction",
+    [pytest.param(False, id="between batches", marks=pytest.mark.heavy), pytest.param(True, id="inside a transaction")],
+)
 def test_a_zombie_that_wakes_after_another_sink_took_over_stores_nothing(
     scene: Scene, service_settings: Callable[..., Settings], tmp_path: Path, *, in_transaction: bool
 ) -> None:

@@ -75,6 +75,7 @@ def state() -> str:
     return told[0] if told else "changing"  # the metric's samples are set one after the other
 
 
+@pytest.mark.heavy
 def test_a_database_that_is_silent_for_longer_than_a_poll_may_last_does_not_cost_the_group(
     scene: Scene, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_database_that_is_silent_for_longer_than_a_poll_may_last_does_not_cost
     assert told == ("slow", 1)
 
 
+@pytest.mark.heavy
 def test_a_slow_database_is_followed_with_larger_batches(scene: Scene, proxy: Proxy) -> None:
     with running_sink(through(scene, proxy.url)) as sink, Load(scene, mixed, rate=200) as load:
         scene.wait_stored("ticks", 100)

@@ -85,7 +85,7 @@ def copy_of_tree() -> Iterator[Path]:
 
 def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
     """Run tests in a tree; return pytest's exit code and what it said in the end."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rN", *tests]
+    command = [sys.executable, "-m", "pytest", "--heavy", "-q", "-p", "no:cacheprovider", "-rN", *tests]
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     environment.setdefault("PULSESTREAM_SHARED", str(SHARED))  # the copy has nothing beside it
     try:
