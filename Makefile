@@ -11,7 +11,7 @@ PINNED = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all: -
 LOCK = .venv/lock/bin/uv pip compile pyproject.toml --group build --universal --python-version 3.11 --quiet \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help install up secrets test test-containers faults properties mutations matrix fuzz soak bench lint format lock clean
+.PHONY: help install up secrets test test-containers faults properties contract mutations matrix fuzz soak bench lint format lock clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-22s %s\n", $$1, $$2 }'
@@ -40,6 +40,9 @@ faults: .venv/developer ## What `make test` leaves out, and many more kills and 
 
 properties: .venv/developer ## Try each property with ten times as many examples as `make test` does.
 	$(BIN)/pytest --thorough -n $(JOBS) --dist loadfile tests/unit $(ARGS)
+
+contract: .venv/developer ## Call every route as the OpenAPI document says, and as it does not, thousands of times (SEED=7 repeats).
+	SEED=$(SEED) $(BIN)/pytest --thorough --capture=no tests/contract $(ARGS)
 
 mutations: .venv/developer ## Disable each guard of the product in a copy, and see a test fail (ARGS="--list", ARGS="name").
 	$(BIN)/python -m tests.mutations.gate $(ARGS)

@@ -149,10 +149,14 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 def _allowed(request: Request, raised: str) -> str:
-    """Return the methods of the path: what was `raised` names those of its first route only."""
+    """Return the methods of the path: what was `raised` names those of its first route only.
+
+    A path that is a route's own, such as /things/preview, is not another's thing of that name.
+    """
     routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
-    fitting = [route.methods or () for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    found = {method for methods in fitting for method in methods}
+    fitting = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    own = [route for route in fitting if route.path == request.url.path] or fitting
+    found = {method for route in own for method in route.methods or ()}
     return ", ".join(sorted(found)) or raised
 
 

@@ -43,7 +43,7 @@ from pulsestream.core.metrics import HTTP_REQUESTS, HTTP_SECONDS
 MAX_BODY: Final = 256 * 1024
 """Bytes of a body on any route but the batch."""
 
-_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _REQUEST_ID_HEADER: Final = b"x-request-id"
 _UNMATCHED: Final = "unmatched"

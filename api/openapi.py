@@ -6,9 +6,11 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from api.edge_document import add_edge
 from api.errors import MEDIA_TYPE, TYPE_PREFIX
 from api.ingestion import document
 from api.limits import document as limits
+from api.links import add_links
 
 Json = dict[str, Any]
 
@@ -97,7 +99,10 @@ def documented(app: FastAPI) -> Callable[[], Json]:
             made["components"]["schemas"] |= {"Problem": _PROBLEM} | document.SCHEMAS
             _drop_framework_errors(made)
             _add_limits(made)
+            _state_parameters(made)
+            add_edge(made)
             made["paths"] |= document.paths()
+            add_links(made)
             app.openapi_schema = made
         return app.openapi_schema
 
@@ -113,6 +118,17 @@ def _drop_framework_errors(made: Json) -> None:
             invalid = operation["responses"].get("422", {}).get("content", {})
             if "application/json" in invalid:
                 del operation["responses"]["422"]
+
+
+def _state_parameters(made: Json) -> None:
+    """Say of no parameter that it may be null, and that it is required where its absence is a problem of its own."""
+    for operation in (operation for path in made["paths"].values() for operation in path.values()):
+        for parameter in operation.get("parameters", ()):
+            schema = parameter["schema"]
+            kinds = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
+            schema |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}
+            if parameter["name"] == "If-Match":
+                parameter["required"] = "428" in operation["responses"]
 
 
 def _add_limits(made: Json) -> None:

@@ -249,14 +249,15 @@ _PARAMETERS: Final[Sequence[Json]] = (
     {
         "name": "traceparent",
         "in": "header",
-        "description": "W3C Trace Context; travels with the records.",
-        "schema": {"type": "string", "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
+        "description": "W3C Trace Context; travels with the records. What is none is passed over, as that says.",
+        "schema": {"type": "string", "examples": ["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"]},
     },
     {
         "name": "X-Request-ID",
         "in": "header",
-        "description": "Comes back in the answer; default: one made here.",
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+        "description": "1 to 64 of A-Z, a-z, 0-9, dot, hyphen and underscore: comes back in the answer. Where it is "
+        "anything else, or left out, one is made here.",
+        "schema": {"type": "string", "examples": ["fill-17"]},
     },
 )
 _REQUEST_ID: Final[Json] = {

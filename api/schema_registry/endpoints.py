@@ -6,11 +6,11 @@ https://docs.confluent.io/platform/current/schema-registry/develop/api.html
 from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Request, Response, Security
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import BaseModel, Field
 
-from api.auth import KEY_HEADER, Caller, Permission
+from api.auth import Caller, Permission, key_header
 from api.errors import Problem, unauthorized
 from api.limits.entrance import Entrance
 from api.schema_registry import errors
@@ -40,6 +40,7 @@ class Asked(BaseModel):
 def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route that may answer with these errors."""
     meanings = {
+        400: "The body cannot be read",
         401: "No API key, or one that is not valid",
         403: "The key may not do this",
         404: "It does not exist, or belongs to another tenant",
@@ -62,11 +63,14 @@ class RegistryLogin:
     permission: Final = Permission.DATA_READ
 
     async def __call__(
-        self, request: Request, basic: Annotated[HTTPBasicCredentials | None, Depends(_basic)]
+        self,
+        request: Request,
+        basic: Annotated[HTTPBasicCredentials | None, Depends(_basic)],
+        header: Annotated[str | None, Security(key_header)],
     ) -> Caller:
         """Return the caller; raises RegistryError 401, 403, 429, 503."""
         entrance: Entrance = request.app.state.services.entrance
-        key = basic.password if basic else request.headers.get(KEY_HEADER)
+        key = basic.password if basic else header
         try:
             caller = await entrance.caller(key, request.scope)
             if basic and basic.username != caller.key_id:
@@ -135,7 +139,7 @@ async def show_version_text(name: str, version: str, caller: CanReadSchemas) -> 
     return Response(_text(subject(caller.tenant, name).version(version)), media_type=MEDIA_TYPE)
 
 
-@router.post("/subjects/{name}", responses=failures(404, 422))
+@router.post("/subjects/{name}", responses=failures(400, 404, 422))
 async def look_up(name: str, body: Asked, caller: CanReadSchemas) -> Response:
     """Find the version that has this schema."""
     found = subject(caller.tenant, name)
@@ -145,7 +149,7 @@ async def look_up(name: str, body: Asked, caller: CanReadSchemas) -> Response:
     return _answer(_shown(found, version))
 
 
-@router.post("/subjects/{name}/versions", responses=failures(404, 422))
+@router.post("/subjects/{name}/versions", responses=failures(400, 404, 422))
 async def register(name: str, body: Asked, caller: CanReadSchemas) -> Response:
     """Give the id of this schema where the subject has it; any other one is refused, since nothing changes here."""
     version = subject(caller.tenant, name).equal(body.schema_text)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from api.search.collections import COLLECTIONS, Collection
 from api.search.encoding import MEDIA_TYPES
-from api.search.series import FIELDS
+from api.search.series import CCXT, FIELDS
 
 Json = dict[str, Any]
 
@@ -74,8 +74,10 @@ def series() -> Json:
     ccxt = {
         "type": "array",
         "title": "ccxt",
-        "prefixItems": [{"type": "integer"}],
+        "description": ", ".join(CCXT) + "; start in milliseconds since 1970",
         "items": {"type": ["number", "null"]},
+        "minItems": len(CCXT),
+        "maxItems": len(CCXT),
     }
     return answer({"anyOf": [stored, gathered, ccxt]}, _BAR)
 

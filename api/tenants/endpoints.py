@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
+from fastapi import Body as Given
 from pydantic import Field
 
 from api.asgi import request_id
@@ -48,7 +49,9 @@ class RegisteredTenant(Shown):
     responses=problems(400, 403, 409, 422, 429, 503),
 )
 async def register_tenant(
-    body: RegisterTenant, request: Request, service: Annotated[Tenants, Depends(tenants)]
+    body: Annotated[RegisterTenant, Given(examples=[{"tenant": "acme", "name": "Acme Trading"}])],
+    request: Request,
+    service: Annotated[Tenants, Depends(tenants)],
 ) -> Registered:
     """Register a tenant. Its key has role owner and is shown in this answer only.
 

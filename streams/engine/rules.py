@@ -7,7 +7,16 @@ evaluated. Durations are written as "60s" and held as microseconds; prices are i
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from pulsestream.core.errors import UsageError
 from schemas.validate import check_names
@@ -69,8 +78,9 @@ def _check_exchanges(value: object) -> object:
     return None if value is None else _check_names(value, products=False)
 
 
-Products = Annotated[str | list[str], BeforeValidator(_check_products)]
-Exchanges = Annotated[str | list[str] | None, BeforeValidator(_check_exchanges)]
+_Names = Annotated[list[str], Field(min_length=1, max_length=MAX_NAMES)]
+Products = Annotated[str | _Names, BeforeValidator(_check_products)]
+Exchanges = Annotated[str | _Names | None, BeforeValidator(_check_exchanges)]
 Label = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]{0,62}$")]
 LabelValue = Annotated[str, Field(max_length=256, pattern=_PLAIN)]
 
@@ -89,7 +99,7 @@ class RuleDefinition(BaseModel):
     cooldown: Duration = Field(default=0, json_schema_extra={"default": "0s"})
     severity: Literal["info", "warning", "critical"] = "warning"
     labels: Annotated[dict[Label, LabelValue], Field(max_length=MAX_LABELS)] = {}
-    enabled: bool = True
+    enabled: StrictBool = True
 
     @field_validator("condition")
     @classmethod

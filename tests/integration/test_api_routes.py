@@ -86,6 +86,17 @@ def test_an_unknown_route_and_an_unknown_method_are_problems(tenant: Tenant) -> 
     problem(refused, 405, "method-not-allowed")
     assert refused.headers["allow"] == "GET, POST"
     problem(tenant.http.get("/api/v1/ingestion/events"), 405, "method-not-allowed")
+    assert tenant.http.put("/api/v1/silences/preview").headers["allow"] == "POST"
+    assert tenant.http.put("/api/v1/silences/one-of-many").headers["allow"] == "DELETE, GET"
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "/api/v1/tenant"), ("POST", "/api/v1/rules")])
+def test_a_body_is_bounded_whatever_the_method_and_without_a_key(tenant: Tenant, method: str, path: str) -> None:
+    body = b'{"confirm": "' + b"x" * 300_000 + b'"}'
+
+    answer = tenant.http.request(method, path, content=body, headers={"Content-Type": "application/json"})
+
+    problem(answer, 413, "too-large")
 
 
 # ---- registration ----

@@ -53,6 +53,17 @@ def test_what_is_left_out_has_the_documented_default() -> None:
     )
 
 
+@pytest.mark.parametrize("value", [0, 1, "no", "true"])
+def test_enabled_is_true_or_false_and_nothing_that_could_mean_it(value: object) -> None:
+    assert "enabled: Input should be a valid boolean" in refusal(enabled=value)
+
+
+def test_the_schema_says_how_many_names_a_list_holds() -> None:
+    schema = RuleDefinition.model_json_schema()["properties"]["product"]
+
+    assert {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 200} in schema["anyOf"]
+
+
 @pytest.mark.parametrize(
     "fields", [WHOLE, {"name": "r", "product": ["A", "B"], "condition": {"type": "price", "crosses": 1e-9}}]
 )
