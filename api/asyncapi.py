@@ -1,7 +1,8 @@
-"""GET /asyncapi.json: the topics as AsyncAPI 3.1 (https://www.asyncapi.com/docs/reference/specification/v3.1.0).
+"""GET /asyncapi.json: topics and live messages (https://www.asyncapi.com/docs/reference/specification/v3.1.0).
 
-It is made from the released Avro schemas, so that it cannot say anything else than what is on the wire. The application
-that the document describes is PulseStream: it sends what tenants read, and receives what they write.
+It is made from the released Avro schemas and the types of the live messages, so that it cannot say anything else than
+what is on the wire. The application that the document describes is PulseStream: it sends what tenants read, and
+receives what they write.
 """
 
 from importlib.metadata import version
@@ -10,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from fastapi import APIRouter, Response
 
+from api.live import document as live
 from pulsestream.core.topics import DATASETS
 from schemas import registry
 from schemas.codec import DATASET_RECORDS, NAMES
@@ -17,6 +19,7 @@ from schemas.codec import DATASET_RECORDS, NAMES
 Json = dict[str, Any]
 PATH: Final = "/asyncapi.json"
 
+_KAFKA: Final = "kafka"
 _AVRO: Final = "application/vnd.apache.avro+json;version=1.9.0"
 _WRITTEN_BY_TENANTS: Final = ("events", "own-ticks")
 _MEANINGS: Final = {
@@ -43,9 +46,10 @@ _HEADERS: Final[Json] = {
     },
 }
 _DESCRIPTION: Final = (
-    "PulseStream's topics. Each tenant has topics of its own, `ps.{tenant}.{dataset}.v1`; the key of a record is its "
-    "product in UTF-8, so one product is in order. Values are in Confluent's wire format: a zero byte, the schema's id "
-    "in four bytes, the Avro body; `/registry` gives the schemas by id to Confluent's clients."
+    "PulseStream's topics, and the live view over a WebSocket. Each tenant has topics of its own, "
+    "`ps.{tenant}.{dataset}.v1`; the key of a record is its product in UTF-8, so one product is in order. "
+    "Values are in Confluent's wire format: a zero byte, the schema's id in four bytes, the Avro body; "
+    "`/registry` gives the schemas by id to Confluent's clients."
 )
 router = APIRouter()
 
@@ -61,17 +65,18 @@ def document() -> Json:
     return {
         "asyncapi": "3.1.0",
         "info": {
-            "title": "PulseStream topics",
+            "title": "PulseStream topics and live view",
             "version": version("pulsestream"),
             "description": _DESCRIPTION,
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
         "defaultContentType": "application/avro",
-        "servers": {"kafka": _server()},
-        "channels": {dataset: _channel(dataset) for dataset in DATASETS},
-        "operations": {_operation_name(dataset): _operation(dataset) for dataset in DATASETS},
+        "servers": {_KAFKA: _server(), live.SERVER: live.server()},
+        "channels": {dataset: _channel(dataset) for dataset in DATASETS} | {live.CHANNEL: live.channel()},
+        "operations": {_operation_name(dataset): _operation(dataset) for dataset in DATASETS} | live.operations(),
         "components": {
-            "messages": {name: _message(name) for name in _record_names()},
+            "schemas": live.schemas(),
+            "messages": {name: _message(name) for name in _record_names()} | live.messages(),
             "securitySchemes": {"scram": {"type": "scramSha256", "description": "user `t.{tenant}`"}},
         },
     }
@@ -97,6 +102,7 @@ def _channel(dataset: str) -> Json:
         "address": f"ps.{{tenant}}.{dataset}.v1",
         "title": dataset,
         "description": _MEANINGS[dataset],
+        "servers": [{"$ref": f"#/servers/{_KAFKA}"}],
         "parameters": {"tenant": {"description": "the tenant's slug", "examples": ["acme"]}},
         "messages": {name: {"$ref": f"#/components/messages/{name}"}},
     }

@@ -23,7 +23,7 @@ from api.live.alert_log import AlertLane, AlertLog, Read
 from api.live.broker import LiveBroker, Part
 from api.live.client import Client
 from api.live.latest import Lane
-from api.live.messages import Close, CloseError, snapshot_message
+from api.live.messages import BrokerState, Close, CloseError, snapshot_message
 from api.live.repeats import Verdict
 from api.live.rows import alert_key, row_text
 from api.live.session import Session
@@ -98,7 +98,7 @@ class Hub:
         self._views: dict[str, TenantView] = {}
         self._followed: dict[str, Followed] = {}
         self._count = 0
-        self._status = "live"
+        self._status: BrokerState = "live"
         self._database_from = 0.0
         self._tell_at = self._loop.time() + TELL
         self._readers = asyncio.Semaphore(4)
@@ -263,7 +263,7 @@ class Hub:
             if topic in self._followed:
                 self._followed[topic] = self._followed.pop(topic)
 
-    def _tell(self, status: str, why: str) -> None:
+    def _tell(self, status: BrokerState, why: str) -> None:
         if status == self._status:
             return
         self._status = status

@@ -11,12 +11,15 @@ position    `resume` alone: alerts that the client did not ask for have gone by
 gap         alerts that left the topic before the client came back: how many records of it, at most
 status      whether the broker can be read
 bye         why the connection is about to be closed
+
+Each is a type below; `/asyncapi.json` shows their schemas. Those that come often are put together as text, of rows that
+are JSON already.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -29,6 +32,7 @@ _LISTED: Final = 1_000
 
 Dataset = Literal["ticks", "stats", "alerts"]
 DATASETS: Final[tuple[Dataset, ...]] = ("ticks", "stats", "alerts")
+BrokerState = Literal["live", "away"]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 _Names = Annotated[list[_Name], msgspec.Meta(min_length=1, max_length=_LISTED)]
 
@@ -55,7 +59,7 @@ class CloseError(Exception):
         self.reason = reason
 
 
-class Subscribe(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag="subscribe"):
+class Subscribe(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, tag_field="type", tag="subscribe"):
     """The client's message. A filter that is left out lets everything through."""
 
     key: Annotated[str, msgspec.Meta(max_length=200)] = ""
@@ -64,6 +68,78 @@ class Subscribe(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", ta
     exchanges: _Names | None = None
     windows: _Names | None = None
     resume: Annotated[str, msgspec.Meta(max_length=2_000)] | None = None
+
+
+class _Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
+    """A message of the server's."""
+
+
+def _row(*records: str) -> Any:  # a type, made for msgspec's schemas
+    shown = [{"$ref": f"#/components/schemas/{record}"} for record in records]
+    schema = shown[0] if len(shown) == 1 else {"anyOf": shown}
+    return Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=schema)]
+
+
+class Snapshot(_Said, frozen=True, tag="snapshot"):
+    """Rows of one dataset as they are when the client comes: one message of several, before `live`."""
+
+    dataset: Dataset
+    rows: list[_row("tick", "stat", "alert")]  # type: ignore[valid-type] # made for msgspec
+
+
+class Ticks(_Said, frozen=True, tag="ticks"):
+    """Ticks since the last message; a slow client gets the newest of each product only."""
+
+    rows: list[_row("tick")]  # type: ignore[valid-type] # likewise
+
+
+class Stats(_Said, frozen=True, tag="stats"):
+    """Statistics since the last message; a slow client gets the newest of each product and window only."""
+
+    rows: list[_row("stat")]  # type: ignore[valid-type] # likewise
+
+
+class Alerts(_Said, frozen=True, tag="alerts"):
+    """Alerts in order, none left out."""
+
+    rows: list[_row("alert")]  # type: ignore[valid-type] # likewise
+    resume: Annotated[str, msgspec.Meta(description="the token of what is behind the last of them")]
+
+
+class Position(_Said, frozen=True, tag="position"):
+    """The token has moved: alerts that the client did not ask for have gone by."""
+
+    resume: str
+
+
+class Live(_Said, frozen=True, tag="live"):
+    """The snapshot is whole, and everything missed since the resume token was sent."""
+
+    resume: Annotated[str | None, msgspec.Meta(description="null: alerts were not asked for")]
+
+
+class Gap(_Said, frozen=True, tag="gap"):
+    """Alerts left the topic (retention) before the client came back."""
+
+    dataset: Literal["alerts"]
+    records: Annotated[int, msgspec.Meta(ge=1, description="how many records of the topic, at most")]
+
+
+class Status(_Said, frozen=True, tag="status"):
+    """Whether the broker can be read; while it is away nothing comes."""
+
+    broker: BrokerState
+
+
+class Bye(_Said, frozen=True, tag="bye"):
+    """Why the connection is about to be closed."""
+
+    code: Annotated[int, msgspec.Meta(description="that of the close")]
+    reason: str
+
+
+SAID: Final = (Snapshot, Live, Ticks, Stats, Alerts, Position, Gap, Status, Bye)
+"""Every message of the server's, in the order in which a client meets them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,22 +199,22 @@ def position_message(token: str) -> str:
 
 def live_message(token: str | None) -> str:
     """Return the end of the snapshot."""
-    return _said({"type": "live", "resume": token})
+    return _said(Live(token))
 
 
 def gap_message(records: int) -> str:
     """Return how many records of the alerts' topic are gone that the client has not seen."""
-    return _said({"type": "gap", "dataset": "alerts", "records": records})
+    return _said(Gap("alerts", records))
 
 
-def status_message(broker: str) -> str:
+def status_message(broker: BrokerState) -> str:
     """Return whether the broker can be read: live or away."""
-    return _said({"type": "status", "broker": broker})
+    return _said(Status(broker))
 
 
 def bye_message(code: int, reason: str) -> str:
     """Return why the connection is about to be closed."""
-    return _said({"type": "bye", "code": code, "reason": reason})
+    return _said(Bye(code, reason))
 
 
 def shortened(reason: str, most: int = 123) -> str:
@@ -146,8 +222,8 @@ def shortened(reason: str, most: int = 123) -> str:
     return reason.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
 
 
-def _said(document: dict[str, object]) -> str:
-    return _text.encode(document).decode()
+def _said(message: _Said) -> str:
+    return _text.encode(message).decode()
 
 
 def _set(names: Sequence[str] | None) -> frozenset[str] | None:

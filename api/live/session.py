@@ -10,7 +10,7 @@ from typing import Final
 
 from api.live.alert_log import AlertLane
 from api.live.latest import Batch, Lane
-from api.live.messages import gap_message, live_message, status_message
+from api.live.messages import BrokerState, gap_message, live_message, status_message
 
 _WORDS: Final = 16
 """Messages of the server itself that may wait."""
@@ -34,7 +34,7 @@ class Session:
         lane = self._lanes.get(batch.dataset)
         return lane is not None and lane.offer(batch)
 
-    def tell_status(self, broker: str) -> None:
+    def tell_status(self, broker: BrokerState) -> None:
         """Note whether the broker can be read; only the newest word waits."""
         self._status = status_message(broker)
 

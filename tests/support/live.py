@@ -5,13 +5,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Self
+from typing import Any, Self, Union
 
 import httpx
+import msgspec
 from confluent_kafka import Producer
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
 
+from api.live.messages import SAID
 from pulsestream.core.clock import MICROS_PER_SECOND, wall_clock
 from pulsestream.core.kafka import producer_config
 from pulsestream.core.settings import Settings
@@ -20,8 +22,16 @@ from schemas.codec import codec
 from schemas.records import Alert, AsOf, Record, Stat, Tick, tick_id
 from tests.support.e2e import Installation, Tenant
 
+_said = msgspec.json.Decoder(Union[SAID])  # noqa: UP007 - of a tuple of types
 BOUND = 60.0
 """Seconds within which whatever is waited for has to come."""
+
+
+def read(text: str | bytes) -> dict[str, Any]:
+    """Return a message of the server's; one that is not as its type says, and so not as /asyncapi.json says, raises."""
+    _said.decode(text)
+    message: dict[str, Any] = json.loads(text)
+    return message
 
 
 class LiveClient:
@@ -70,7 +80,7 @@ class LiveClient:
     def read(self, seconds: float) -> None:
         """Read the next message, if one comes in time."""
         try:
-            self.messages.append(json.loads(self._socket.recv(seconds)))
+            self.messages.append(read(self._socket.recv(seconds)))
         except TimeoutError:
             return
         except ConnectionClosed as closed:
@@ -127,7 +137,7 @@ class EventClient:
             if line.startswith("id: "):
                 self.last_id = line.removeprefix("id: ")
             if line.startswith("data: "):
-                self.messages.append(json.loads(line.removeprefix("data: ")))
+                self.messages.append(read(line.removeprefix("data: ")))
 
     def alerts(self) -> list[str]:
         """Return the ids of all alerts that came, in their order, those of the snapshot first."""
