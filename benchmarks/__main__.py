@@ -17,11 +17,12 @@ _NAMES: Final = {
     "latency": "a frame on the exchange's socket to its committed row, at 10,000 frames a second",
     "ingest": "acknowledged events over HTTP: against a FastAPI no-op route, and pydantic + fastavro in batches",
     "search": "latest, time range, contents of events over HTTP: 10,000,000 rows of 50 tenants",
+    "tenancy": "what keys and limits cost, 10,000 tenants against hardly any, live fan-out to 500 and 2,000 clients",
     "memory": "what each process of a local stack keeps in memory",
     "forecast": "volatility and price for the next 1, 5, 15 minutes, against the naive baseline, on recorded days",
     "anomaly": "jumps and volume spikes put into recorded days: what z-scores and ratios find of them",
 }
-_IN_PARTS: Final = frozenset({"streams", "sink"})
+_IN_PARTS: Final = frozenset({"streams", "sink", "tenancy"})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,9 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("name", choices=sorted(_NAMES), metavar="NAME", help="one of those listed below")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: a smoke test, not a measurement")
-    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="these parts (streams, sink)")
-    parser.add_argument("--repetitions", type=int, metavar="N", help="rounds of each part (streams, sink)")
-    parser.add_argument("--scale", type=float, default=1.0, metavar="S", help="shorter turns (streams, sink)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="these parts (streams, sink, tenancy)")
+    parser.add_argument("--repetitions", type=int, metavar="N", help="rounds of each part (streams, sink, tenancy)")
+    parser.add_argument("--scale", type=float, default=1.0, metavar="S", help="shorter turns (streams, sink, tenancy)")
     return parser
 
 

@@ -11,13 +11,13 @@ from pulsestream.local.kafka import EmbeddedKafka
 
 
 @contextmanager
-def running_broker() -> Iterator[EmbeddedKafka]:
-    """Yield a broker with the platform's topics; raises JavaMissingError or StartError."""
+def running_broker(partitions: int = 3) -> Iterator[EmbeddedKafka]:
+    """Yield a broker with the platform's topics, for so many partitions; raises JavaMissingError or StartError."""
     with tempfile.TemporaryDirectory(prefix="pulsestream-benchmark-", ignore_cleanup_errors=True) as home:
         broker = EmbeddedKafka(Path(home))
         try:
             broker.start()
-            settings = broker.settings()
+            settings = broker.settings().model_copy(update={"partitions": partitions})
             Admin(settings).create(platform_topic_specs(settings))
             yield broker
         finally:

@@ -39,8 +39,9 @@ TENANT: Final = "bench-ingest"
 PEER: Final = "bench-peer"
 """The tenant to whose topic of events the pydantic route writes."""
 START: Final = 60.0
-_FREE: Final = "free.requests=1000000000, free.events=1000000000"
+FREE: Final = "free.requests=1000000000, free.events=1000000000"
 """Limits that are counted and never reached."""
+CLI: Final = (sys.executable, "-m", "pulsestream.cli")
 _LOAD: Final = "benchmarks.peers.http_load"
 _MEBIBYTE: Final = 1024 * 1024
 
@@ -85,8 +86,25 @@ class Stand:
 
     broker: EmbeddedKafka
     folder: Path
+    database: EmbeddedDatabase
+    others: Mapping[str, object] = field(default_factory=dict)
+    pepper: str = field(default_factory=lambda: secrets.token_hex(16))
     key: str = ""
     cases: dict[str, Server] = field(default_factory=dict)
+
+    def settings(self, service: str) -> dict[str, object]:
+        """Return the settings of one of our services."""
+        user = f"ps-{service}"
+        return {
+            "kafka_bootstrap": self.broker.bootstrap,
+            "kafka_username": user,
+            "kafka_password": self.broker.password(user),
+            "database_url": self.database.url(f"ps_{service}"),
+            "key_pepper": self.pepper,
+            "log_level": "warning",
+            "limits": FREE,
+            **self.others,
+        }
 
     def turn(self, case: str, connections: int, seconds: float, warm_up: float) -> Turn:
         """Put load on a case; raises AssertionError when an answer is not the one of success."""
@@ -104,7 +122,7 @@ class Stand:
     def ceiling(self, connections: int, seconds: float) -> dict[int, Load]:
         """Return what the load can do at most, against answers that were made beforehand: for 1 and for 100 events."""
         with process_on(0, [sys.executable, "-m", _LOAD, "respond", str(port := process.free_port())], self.folder):
-            _await_port(port)
+            await_port(port)
             return {
                 events: _loaded(Job(port, SINGLE, self.key, events, connections, seconds, 0.5)) for events in (1, 100)
             }
@@ -129,21 +147,41 @@ class Stand:
 @contextmanager
 def stand() -> Iterator[Stand]:
     """Start everything, and end it afterwards; raises SystemExit where there is no epoll."""
+    with bare_stand() as made, ExitStack() as stack:
+        stack.enter_context(served_api(made))
+        with process_on(-1, [*CLI, "relay"], made.folder, made.settings("relay")):
+            made.key = register(made.cases["single"].port, TENANT)
+            send_one(made.cases["single"].port, made.key)
+        for name, server in _rivals(made, stack).items():
+            made.cases[name] = server
+        yield made
+
+
+@contextmanager
+def bare_stand(partitions: int = 3, **settings: object) -> Iterator[Stand]:
+    """Start broker and database, and end them; `settings` are added to all of ours. Raises SystemExit likewise."""
     if not hasattr(select, "epoll"):
         raise SystemExit("the load generator of this benchmark needs epoll: run it on Linux")
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pulsestream-ingest-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pulsestream-benchmark-")))
         pin(-1)
-        broker = stack.enter_context(running_broker())
+        broker = stack.enter_context(running_broker(partitions))
         database = EmbeddedDatabase(folder / "database")
         database.start()
         stack.callback(database.stop)
         migrate(database.url())
-        made = Stand(broker, folder)
-        _serve_api(made, database, stack)
-        for name, server in _rivals(made, stack).items():
-            made.cases[name] = server
-        yield made
+        yield Stand(broker, folder, database, settings | {"partitions": partitions})
+
+
+@contextmanager
+def served_api(made: Stand) -> Iterator[Server]:
+    """Run the API as it is, as cases `single` and `batch`; yields the first of them."""
+    port = process.free_port()
+    with process_on(0, [*CLI, "api"], made.folder, made.settings("api") | {"api_port": port}) as pid:
+        await_port(port)
+        made.cases["single"] = Server("api", port, SINGLE, 1, pid)
+        made.cases["batch"] = Server("api", port, BATCH, 100, pid)
+        yield made.cases["single"]
 
 
 def pin(processor: int) -> None:
@@ -169,41 +207,15 @@ def process_on(
         process.stop(running)
 
 
-def _serve_api(made: Stand, database: EmbeddedDatabase, stack: ExitStack) -> None:
-    port = process.free_port()
-    command = [sys.executable, "-m", "pulsestream.cli"]
-    pid = stack.enter_context(
-        process_on(0, [*command, "api"], made.folder, _settings(made, "api", database) | {"api_port": port})
-    )
-    _await_port(port)
-    with process_on(-1, [*command, "relay"], made.folder, _settings(made, "relay", database)):
-        made.key = _register(port)
-        _send_one(port, made.key)
-    made.cases["single"] = Server("api", port, SINGLE, 1, pid)
-    made.cases["batch"] = Server("api", port, BATCH, 100, pid)
-
-
-def _settings(made: Stand, service: str, database: EmbeddedDatabase) -> dict[str, object]:
-    user = f"ps-{service}"
-    return {
-        "kafka_bootstrap": made.broker.bootstrap,
-        "kafka_username": user,
-        "kafka_password": made.broker.password(user),
-        "database_url": database.url(f"ps_{service}"),
-        "key_pepper": secrets.token_hex(16),
-        "log_level": "warning",
-        "limits": _FREE,
-    }
-
-
-def _register(port: int) -> str:
-    body = {"tenant": TENANT, "name": "Bench"}
+def register(port: int, tenant: str) -> str:
+    """Register a tenant, and return its key."""
+    body = {"tenant": tenant, "name": "Bench"}
     answer = httpx.post(f"http://127.0.0.1:{port}/api/v1/auth/register/tenant", json=body, timeout=30, trust_env=False)
     answer.raise_for_status()
     return str(answer.json()["api_key"])
 
 
-def _send_one(port: int, key: str) -> None:
+def send_one(port: int, key: str) -> None:
     """Send an event until it is taken: the tenant's topics are made for it."""
     event: dict[str, Any] = {"type": "first", "source": "bench", "data": None}
     deadline = time.monotonic() + START
@@ -228,8 +240,8 @@ def _rivals(made: Stand, stack: ExitStack) -> dict[str, Server]:
     peer_pid = stack.enter_context(
         process_on(0, [*module, pydantic_api.__name__, str(peer), topic], made.folder, access)
     )
-    _await_port(noop)
-    _await_port(peer)
+    await_port(noop)
+    await_port(peer)
     return {
         "noop GET": Server("noop", noop, noop_api.PATH, 0, noop_pid),
         "noop POST": Server("noop", noop, noop_api.PATH, 1, noop_pid),
@@ -245,7 +257,8 @@ def _loaded(job: Job) -> Load:
     return msgspec.json.decode(done.stdout, type=Load)
 
 
-def _await_port(port: int) -> None:
+def await_port(port: int) -> None:
+    """Wait until something listens on a port; raises TimeoutError."""
     deadline = time.monotonic() + START
     while process.port_is_free(port):
         if time.monotonic() > deadline:

@@ -53,12 +53,7 @@ class Worker:
 
     def figures(self) -> Mapping[str, float]:
         """Return the sums of its metrics by name; raises httpx.TransportError while it does not listen."""
-        text = httpx.get(self.metrics, timeout=10, trust_env=False).text
-        found: dict[str, float] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                found[sample.name] = found.get(sample.name, 0.0) + sample.value
-        return found
+        return metrics(self.metrics)
 
     def folded(self) -> float:
         """Return how many records it has folded or left out."""
@@ -253,6 +248,16 @@ def _rule(rule_id: str, tenant: str, definition: Mapping[str, object]) -> bytes:
         version=1,
     )
     return codec(Rule).encode(rule)
+
+
+def metrics(url: str) -> Mapping[str, float]:
+    """Return the sums of a process's metrics by name; raises httpx.TransportError while it does not listen."""
+    text = httpx.get(url, timeout=10, trust_env=False).text
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found[sample.name] = found.get(sample.name, 0.0) + sample.value
+    return found
 
 
 def offered(producer: Producer, topic: str, key: bytes, value: bytes | None) -> bool:
