@@ -710,11 +710,13 @@ def key_create(
     Examples: pulsestream key create "desk 1" --role viewer --days 30;
     pulsestream key create deployment --role admin --until 2027-01-31T12:00:00Z
     """
+    from pulsestream.commands.api_client import connect
     from pulsestream.commands.key import create, end_of
     from pulsestream.core.clock import wall_clock
 
     ends = end_of(until, days, wall_clock)
-    create(_api_client(), key, name, role, ends, as_json=as_json, out=sys.stdout)
+    with connect(_api_client(), key) as api:
+        create(api, name, role, ends, as_json=as_json, out=sys.stdout)
 
 
 @key_app.command("list")
@@ -728,9 +730,11 @@ def key_list(
 
     Examples: pulsestream key list; pulsestream key list --state any --json
     """
+    from pulsestream.commands.api_client import connect
     from pulsestream.commands.key import listed
 
-    listed(_api_client(), key, state, as_json=as_json, out=sys.stdout)
+    with connect(_api_client(), key) as api:
+        listed(api, state, as_json=as_json, out=sys.stdout)
 
 
 @key_app.command("rotate")
@@ -747,9 +751,11 @@ def key_rotate(
 
     Examples: pulsestream key rotate 03kV8sLq2ZxYb; pulsestream key rotate 03kV8sLq2ZxYb --overlap 0
     """
+    from pulsestream.commands.api_client import connect
     from pulsestream.commands.key import rotate
 
-    rotate(_api_client(), key, key_id, overlap, as_json=as_json, out=sys.stdout)
+    with connect(_api_client(), key) as api:
+        rotate(api, key_id, overlap, as_json=as_json, out=sys.stdout)
 
 
 @key_app.command("revoke")
@@ -758,9 +764,11 @@ def key_revoke(key_id: KeyId, key: ApiKey) -> None:
 
     Example: pulsestream key revoke 03kV8sLq2ZxYb
     """
+    from pulsestream.commands.api_client import connect
     from pulsestream.commands.key import revoke
 
-    typer.echo(revoke(_api_client(), key, key_id))
+    with connect(_api_client(), key) as api:
+        typer.echo(revoke(api, key_id))
 
 
 @key_app.command("check")

@@ -1,7 +1,7 @@
 """A typed client of PulseStream's HTTP API.
 
     with Client("http://127.0.0.1:8000", key) as api:
-        api.set_subscriptions([("coinbase", "BTC-USD")])
+        api.subscriptions.set([("coinbase", "BTC-USD")])
         api.send({"type": "order.filled", "source": "/desk/1", "data": {"size": 0.25}})
         for tick in api.ticks(product="BTC-USD", order="asc"):
             print(tick["exchange_time"], tick["price"])

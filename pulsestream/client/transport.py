@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 
@@ -83,6 +84,20 @@ class Transport:
             self._rest(attempt, response)
         raise AssertionError("the last attempt returns or raises")
 
+    def walk(self, path: str, member: str, query: Query, by: str = "cursor") -> Iterator[dict[str, Any]]:
+        """Yield what all pages hold in `member`, each page fetched when it is come to.
+
+        `next_` + `by` of an answer is `by` of the next request. A walk ends where there is no more, a tail's, too.
+        """
+        at = query.get(by)
+        while True:
+            answer = self.request("GET", path, query={**query, by: at})
+            yield from answer[member]
+            following = answer[f"next_{by}"]
+            if following in (None, at) or not answer[member]:
+                return
+            at = following
+
     def lines(self, path: str, query: Query) -> Iterator[str]:
         """Yield the lines of an export as they come; raises ApiError, UnavailableError. It is not begun again."""
         asked = {name: value for name, value in query.items() if value is not None}
@@ -116,6 +131,16 @@ class Transport:
         if document is None:
             raise UnavailableError(f"{response.url} is not PulseStream's API: it answered {response.text[:80]!r}")
         return document
+
+
+def route(*segments: str) -> str:
+    """Return the path of a route below /api/v1; nothing in a segment leaves its place."""
+    return "/api/v1/" + "/".join(quote(segment, safe="") for segment in segments)
+
+
+def parameters(filters: Query) -> dict[str, Any]:
+    """Return filters under the names of the API: `from_` is `from`, which is no name in Python."""
+    return {name.removesuffix("_"): value for name, value in filters.items()}
 
 
 def _json(response: httpx.Response) -> Any:

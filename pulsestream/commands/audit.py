@@ -10,7 +10,7 @@ import msgspec
 from api.audit.verification import Checked, check, tenants
 from api.relay_database import connect
 from pulsestream.client import Client
-from pulsestream.client.client import PAGE
+from pulsestream.client.account import PAGE
 from pulsestream.commands.shown import printable
 from pulsestream.core.errors import UsageError
 from pulsestream.core.settings import Settings
@@ -30,13 +30,13 @@ def listed(api: Client, filters: Mapping[str, str | None], limit: int, *, as_jso
     wanted = {name: value for name, value in filters.items() if value is not None}
     if not as_json:
         out.write(_ROW.format(**_HEADINGS) + "\n")
-    entries = islice(api.audit(page=min(limit or PAGE, PAGE), **wanted), limit or None)
+    entries = islice(api.audit.list(page=min(limit or PAGE, PAGE), **wanted), limit or None)
     out.writelines((json.dumps(entry, ensure_ascii=False) if as_json else _line(entry)) + "\n" for entry in entries)
 
 
 def verify(api: Client, *, out: TextIO) -> bool:
     """Verify the tenant's whole chain over the API, write what was found, and return whether it is whole."""
-    verdict = api.verify_audit()
+    verdict = api.audit.verify()
     if verdict["intact"]:
         out.write(f"whole: {verdict['last']} rows, the last one's hash is {verdict['hash']}\n")
     else:

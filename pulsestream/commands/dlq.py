@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, BinaryIO, Final, Literal, TextIO, TypeAlias
 
 from pulsestream.client import Client
-from pulsestream.client.client import PAGE
+from pulsestream.client.dead_letters import PAGE
 from pulsestream.commands.shown import printable
 from pulsestream.core.errors import UsageError
 
@@ -44,20 +44,20 @@ def listed(
     """Write the letters of a filter, one a line, up to `limit` (0: all)."""
     if not as_json:
         out.write(_ROW.format(**_HEADINGS) + "\n")
-    letters = api.dead_letters(order="asc" if oldest_first else "desc", page=min(limit or PAGE, PAGE), **where)
+    letters = api.dead_letters.list(order="asc" if oldest_first else "desc", page=min(limit or PAGE, PAGE), **where)
     out.writelines(_shown(letter, _line, as_json=as_json) for letter in islice(letters, limit or None))
 
 
 def show(api: Client, letter_id: str, *, as_json: bool, out: TextIO) -> None:
     """Write a letter with what its record holds."""
-    letter = api.dead_letter(_id(letter_id))
+    letter = api.dead_letters.get(_id(letter_id))
     lines = [letter] if as_json else _described(letter)
     out.writelines(_shown(line, str, as_json=as_json) for line in lines)
 
 
 def show_bytes(api: Client, letter_id: str, out: BinaryIO) -> None:
     """Write the bytes of the record's value as they were; raises UsageError where the letter has none."""
-    value = api.dead_letter(_id(letter_id))["value"]
+    value = api.dead_letters.get(_id(letter_id))["value"]
     if value is None:
         raise UsageError(f"dead letter {letter_id} has no value: it was null, or too large for a letter")
     out.write(base64.b64decode(value["base64"]))
@@ -81,11 +81,13 @@ class Chosen:
         """Send the requests that this choice takes and yield their answers."""
         if self.ids:
             for first in range(0, len(self.ids), _AT_ONCE):
-                yield api.settle(how, {"ids": self.ids[first : first + _AT_ONCE], **more})
+                yield api.dead_letters.settle(how, {"ids": self.ids[first : first + _AT_ONCE], **more})
             return
         cursor = None
         while True:
-            answer = api.settle(how, {"where": {**self.where}, "limit": _AT_ONCE, "cursor": cursor, **more})
+            answer = api.dead_letters.settle(
+                how, {"where": {**self.where}, "limit": _AT_ONCE, "cursor": cursor, **more}
+            )
             yield answer
             cursor = answer["next_cursor"]
             if cursor is None:

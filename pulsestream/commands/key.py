@@ -1,24 +1,24 @@
 """API keys: made, listed, rotated and revoked over the HTTP API; checked without it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final, TextIO
+from typing import Final, Literal, TextIO, TypeAlias
 
 from api import keys
-from pulsestream.commands.api_client import call
+from pulsestream.client import Client
+from pulsestream.client.objects import MadeKey, Role
 from pulsestream.commands.shown import table
 from pulsestream.commands.times import parse_time
 from pulsestream.core.clock import Clock, format_rfc3339
 from pulsestream.core.errors import UsageError
-from pulsestream.core.settings import Settings
 
-_PATH: Final = "/api/v1/keys"
-_PAGE: Final = 1000
+State: TypeAlias = Literal["active", "expired", "revoked", "any"]
+_Column: TypeAlias = Literal["id", "name", "role", "state", "created_at", "expires_at", "last_used_at"]
 _LONGEST: Final = 4096
 """Characters that are looked at: a key has 76."""
 _HEADINGS: Final = ("ID", "NAME", "ROLE", "STATE", "CREATED", "ENDS", "LAST USED")
-_COLUMNS: Final = ("id", "name", "role", "state", "created_at", "expires_at", "last_used_at")
+_COLUMNS: Final[tuple[_Column, ...]] = ("id", "name", "role", "state", "created_at", "expires_at", "last_used_at")
 
 
 def end_of(until: str | None, days: float | None, clock: Clock) -> str | None:
@@ -30,37 +30,25 @@ def end_of(until: str | None, days: float | None, clock: Clock) -> str | None:
     return None if days is None else format_rfc3339(clock() + timedelta(days=days) // timedelta(microseconds=1))
 
 
-def create(
-    settings: Settings, key: str, name: str, role: str, expires_at: str | None, *, as_json: bool, out: TextIO
-) -> None:
+def create(api: Client, name: str, role: Role, expires_at: str | None, *, as_json: bool, out: TextIO) -> None:
     """Make a key and write its text, once."""
-    body = {"name": name, "role": role, "expires_at": expires_at}
-    _write_made(call(settings, "POST", _PATH, body=body, key=key), as_json=as_json, out=out)
+    _write_made(api.keys.create(name, role, expires_at=expires_at), as_json=as_json, out=out)
 
 
-def rotate(settings: Settings, key: str, key_id: str, overlap: int | None, *, as_json: bool, out: TextIO) -> None:
+def rotate(api: Client, key_id: str, overlap: int | None, *, as_json: bool, out: TextIO) -> None:
     """Make a key in the place of another and write its text, once."""
-    body = {} if overlap is None else {"overlap_seconds": overlap}
-    made = call(settings, "POST", f"{_path(key_id)}/rotate", body=body, key=key)
-    _write_made(made, as_json=as_json, out=out)
+    _write_made(api.keys.rotate(_id(key_id), overlap_seconds=overlap), as_json=as_json, out=out)
 
 
-def revoke(settings: Settings, key: str, key_id: str) -> str:
+def revoke(api: Client, key_id: str) -> str:
     """Revoke a key; return what to show."""
-    call(settings, "DELETE", _path(key_id), key=key)
+    api.keys.revoke(_id(key_id))
     return f"key {key_id} revoked: it is refused everywhere within seconds"
 
 
-def listed(settings: Settings, key: str, state: str, *, as_json: bool, out: TextIO) -> None:
+def listed(api: Client, state: State, *, as_json: bool, out: TextIO) -> None:
     """Write the tenant's keys in a state, the newest first."""
-    query: dict[str, Any] = {"state": state, "limit": _PAGE}
-    found: list[Mapping[str, Any]] = []
-    while True:
-        page = call(settings, "GET", _PATH, query=query, key=key)
-        found += page["keys"]
-        if page["next_cursor"] is None:
-            break
-        query["cursor"] = page["next_cursor"]
+    found = api.keys.list(state)
     if as_json:
         out.writelines(json.dumps(one) + "\n" for one in found)
     else:
@@ -80,7 +68,7 @@ def check(read: Callable[[int], str]) -> str:
     return f"well-formed: the checksum fits. Its id is {found.id}; whether it is taken, the API knows"
 
 
-def _write_made(made: Mapping[str, Any], *, as_json: bool, out: TextIO) -> None:
+def _write_made(made: MadeKey, *, as_json: bool, out: TextIO) -> None:
     if as_json:
         out.write(json.dumps(made) + "\n")
     else:
@@ -89,9 +77,9 @@ def _write_made(made: Mapping[str, Any], *, as_json: bool, out: TextIO) -> None:
         out.write(f"{made['api_key']}\n")
 
 
-def _path(key_id: str) -> str:
-    if keys.parse(key_id) is not None:
+def _id(text: str) -> str:
+    if keys.parse(text) is not None:
         raise UsageError("that is a whole key: name it by its id, the part behind ps_live_")
-    if not (key_id.isascii() and key_id.isalnum()):
-        raise UsageError(f"{key_id!r} is no id of a key: `pulsestream key list` shows them")
-    return f"{_PATH}/{key_id}"
+    if not (text.isascii() and text.isalnum()):
+        raise UsageError(f"{text!r} is no id of a key: `pulsestream key list` shows them")
+    return text

@@ -6,7 +6,7 @@ from typing import Final, TextIO
 
 import orjson
 
-from pulsestream.client.rows import RuleTrial, Transition
+from pulsestream.client.objects import RuleTrial, Transition
 from pulsestream.commands.api_client import connect
 from pulsestream.commands.backtest import format_lasting
 from pulsestream.commands.shown import number, table
@@ -33,7 +33,7 @@ def run(
     begin, end = (_time(option, text) for option, text in zip(("--from", "--to"), span, strict=True))
     with connect(settings, key) as api:
         trials = {
-            rule.name: api.try_rule(json.loads(rule.model_dump_json(exclude_none=True)), from_=begin, to=end)
+            rule.name: api.rules.test(json.loads(rule.model_dump_json(exclude_none=True)), from_=begin, to=end)
             for rule in rules
         }
     if as_json:

@@ -10,7 +10,7 @@ from pulsestream.core.settings import Settings
 def register(settings: Settings, slug: str, name: str, token: str | None) -> str:
     """Register a tenant and return what to show: its API key, once. Raises ApiError, UnavailableError."""
     with connect(settings) as api:
-        made = api.register(slug, name, token=token)
+        made = api.tenant.register(slug, name, token=token)
     return f"tenant {made['tenant']} registered, tier {made['tier']}. Its API key, shown this once:\n{made['api_key']}"
 
 
@@ -18,7 +18,7 @@ def subscribe(settings: Settings, products: Sequence[str], key: str) -> str:
     """Set the products (EXCHANGE:PRODUCT) that the key's tenant gets; return what to show."""
     wanted = [_product(product) for product in products]
     with connect(settings, key) as api:
-        api.set_subscriptions(wanted)
+        api.subscriptions.set(wanted)
     return f"subscribed to {', '.join(products)}; the first records arrive within seconds"
 
 

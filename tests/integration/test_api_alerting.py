@@ -173,7 +173,7 @@ def priced(running: Installation, tenant: Tenant) -> Tenant:
 def test_a_rule_is_tried_before_it_is_saved(priced: Tenant, client: Client) -> None:
     paused = below(15000, enabled=False)
 
-    found = client.try_rule(paused, from_=DAY["from"], to=DAY["to"])
+    found = client.rules.test(paused, from_=DAY["from"], to=DAY["to"])
 
     assert [(one["state"], one["at"], one["value"], one["reason"]) for one in found["transitions"]] == [
         ("firing", "2021-04-08T12:00:01.000000Z", 14995.0, "price 14995 is below 15000"),
@@ -183,14 +183,14 @@ def test_a_rule_is_tried_before_it_is_saved(priced: Tenant, client: Client) -> N
         "fired": 1, "would_notify": 1, "firing_seconds": 5.0, "longest_seconds": 5.0, "firing_at_end": 0
     }  # fmt: skip
     assert (found["records"]["count"], found["truncated"]) == (10, False)
-    assert client.rules() == []
+    assert client.rules.list() == []
     assert "rule" not in call(priced, "GET", "/api/v1/audit").text
 
 
 def test_a_trial_can_look_at_some_of_the_products_only(priced: Tenant, client: Client) -> None:
     everywhere = below(15000, product="*")
 
-    found = client.try_rule(everywhere, from_=DAY["from"], to=DAY["to"], products=["ETH-USD"])
+    found = client.rules.test(everywhere, from_=DAY["from"], to=DAY["to"], products=["ETH-USD"])
     refused = call(priced, "POST", TRY, json=below(15000) | {"products": ["BTC-USD", "ETH-USD"]})
 
     assert {one["product"] for one in found["transitions"]} == {"ETH-USD"}
@@ -254,11 +254,11 @@ def test_the_command_line_tries_the_rules_of_a_file(
 
 
 def test_a_pause_reaches_the_streams_and_ends(running: Installation, client: Client) -> None:
-    made = client.create_rule(RULE)
+    made = client.rules.create(RULE)
 
-    paused = client.pause_rule(made["rule_id"])
-    assert (client.pause_rule(made["rule_id"])["version"], paused["version"], paused["enabled"]) == (2, 2, False)
-    resumed = client.resume_rule(made["rule_id"])
+    paused = client.rules.pause(made["rule_id"])
+    assert (client.rules.pause(made["rule_id"])["version"], paused["version"], paused["enabled"]) == (2, 2, False)
+    resumed = client.rules.resume(made["rule_id"])
 
     assert (resumed["version"], resumed["enabled"], resumed["definition"]) == (3, True, made["definition"])
 
@@ -271,17 +271,17 @@ def test_a_pause_reaches_the_streams_and_ends(running: Installation, client: Cli
 
 
 def test_versions_tell_who_changed_what_and_when_it_held(client: Client, tenant: Tenant) -> None:
-    rule_id = client.create_rule(below(15000, labels={"a": "1"}))["rule_id"]
-    client.replace_rule(rule_id, below(14000, labels={"b": "2"}), version=1)
-    client.pause_rule(rule_id)
-    client.resume_rule(rule_id)
-    client.delete_rule(rule_id)
+    rule_id = client.rules.create(below(15000, labels={"a": "1"}))["rule_id"]
+    client.rules.replace(rule_id, below(14000, labels={"b": "2"}), version=1)
+    client.rules.pause(rule_id)
+    client.rules.resume(rule_id)
+    client.rules.delete(rule_id)
 
     def in_force() -> None:
-        assert next(client.rule_versions(rule_id))["effective_at"] is not None
+        assert next(client.rules.versions(rule_id))["effective_at"] is not None
 
     eventually(in_force)
-    versions = list(client.rule_versions(rule_id))
+    versions = list(client.rules.versions(rule_id))
     assert [(one["version"], one["change"]) for one in versions] == [
         *((5, "deleted"), (4, "resumed"), (3, "paused")),
         *((2, "changed"), (1, "created")),
@@ -297,10 +297,10 @@ def test_versions_tell_who_changed_what_and_when_it_held(client: Client, tenant:
 
 
 def test_versions_come_in_pages(client: Client, tenant: Tenant) -> None:
-    rule_id = client.create_rule(RULE)["rule_id"]
+    rule_id = client.rules.create(RULE)["rule_id"]
     for _ in range(2):
-        client.pause_rule(rule_id)
-        client.resume_rule(rule_id)
+        client.rules.pause(rule_id)
+        client.rules.resume(rule_id)
 
     pages, before = [], None
     while True:
@@ -317,13 +317,13 @@ def test_versions_come_in_pages(client: Client, tenant: Tenant) -> None:
 
 
 def test_a_deleted_rule_takes_no_change(client: Client) -> None:
-    rule_id = client.create_rule(RULE)["rule_id"]
-    client.delete_rule(rule_id)
+    rule_id = client.rules.create(RULE)["rule_id"]
+    client.rules.delete(rule_id)
 
     for change in (
-        lambda: client.replace_rule(rule_id, RULE, version=None),
-        lambda: client.pause_rule(rule_id),
-        lambda: client.resume_rule(rule_id),
+        lambda: client.rules.replace(rule_id, RULE, version=None),
+        lambda: client.rules.pause(rule_id),
+        lambda: client.rules.resume(rule_id),
     ):
         with pytest.raises(ApiError) as refused:
             change()
@@ -350,7 +350,7 @@ def test_the_newest_alert_of_each_rule_and_product_is_how_things_stand(
             store_alert(running.database, tenant.slug, rule_id, state, seq=number, product=product)
 
     def found(**query: Any) -> list[tuple[str, str, str]]:
-        return [(one["rule_id"], one["product"], one["state"]) for one in client.current_alerts(page=1, **query)]
+        return [(one["rule_id"], one["product"], one["state"]) for one in client.alerts.current(page=1, **query)]
 
     open_now = [
         *(("rule-a", "BTC-USD", "firing"), ("rule-b", "BTC-USD", "pending"), ("rule-b", "SOL/X-USD", "firing")),
@@ -366,44 +366,44 @@ def test_the_newest_alert_of_each_rule_and_product_is_how_things_stand(
 def test_an_acknowledgement_is_of_one_firing(running: Installation, client: Client, tenant: Tenant) -> None:
     first = store_alert(running.database, tenant.slug, "rule", "firing", seq=1)
 
-    told = client.acknowledge(first, "on it")
-    again = client.acknowledge(first, "on it")
+    told = client.alerts.acknowledge(first, "on it")
+    again = client.alerts.acknowledge(first, "on it")
 
     assert (told["muted"], told["acknowledged"]) == ("acknowledged", again["acknowledged"])
     assert told["acknowledged"] is not None
     assert told["acknowledged"]["comment"] == "on it"
     store_alert(running.database, tenant.slug, "rule", "resolved", seq=2)
     second = store_alert(running.database, tenant.slug, "rule", "firing", seq=3)
-    (now,) = client.current_alerts()
+    (now,) = client.alerts.current()
     assert (now["alert_id"], now["muted"], now["acknowledged"]) == (second, None, None)
     with pytest.raises(ApiError) as refused:
-        client.acknowledge(first)
+        client.alerts.acknowledge(first)
     assert (refused.value.code, refused.value.document["alert_id"]) == ("alert-moved-on", second)
 
 
 def test_an_acknowledged_pending_alert_fires_without_a_word(
     running: Installation, client: Client, tenant: Tenant
 ) -> None:
-    client.acknowledge(store_alert(running.database, tenant.slug, "rule", "pending", seq=1))
+    client.alerts.acknowledge(store_alert(running.database, tenant.slug, "rule", "pending", seq=1))
     firing = store_alert(running.database, tenant.slug, "rule", "firing", seq=2)
 
-    (now,) = client.current_alerts()
+    (now,) = client.alerts.current()
 
     assert (now["alert_id"], now["muted"]) == (firing, "acknowledged")
-    assert client.unacknowledge(firing)["muted"] is None
+    assert client.alerts.unacknowledge(firing)["muted"] is None
 
 
 def test_a_snooze_outlives_the_alert_and_can_be_ended(running: Installation, client: Client, tenant: Tenant) -> None:
     first = store_alert(running.database, tenant.slug, "rule", "firing", seq=1)
 
-    client.snooze(first, in_hours(2), "at lunch")
+    client.alerts.snooze(first, in_hours(2), "at lunch")
 
     store_alert(running.database, tenant.slug, "rule", "resolved", seq=2)
     second = store_alert(running.database, tenant.slug, "rule", "firing", seq=3)
-    (now,) = client.current_alerts()
+    (now,) = client.alerts.current()
     assert str(now["muted"]).startswith("snoozed until ")
-    assert client.unsnooze(second)["muted"] is None
-    assert client.unsnooze(second)["snoozed"] is None
+    assert client.alerts.unsnooze(second)["muted"] is None
+    assert client.alerts.unsnooze(second)["snoozed"] is None
 
 
 @pytest.mark.parametrize("hours", [-1, 31 * 24, "yesterday", "9999-12-31T23:59:59Z"])
@@ -446,7 +446,7 @@ def test_a_silence_mutes_what_its_preview_showed_until_it_is_ended(
     made = call(tenant, "POST", SILENCES, json=wanted).json()
 
     def muted() -> dict[str, str | None]:
-        return {one["product"]: one["muted"] for one in client.current_alerts()}
+        return {one["product"]: one["muted"] for one in client.alerts.current()}
 
     assert [one["product"] for one in preview] == ["BTC-USD", "ETH-USD"]
     assert made["state"] == "active"

@@ -381,8 +381,8 @@ def test_a_killed_api_leaves_no_change_without_its_row_and_no_row_without_its_ch
         changes = {(f"rule:{rule_id}", "rule.delete" if deleted else "rule.create") for rule_id, deleted in versions}
     found: list[dict[str, Any]] = []
     with Client(f"http://127.0.0.1:{running.api_port}", changing.key) as api:
-        found += [row for row in api.audit() if row["action"].startswith("rule.")]
-        verdict = api.verify_audit()
+        found += [row for row in api.audit.list() if row["action"].startswith("rule.")]
+        verdict = api.audit.verify()
     assert len(changes) > 2
     assert {(row["target"], row["action"]) for row in found} == changes
     assert len(found) == len(changes)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pulsestream.client import ApiError, Client
+from pulsestream.client.objects import Matcher
 from pulsestream.local.kafka import EmbeddedKafka
 from tests.support.api import EVENT, RULE, installation
 from tests.support.e2e import Installation, Tenant, eventually
@@ -59,29 +60,93 @@ def _equal(found: object, expected: object) -> None:
 
 
 def test_rules_subscriptions_feeds_and_lag(api: Client) -> None:
-    made = api.create_rule(RULE)
-    gets = api.set_subscriptions([("coinbase", "BTC-USD")], ["ticks"])
+    made = api.rules.create(RULE)
+    gets = api.subscriptions.set([("coinbase", "BTC-USD")], ["ticks"])
 
-    assert [rule["rule_id"] for rule in api.rules()] == [made["rule_id"]]
-    assert api.rule(made["rule_id"])["name"] == RULE["name"]
-    api.delete_rule(made["rule_id"])
-    assert api.rules() == []
+    assert [rule["rule_id"] for rule in api.rules.list()] == [made["rule_id"]]
+    assert api.rules.get(made["rule_id"])["name"] == RULE["name"]
+    api.rules.delete(made["rule_id"])
+    assert api.rules.list() == []
     assert [(each["exchange"], each["product"], each["datasets"]) for each in gets] == [
         ("coinbase", "BTC-USD", ["ticks"])
     ]
-    assert api.subscriptions() == gets
+    assert api.subscriptions.list() == gets
     assert [feed["product"] for feed in api.feeds(hours=1)["feeds"]] == ["BTC-USD"]
     assert api.status()["newest"] == []
-    assert [list(walk) for walk in (api.ticks(), api.trades(), api.stats(), api.bars(), api.alerts())] == [[]] * 5
-    assert list(api.dead_letters(state="any")) == []
-    assert api.settle("discard", {"where": {}, "reason": "none is there"})["results"] == []
+    assert [list(walk) for walk in (api.ticks(), api.trades(), api.stats(), api.bars(), api.alerts.history())] == [
+        []
+    ] * 5
+    assert list(api.dead_letters.list(state="any")) == []
+    assert api.dead_letters.settle("discard", {"where": {}, "reason": "none is there"})["results"] == []
+
+
+def test_what_a_tenant_has_is_made_changed_and_ended(api: Client) -> None:
+    key = api.keys.create("desk", "viewer", expires_at="2100-01-31T12:00:00Z")
+    renamed = api.keys.change(key["id"], name="desk 2", expires_at=None)
+    successor = api.keys.rotate(key["id"], overlap_seconds=0)
+    api.keys.revoke(successor["id"])
+    assert (renamed["name"], renamed["expires_at"], successor["role"]) == ("desk 2", None, "viewer")
+    assert [one["state"] for one in api.keys.list("any")][:2] == ["revoked", "expired"]
+
+    credential = api.kafka_credentials.create("desk")
+    rotated = api.kafka_credentials.rotate(credential["id"], overlap_seconds=0)
+    api.kafka_credentials.revoke(rotated["id"])
+    assert credential["password"] in credential["clients"]["python"]
+    assert api.kafka_credentials.get(rotated["id"])["connection"] == api.kafka_credentials.connection()
+    assert len(list(api.kafka_credentials.list(ended=True))) == 2
+
+    channel = api.channels.create("desk", {"kind": "webhook", "url": "https://example.com/alerts"}, group_wait="10s")
+    tested = api.channels.test(channel["id"])
+    paused = api.channels.change(channel["id"], enabled=False)
+    assert (channel["group_wait"], paused["state"]) == ("10s", "paused")
+    assert [each["id"] for each in api.channels.messages(channel["id"])] == [tested]
+    assert list(api.channels.attempts(channel["id"])) == []
+    with pytest.raises(ApiError, match="enable it first"):
+        api.channels.resend(channel["id"], message_id=tested)
+    api.channels.delete(channel["id"])
+    assert api.channels.list() == []
+
+    bitcoin: Matcher = {"name": "product", "op": "=~", "value": "BTC-*"}
+    silences = [api.silences.create([bitcoin], str(number), ends_at="2100-01-31T12:00:00Z") for number in range(3)]
+    assert api.silences.preview([bitcoin]) == []
+    api.silences.end(silences[0]["silence_id"])
+    assert [each["comment"] for each in api.silences.list("active", page=1)] == ["2", "1"]
+
+    assert api.tenant.show()["quotas"]["channels"]["use"] == 0
+    assert api.tenant.usage(from_="2026-01-01", to="2026-01-31") == []
+    assert api.ticket()["expires_at"]
+    assert api.audit.verify()["intact"]
+
+
+def test_a_change_of_a_rule_is_made_from_the_version_that_was_seen(api: Client) -> None:
+    rule_id = api.rules.create(RULE)["rule_id"]
+
+    changed = api.rules.replace(rule_id, RULE | {"severity": "critical"}, version=1)
+    with pytest.raises(ApiError) as replaced:
+        api.rules.replace(rule_id, RULE, version=1)
+    with pytest.raises(ApiError) as deleted:
+        api.rules.delete(rule_id, version=1)
+
+    assert changed["version"] == 2
+    assert {replaced.value.code, deleted.value.code} == {"precondition-failed"}
+    assert [each["change"] for each in api.rules.versions(rule_id)] == ["changed", "created"]
+
+
+def test_a_tenant_that_is_deleted_has_no_key_any_more(running: Installation) -> None:
+    leaving = running.register("leaving")
+    with Client(f"http://127.0.0.1:{running.api_port}", leaving.key) as api:
+        assert api.tenant.delete(leaving.slug)["status"] == "deleting"
+        with pytest.raises(ApiError) as excinfo:
+            api.tenant.show()
+
+    assert excinfo.value.status in {401, 403}
 
 
 def test_a_refusal_says_what_is_wrong(api: Client, tenant: Tenant, running: Installation) -> None:
     for request, code in (
-        (lambda: api.register(tenant.slug), "tenant-exists"),
-        (lambda: api.rule("a/../b?c"), "not-found"),
-        (lambda: api.create_rule({**RULE, "condition": {"type": "price"}}), "invalid-body"),
+        (lambda: api.tenant.register(tenant.slug), "tenant-exists"),
+        (lambda: api.rules.get("a/../b?c"), "not-found"),
+        (lambda: api.rules.create({**RULE, "condition": {"type": "price"}}), "invalid-body"),
         (lambda: list(api.ticks(prodcut="BTC-USD")), "invalid-parameters"),
         (lambda: list(api.export("events", tenant="acme")), "tenant-not-allowed"),
     ):
@@ -89,7 +154,7 @@ def test_a_refusal_says_what_is_wrong(api: Client, tenant: Tenant, running: Inst
             request()
         assert excinfo.value.code == code
     with Client(f"http://127.0.0.1:{running.api_port}") as nobody, pytest.raises(ApiError, match="X-API-Key"):
-        nobody.rules()
+        nobody.rules.list()
 
 
 def test_an_api_that_is_killed_under_a_client_loses_and_doubles_nothing(

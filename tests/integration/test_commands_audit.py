@@ -73,7 +73,7 @@ def test_rows_are_listed_by_what_was_done(running: Installation, tenant: Tenant)
 
 def test_a_chain_is_verified_over_the_api_until_somebody_edits_it(running: Installation, tenant: Tenant) -> None:
     with Client(f"http://127.0.0.1:{running.api_port}", tenant.key) as api:
-        newest = next(api.audit())
+        newest = next(api.audit.list())
     whole = audit(running, "verify", tenant=tenant).stdout
 
     forge(running, tenant, "DELETE FROM audit WHERE tenant = %s AND seq = 2")

@@ -3,9 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any, TypedDict, get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -16,6 +14,7 @@ from pulsestream.client import AlertRow, ApiError, BarRow, EventRow, StatRow, Ti
 from pulsestream.client.batches import MAX_BYTES, all_rejected, batches
 from pulsestream.client.transport import Transport
 from pulsestream.local.process import free_port
+from tests.support.answering import Answer, Server, serving
 
 ROWS: dict[str, type] = {
     "ticks": TickRow,
@@ -27,57 +26,10 @@ ROWS: dict[str, type] = {
 }
 
 
-class Answer(TypedDict, total=False):
-    """What the server does with a request: breaks off, or answers."""
-
-    broken: bool
-    status: int
-    headers: dict[str, str]
-    body: Any
-
-
-class Server:
-    """Answers requests in turn; the last answer stays."""
-
-    def __init__(self) -> None:
-        self.answers: list[Answer] = []
-        self.seen: list[tuple[str, str, bytes]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def _do(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                outer.seen.append((self.command, self.path, body))
-                answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
-                if answer.get("broken"):
-                    self.connection.close()
-                    return
-                content = answer.get("body", {})
-                data = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response(answer.get("status", 200))
-                for name, value in {**answer.get("headers", {}), "Content-Length": str(len(data))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_GET = do_POST = do_PUT = do_DELETE = _do  # noqa: N815 - the names that the library calls
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
-                del format, args
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server()
-    thread = Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+    with serving() as made:
+        yield made
 
 
 class Rests:
