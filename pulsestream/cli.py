@@ -4,7 +4,6 @@ Rooms are imported when their command runs, so that `--help` is quick and a brok
 """
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -13,6 +12,13 @@ import typer
 from pulsestream.core import log
 from pulsestream.core.errors import PulseStreamError, UsageError
 from pulsestream.core.settings import Settings, load_settings
+from pulsestream.menu.alerts import app as alerts_app
+from pulsestream.menu.channels import app as channels_app
+from pulsestream.menu.common import ApiKey, Begin, End, api_client, database_url, opened
+from pulsestream.menu.kafka import app as kafka_app
+from pulsestream.menu.key import app as key_app
+from pulsestream.menu.rules import app as rules_app
+from pulsestream.menu.silences import app as silences_app
 
 if TYPE_CHECKING:
     from pulsestream.commands.sources import Sources
@@ -25,12 +31,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
+app.add_typer(key_app, name="key")
+app.add_typer(rules_app, name="rules")
+app.add_typer(channels_app, name="channels")
+app.add_typer(silences_app, name="silences")
+app.add_typer(alerts_app, name="alerts")
+app.add_typer(kafka_app, name="kafka-credentials")
 tenant_app = typer.Typer(help="Tenants, and who may be one.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(tenant_app, name="tenant")
-key_app = typer.Typer(help="API keys of a tenant.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(key_app, name="key")
-rules_app = typer.Typer(help="Files of alert rules.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(rules_app, name="rules")
 dlq_app = typer.Typer(help="Dead letters: records that were refused.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(dlq_app, name="dlq")
 audit_app = typer.Typer(help="The audit: who changed what.", no_args_is_help=True, rich_markup_mode=None)
@@ -39,16 +47,11 @@ app.add_typer(audit_app, name="audit")
 SourceNames = Annotated[
     list[str], typer.Argument(help="recording, bars (btcusd-second-20161007-trade.csv), or db:TENANT")
 ]
-Begin = Annotated[str | None, typer.Option("--from", help="2026-01-31T12:00:00Z, or a date: its midnight UTC")]
-End = Annotated[str | None, typer.Option("--to", help="likewise; the time itself is left out")]
 BasisChoice = Annotated[
     Literal["auto", "trades", "ticks"],
     typer.Option(help="what prices are taken from; auto: trades where there are some of the product"),
 ]
-ApiKey = Annotated[str, typer.Option(envvar="PULSESTREAM_API_KEY", help="the tenant's API key")]
 Slug = Annotated[str, typer.Argument(metavar="TENANT", help="slug, such as acme")]
-KeyId = Annotated[str, typer.Argument(help="id of a key, as `pulsestream key list` shows it")]
-AsJson = Annotated[bool, typer.Option("--json", help="as the API gives it")]
 LetterIds = Annotated[list[str] | None, typer.Argument(help="ids of dead letters", show_default=False)]
 Where = Annotated[
     list[str] | None, typer.Option(help="reason=…, topic=…, key=…, from=TIME, to=TIME; can be repeated, all must hold")
@@ -402,72 +405,6 @@ def stats(
     run(opened, choice, wanted, as_json=as_json, out=sys.stdout, err=sys.stderr)
 
 
-@rules_app.command("check")
-def rules_check(file: Annotated[Path, typer.Argument(help="YAML file of rules")]) -> None:
-    """Say whether a file is valid.
-
-    Else each fault is told with its line, and the exit code is 2.
-
-    Example: pulsestream rules check rules.yaml
-    """
-    from pulsestream.commands.rules import check
-
-    typer.echo(check(file))
-
-
-@rules_app.command("explain")
-def rules_explain(
-    file: Annotated[Path, typer.Argument(help="YAML file of rules")],
-    rule: Annotated[str | None, typer.Option(help="only the rule of this name")] = None,
-) -> None:
-    """Say in words what rules do, each with an example of when it would fire.
-
-    Example: pulsestream rules explain rules.yaml --rule btc-below-15000
-    """
-    from pulsestream.commands.rules import explained
-
-    typer.echo(explained(file, rule))
-
-
-@rules_app.command("test")
-def rules_test(file: Annotated[Path, typer.Argument(help="YAML file of rules, with tests")]) -> None:
-    """Run the tests of a file of rules.
-
-    A test lists ticks, or names a source as `pulsestream backtest` takes it, and every transition that has to follow.
-    Exit code 1 if one of them does not hold, with the difference.
-
-    Example: pulsestream rules test rules.yaml
-    """
-    from pulsestream.commands.rules import run_tests
-
-    log.configure("offline", "warning", "console")
-    if not run_tests(file, _database_url, typer.echo):
-        raise typer.Exit(1)
-
-
-@rules_app.command("try")
-def rules_try(
-    file: Annotated[Path, typer.Argument(help="YAML file of rules")],
-    key: ApiKey,
-    rule: Annotated[str | None, typer.Option(help="name of the only one to try")] = None,
-    begin: Begin = None,
-    end: End = None,
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="one transition a line")] = False,
-) -> None:
-    """Try rules on what is stored of a tenant, over the API.
-
-    Prints each transition that the live evaluator makes of the stored ticks and trades, by default of the last 24 h,
-    and what each rule comes to. Nothing is saved.
-
-    Examples: pulsestream rules try rules.yaml; pulsestream rules try rules.yaml --rule btc-low --from 2026-01-30 --json
-    """
-    from pulsestream.commands.rule_trials import run
-    from pulsestream.commands.rules import chosen_rules
-
-    run(_api_client(), key, chosen_rules(file, rule), (begin, end), as_json=as_json, out=sys.stdout)
-
-
 @app.command()
 def doctor() -> None:
     """Check the installation and say what to do.
@@ -511,7 +448,7 @@ def tenant_register(
     """
     from pulsestream.commands.tenant import register
 
-    typer.echo(register(_api_client(), slug, name or slug, token))
+    typer.echo(register(api_client(), slug, name or slug, token))
 
 
 @tenant_app.command("invite")
@@ -695,95 +632,6 @@ def _confirmed(slug: str, confirm: str) -> None:
         raise UsageError(f"--confirm {confirm!r} is not {slug!r}: nothing was done. Write the slug twice")
 
 
-@key_app.command("create")
-def key_create(
-    name: Annotated[str, typer.Argument(help="what it is for")],
-    role: Annotated[Literal["owner", "admin", "viewer"], typer.Option(help="not above that of --key")],
-    key: ApiKey,
-    until: Annotated[str | None, typer.Option(help="when it ends, such as 2027-01-31T12:00:00Z")] = None,
-    days: Annotated[float | None, typer.Option(min=0.001, max=36500, help="or in how many days")] = None,
-    *,
-    as_json: AsJson = False,
-) -> None:
-    """Make an API key; its text is printed once.
-
-    Examples: pulsestream key create "desk 1" --role viewer --days 30;
-    pulsestream key create deployment --role admin --until 2027-01-31T12:00:00Z
-    """
-    from pulsestream.commands.api_client import connect
-    from pulsestream.commands.key import create, end_of
-    from pulsestream.core.clock import wall_clock
-
-    ends = end_of(until, days, wall_clock)
-    with connect(_api_client(), key) as api:
-        create(api, name, role, ends, as_json=as_json, out=sys.stdout)
-
-
-@key_app.command("list")
-def key_list(
-    key: ApiKey,
-    state: Annotated[Literal["active", "expired", "revoked", "any"], typer.Option()] = "active",
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="one key a line")] = False,
-) -> None:
-    """List a tenant's API keys, by default those that work, with their last use.
-
-    Examples: pulsestream key list; pulsestream key list --state any --json
-    """
-    from pulsestream.commands.api_client import connect
-    from pulsestream.commands.key import listed
-
-    with connect(_api_client(), key) as api:
-        listed(api, state, as_json=as_json, out=sys.stdout)
-
-
-@key_app.command("rotate")
-def key_rotate(
-    key_id: KeyId,
-    key: ApiKey,
-    overlap: Annotated[
-        int | None, typer.Option(min=0, help="seconds that it works on beside the new one; default: a day")
-    ] = None,
-    *,
-    as_json: AsJson = False,
-) -> None:
-    """Make a new API key in the place of another; its text is printed once.
-
-    Examples: pulsestream key rotate 03kV8sLq2ZxYb; pulsestream key rotate 03kV8sLq2ZxYb --overlap 0
-    """
-    from pulsestream.commands.api_client import connect
-    from pulsestream.commands.key import rotate
-
-    with connect(_api_client(), key) as api:
-        rotate(api, key_id, overlap, as_json=as_json, out=sys.stdout)
-
-
-@key_app.command("revoke")
-def key_revoke(key_id: KeyId, key: ApiKey) -> None:
-    """Revoke an API key for good: it is refused everywhere within seconds.
-
-    Example: pulsestream key revoke 03kV8sLq2ZxYb
-    """
-    from pulsestream.commands.api_client import connect
-    from pulsestream.commands.key import revoke
-
-    with connect(_api_client(), key) as api:
-        typer.echo(revoke(api, key_id))
-
-
-@key_app.command("check")
-def key_check() -> None:
-    """Say whether the text on the standard input is an API key by its shape and checksum.
-
-    Asks nobody and shows no secret. Exit code 2 if it is none.
-
-    Example: pulsestream key check < demo.key
-    """
-    from pulsestream.commands.key import check
-
-    typer.echo(check(sys.stdin.read))
-
-
 @dlq_app.command("list")
 def dlq_list(
     key: ApiKey,
@@ -801,11 +649,10 @@ def dlq_list(
     Examples: pulsestream dlq list; pulsestream dlq list --where reason=unknown_schema --where topic=events
     --where from=2026-01-31T12:00:00Z; pulsestream dlq list --where state=any --limit 0 --json
     """
-    from pulsestream.commands.api_client import connect
     from pulsestream.commands.dlq import listed, parse_where
 
     wanted = parse_where(where or (), "state")
-    with connect(_api_client(), key) as api:
+    with opened(key) as api:
         listed(api, wanted, limit, oldest_first=oldest_first, as_json=as_json, out=sys.stdout)
 
 
@@ -822,10 +669,9 @@ def dlq_show(
     Examples: pulsestream dlq show 6f1d2c3b4a5968778695a4b3c2d1e0f0;
     pulsestream dlq show 6f1d2c3b4a5968778695a4b3c2d1e0f0 --bytes > record.bin
     """
-    from pulsestream.commands.api_client import connect
     from pulsestream.commands.dlq import show, show_bytes
 
-    with connect(_api_client(), key) as api:
+    with opened(key) as api:
         if as_bytes:
             show_bytes(api, letter_id, sys.stdout.buffer)
         else:
@@ -851,12 +697,11 @@ def dlq_replay(
     Examples: pulsestream dlq replay --all --dry-run; pulsestream dlq replay --where reason=unknown_schema;
     pulsestream dlq replay 6f1d2c3b4a5968778695a4b3c2d1e0f0
     """
-    from pulsestream.commands.api_client import connect
     from pulsestream.commands.dlq import Chosen, parse_where, settle
 
     chosen = Chosen.of(ids or (), parse_where(where or ()), everything=everything)
     more = {"dry_run": dry_run, "force": force}
-    with connect(_api_client(), key) as api:
+    with opened(key) as api:
         went_well = settle(api, "replay", chosen, more, as_json=as_json, out=sys.stdout, err=sys.stderr)
     if not went_well:
         raise typer.Exit(1)
@@ -877,11 +722,10 @@ def dlq_discard(
     Examples: pulsestream dlq discard --where reason=undecodable --reason "test data";
     pulsestream dlq discard 6f1d2c3b4a5968778695a4b3c2d1e0f0 --reason "sent again by hand"
     """
-    from pulsestream.commands.api_client import connect
     from pulsestream.commands.dlq import Chosen, parse_where, settle
 
     chosen = Chosen.of(ids or (), parse_where(where or ()), everything=everything)
-    with connect(_api_client(), key) as api:
+    with opened(key) as api:
         went_well = settle(api, "discard", chosen, {"reason": reason}, as_json=as_json, out=sys.stdout, err=sys.stderr)
     if not went_well:
         raise typer.Exit(1)
@@ -903,11 +747,10 @@ def audit_list(
 
     Examples: pulsestream audit list; pulsestream audit list --action access.denied --from 2026-01-31T12:00:00Z --json
     """
-    from pulsestream.commands.api_client import connect
     from pulsestream.commands.audit import listed
 
     filters = {"action": action, "actor": actor, "target": target, "from": begin, "to": end}
-    with connect(_api_client(), key) as api:
+    with opened(key) as api:
         listed(api, filters, limit, as_json=as_json, out=sys.stdout)
 
 
@@ -917,10 +760,9 @@ def audit_verify(key: ApiKey) -> None:
 
     Exit code 1 where it is not. Keep the hash that it prints: `pulsestream audit list --json` shows that of each row.
     """
-    from pulsestream.commands.api_client import connect
     from pulsestream.commands.audit import verify
 
-    with connect(_api_client(), key) as api:
+    with opened(key) as api:
         if not verify(api, out=sys.stdout):
             raise typer.Exit(1)
 
@@ -956,17 +798,6 @@ def _lines(path: Path) -> list[str]:
         raise UsageError(f"{path} cannot be read: {error}") from error
 
 
-def _api_client() -> Settings:
-    """Return settings that say where the API is: those given, else those of the stack that runs here."""
-    from pulsestream.local.attach import attach
-
-    settings = load_settings()
-    log.configure("client", "warning", "console")
-    with suppress(UsageError):  # no stack runs here
-        return attach(settings)
-    return settings
-
-
 def _start(process: str) -> Settings:
     settings = load_settings()
     log.configure(process, settings.log_level, settings.log_format)
@@ -994,7 +825,7 @@ def _sources(names: list[str], begin: str | None, end: str | None) -> "Sources":
     until = MAX_TIME if end is None else parse_time("--to", end)
     if since >= until:
         raise UsageError(f"--from {begin} is not before --to {end}: nothing lies between them")
-    return Sources.open(names, Span(since, until), _database_url)
+    return Sources.open(names, Span(since, until), database_url)
 
 
 def _with_database(process: str) -> Settings:
@@ -1004,22 +835,6 @@ def _with_database(process: str) -> Settings:
         return _client(process)
     log.configure(process, "warning", "console")
     return settings
-
-
-def _database_url() -> str:
-    """Return the database's address: the setting's, or that of the stack that runs here."""
-    from pulsestream.local.attach import attach
-
-    settings = load_settings()
-    with suppress(UsageError):  # no stack runs here
-        settings = settings if settings.database_url.get_secret_value() else attach(settings)
-    url = settings.database_url.get_secret_value()
-    if not url:
-        raise UsageError(
-            f"db:TENANT is read from a database, and none is named: set PULSESTREAM_DATABASE_URL, or start the "
-            f"stack that lives in {settings.home.absolute()} with `make up`"
-        )
-    return url
 
 
 def _fail(error: PulseStreamError, code: int) -> NoReturn:

@@ -6,13 +6,12 @@ from typing import Final, TextIO
 
 import orjson
 
+from pulsestream.client import Client
 from pulsestream.client.objects import RuleTrial, Transition
-from pulsestream.commands.api_client import connect
 from pulsestream.commands.backtest import format_lasting
 from pulsestream.commands.shown import number, table
 from pulsestream.commands.times import parse_time
 from pulsestream.core.clock import MICROS_PER_SECOND, format_rfc3339
-from pulsestream.core.settings import Settings
 from streams.engine.rules import RuleDefinition
 
 _TRANSITIONS: Final = ("time", "state", "rule", "product", "value", "reason")
@@ -21,8 +20,7 @@ _RIGHT: Final = frozenset({"value", *_SUMMARY[1:5], "records"})
 
 
 def run(
-    settings: Settings,
-    key: str,
+    api: Client,
     rules: Sequence[RuleDefinition],
     span: tuple[str | None, str | None],
     *,
@@ -31,11 +29,10 @@ def run(
 ) -> None:
     """Try rules from and to a time, None for the API's default, and print what each would have done."""
     begin, end = (_time(option, text) for option, text in zip(("--from", "--to"), span, strict=True))
-    with connect(settings, key) as api:
-        trials = {
-            rule.name: api.rules.test(json.loads(rule.model_dump_json(exclude_none=True)), from_=begin, to=end)
-            for rule in rules
-        }
+    trials = {
+        rule.name: api.rules.test(json.loads(rule.model_dump_json(exclude_none=True)), from_=begin, to=end)
+        for rule in rules
+    }
     if as_json:
         out.writelines(orjson.dumps(one).decode() + "\n" for trial in trials.values() for one in trial["transitions"])
     else:

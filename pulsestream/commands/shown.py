@@ -1,8 +1,9 @@
 """How the offline commands show what they find: progress on a terminal, tables of plain text, what was skipped."""
 
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TextIO
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, TextIO
 
 from pulsestream.commands.reading import Skipped
 from streams.engine.reading import Slice
@@ -75,3 +76,19 @@ def printable(text: str) -> str:
 def number(value: float | None) -> str:
     """Return a number as short as it can be told; a hyphen for none."""
     return "-" if value is None else f"{value:.15g}"
+
+
+def listing(found: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, out: TextIO) -> None:
+    """Write what was found: these columns of it as a table, or all of it as JSON, one a line."""
+    if as_json:
+        out.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in found)
+        return
+    headings = [column.upper().replace("_", " ") for column in columns]
+    out.write(table(headings, [[cell(one[column]) for column in columns] for one in found]))
+
+
+def cell(value: object) -> str:
+    """Return a value as a table shows it: a hyphen for none, lists and objects as JSON."""
+    if value is None or value == "":
+        return "-"
+    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
