@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 from prometheus_client import Counter, Histogram
 
 from api import errors
-from api.access_log import AccessLog
+from api.access_log import CALLER, AccessLog
 from api.admission import Admission
 from api.asgi import (
     Answer,
@@ -30,6 +30,7 @@ from api.asgi import (
     send_answer,
 )
 from api.audit.denials import Denials
+from api.auth import Caller
 from api.body import check_nesting, read_body
 from api.browsers import PRIVATE, fields
 from api.errors import Problem
@@ -235,5 +236,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 def _fault(scope: Scope, request_id: bytes) -> Answer:
     """Log the exception that is being handled, and return what the client is told."""
-    _log.exception("request failed", path=scope["path"], request_id=request_id.decode())
+    caller: Caller | None = scope.get(CALLER)
+    tenant = None if caller is None else caller.tenant
+    _log.exception("request failed", path=scope["path"], request_id=request_id.decode(), tenant=tenant)
     return problem_answer(errors.internal())

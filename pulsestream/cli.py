@@ -4,6 +4,7 @@ Rooms are imported when their command runs, so that `--help` is quick and a brok
 """
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -11,6 +12,7 @@ import typer
 
 from pulsestream.core import log
 from pulsestream.core.errors import PulseStreamError, UsageError
+from pulsestream.core.reports import report_end, reporting
 from pulsestream.core.settings import Settings, load_settings
 from pulsestream.menu.alerts import app as alerts_app
 from pulsestream.menu.channels import app as channels_app
@@ -66,9 +68,13 @@ def main() -> NoReturn:
     except UsageError as error:
         _fail(error, 2)
     except PulseStreamError as error:
+        report_end(error)
         _fail(error, 1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        report_end(error)
+        raise
     sys.exit(0)
 
 
@@ -800,7 +806,8 @@ def _lines(path: Path) -> list[str]:
 
 def _start(process: str) -> Settings:
     settings = load_settings()
-    log.configure(process, settings.log_level, settings.log_format)
+    report = reporting(settings.sentry_dsn.get_secret_value(), process, version("pulsestream"))
+    log.configure(process, settings.log_level, settings.log_format, report=report)
     return settings
 
 

@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
@@ -17,12 +17,22 @@ _SECRET_VALUE: Final = re.compile(r"ps_(?:live|invite)_[0-9A-Za-z]+_[0-9A-Za-z_]
 _MASK: Final = "***"
 
 
-def configure(process: str, level: str = "info", log_format: Literal["json", "console"] = "json") -> None:
-    """Set up structlog for one process and send the standard library's records the same way, to stderr."""
+def configure(
+    process: str,
+    level: str = "info",
+    log_format: Literal["json", "console"] = "json",
+    *,
+    report: Processor | None = None,
+) -> None:
+    """Set up structlog for one process and send the standard library's records the same way, to stderr.
+
+    `report` sees every event with its exception, before it is masked.
+    """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([] if report is None else [report]),
         structlog.processors.format_exc_info,
         mask_secrets,
     ]
@@ -62,7 +72,12 @@ def masked(text: str) -> str:
 
 def mask_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Replace the values of secret-sounding fields, and API keys and URL credentials in any text, however deep."""
-    return {name: _masked_field(name, value) for name, value in event.items()}
+    return masked_fields(event)
+
+
+def masked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields in which nothing is secret, however deep."""
+    return {name: _masked_field(name, value) for name, value in fields.items()}
 
 
 def _masked_field(name: object, value: object) -> object:

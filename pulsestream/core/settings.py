@@ -28,6 +28,10 @@ class Settings(BaseSettings):
     home: Path = Field(Path(".pulsestream"), description="where the local stack keeps data, logs and passwords")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
+    sentry_dsn: SecretStr = Field(
+        SecretStr(""),
+        description="https://KEY@HOST/PROJECT of Sentry, which gets what is logged as an error; empty: off",
+    )
 
     kafka_bootstrap: str = Field("", description="host:port,…; empty: `pulsestream up` starts its own broker")
     kafka_security: Literal["PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL"] = "SASL_PLAINTEXT"
