@@ -5,6 +5,7 @@ The database is real, seen as the API's role.
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from api.rules.trial_process import run
 from api.rules.trial_task import Task
 from api.rules.trials import Trials, Wanted
 from pulsestream.cli import app
+from pulsestream.commands.backtest import format_lasting
 from pulsestream.core.clock import format_rfc3339
 from pulsestream.core.settings import Settings
 from tests.support.databases import NamedDatabase
@@ -41,6 +43,7 @@ RULES: list[dict[str, Any]] = [
     {"name": "apart", "product": "BTC-USD",
      "condition": {"type": "divergence", "exchanges": ["coinbase", "kraken"], "above_bps": 8}},
     {"name": "silent", "product": ["BTC-USD", "ETH-USD"], "condition": {"type": "no_data", "after": "3s"}},
+    {"name": "always", "product": "ETH-USD", "condition": {"type": "price", "above": 1}},
     {"name": "never", "product": "DOGE-USD", "condition": {"type": "price", "above": 1}},
 ]  # fmt: skip
 
@@ -131,8 +134,8 @@ def test_a_trial_says_what_the_backtest_says_of_the_same_rows(
     fired = sum(one["state"] == "firing" for one in transitions)
     assert (fired > 0) is (rule["name"] != "never")
     assert (summary["fired"], summary["would_notify"]) == (fired, fired)
-    minutes, seconds = divmod(summary["firing_seconds"], 60)
-    assert (f"{minutes:.0f}m " if minutes else "") + f"{seconds:g}s" in told
+    lasting = [format_lasting(round(summary[name] * SECOND)) for name in ("firing_seconds", "longest_seconds")]
+    assert re.split(r"\s{2,}", told)[1:5] == [str(fired), str(fired), *lasting]
 
 
 def test_a_trial_over_a_part_says_what_the_backtest_says_of_that_part(stored: NamedDatabase, tmp_path: Path) -> None:
@@ -151,7 +154,15 @@ def test_a_trial_reads_only_what_its_rule_looks_at(stored: NamedDatabase) -> Non
     counts = {rule["name"]: tried(stored, rule)["records"]["count"] for rule in RULES}
 
     # trades where the product has some, else ticks; spreads and divergences are of ticks
-    assert counts == {"dip": 2500, "change": 3500, "wide": 3000, "apart": 2000, "silent": 3500, "never": 0}
+    assert counts == {
+        "dip": 2500,
+        "change": 3500,
+        "wide": 3000,
+        "apart": 2000,
+        "silent": 3500,
+        "always": 1000,
+        "never": 0,
+    }
 
 
 def test_a_trial_sees_nothing_of_another_tenant(stored: NamedDatabase) -> None:
