@@ -901,6 +901,14 @@ SELECT coalesce(head.seq, 0) AS seq, head.hash, coalesce(held.last, 0) AS last
 FROM (SELECT max(seq) AS last FROM audit WHERE tenant = %(tenant)s) AS held
 LEFT JOIN audit_heads AS head ON head.tenant = %(tenant)s;
 
+-- name: list_audit_heads
+SELECT tenant, seq, encode(hash, 'hex') AS hash FROM audit_heads WHERE seq > 0 ORDER BY tenant;
+
+-- name: audit_hashes_at
+SELECT named.tenant, encode(held.hash, 'hex') AS hash
+FROM unnest(%(tenants)s::text[], %(seqs)s::bigint[]) AS named (tenant, seq)
+LEFT JOIN audit AS held ON held.tenant = named.tenant AND held.seq = named.seq;
+
 -- name: use_live_ticket
 INSERT INTO live_tickets (tenant, nonce, expires_at) VALUES (%(tenant)s, %(nonce)s, %(expires_at)s)
 ON CONFLICT (tenant, nonce) DO NOTHING;

@@ -1,4 +1,4 @@
-"""`pulsestream relay`: outbox to control topics, tenants' topics and Kafka users, retention, erasure.
+"""`pulsestream relay`: outbox to control topics, tenants' topics and Kafka users, retention, erasure, audit's ends.
 
 One relay works at a time: the advisory lock belongs to the database session that also marks what was published, so that
 whoever loses the session stops. Others wait for their turn. Whatever goes wrong with the database ends the process; a
@@ -14,6 +14,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Final
 
+from api.audit.head_publisher import HeadSchedule
 from api.erasure.schedule import ErasureSchedule
 from api.ingestion.idempotency import WINDOW_HOURS
 from api.kafka_credentials.reconciler import CredentialReconciler
@@ -58,6 +59,7 @@ def run(settings: Settings) -> None:
             _Reconciling(settings, stop, "credentials", "listen_kafka_credentials", _credentials),
         ]
         retention, erasure = Schedule(settings, stop), ErasureSchedule(settings, stop)
+        heads = HeadSchedule(settings, stop)
         publisher = OutboxPublisher(settings, connection, stop)
         readiness.add("outbox", publisher.problem)
         readiness.add("erasure", erasure.problem)
@@ -66,6 +68,7 @@ def run(settings: Settings) -> None:
             each.start()
         retention.start()
         erasure.start()
+        heads.start()
         try:
             _relay(settings, publisher, connection, reconciling, stop)
         finally:
@@ -74,6 +77,7 @@ def run(settings: Settings) -> None:
                 each.join(STOP_WITHIN)
             retention.join(STOP_WITHIN)
             erasure.join(STOP_WITHIN)
+            heads.join(STOP_WITHIN)
         for each in reconciling:
             each.check()
 

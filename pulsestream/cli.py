@@ -780,21 +780,41 @@ def audit_verify_all(
     ] = None,
     kept: Annotated[Path | None, typer.Option(help="lines of earlier runs with --json, kept elsewhere")] = None,
     *,
+    heads: Annotated[bool, typer.Option("--heads", help="hold them against the ends that the relay published")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one line a tenant, to be kept")] = False,
 ) -> None:
     """Check the audit of every tenant over the database.
 
     What --json prints, kept where the database's owner cannot write, shows later with --kept also a chain that was made
-    anew as a whole, and one that is gone. PULSESTREAM_DATABASE_URL must name ps_relay or a superuser; without it, the
-    stack that runs here is meant. Exit code 1 where a chain is broken.
+    anew as a whole, and one that is gone. --heads does so with what the relay publishes to Kafka every hour.
+    PULSESTREAM_DATABASE_URL must name ps_relay or a superuser, and for --heads PULSESTREAM_KAFKA_BOOTSTRAP a broker;
+    without them, the stack that runs here is meant. Exit code 1 where a chain is broken.
 
-    Examples: pulsestream audit verify-all --json >> heads.jsonl; pulsestream audit verify-all --kept heads.jsonl
+    Examples: pulsestream audit verify-all --heads; pulsestream audit verify-all --json >> heads.jsonl;
+    pulsestream audit verify-all --kept heads.jsonl
     """
     from pulsestream.commands.audit import verify_all
 
     lines = () if kept is None else _lines(kept)
-    if not verify_all(_with_database("audit"), named or (), lines, as_json=as_json, out=sys.stdout):
+    if not verify_all(_with_database("audit"), named or (), lines, heads=heads, as_json=as_json, out=sys.stdout):
         raise typer.Exit(1)
+
+
+@audit_app.command("accept")
+def audit_accept(
+    slug: Slug, confirm: Annotated[str, typer.Option(help="the slug again, against mistakes", show_default=False)]
+) -> None:
+    """Publish where a tenant's audit ends now, in the place of an end that no longer fits.
+
+    Only for what you know the reason of, such as a database that was restored from a backup: before this, verify-all
+    --heads shows the difference, and afterwards nothing does. Where the database and the broker are: as with it.
+
+    Example: pulsestream audit accept acme --confirm acme
+    """
+    from pulsestream.commands.audit import accept
+
+    _confirmed(slug, confirm)
+    typer.echo(accept(_with_database("audit"), slug))
 
 
 def _lines(path: Path) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Any, Final, TextIO
 
 import msgspec
 
+from api.audit import head_publisher
+from api.audit.head_publisher import published_heads
 from api.audit.verification import Checked, check, tenants
 from api.relay_database import connect
 from pulsestream.client import Client
@@ -44,12 +46,17 @@ def verify(api: Client, *, out: TextIO) -> bool:
     return bool(verdict["intact"])
 
 
-def verify_all(settings: Settings, named: Sequence[str], kept: Iterable[str], *, as_json: bool, out: TextIO) -> bool:
+def verify_all(
+    settings: Settings, named: Sequence[str], kept: Iterable[str], *, heads: bool, as_json: bool, out: TextIO
+) -> bool:
     """Verify the chains of these tenants, or of all, over the database, each held against the lines that were `kept`.
 
-    Writes a line for each and returns whether all are whole; raises UsageError for a line that is none, OutageError.
+    With `heads` also against the ends that the relay has published. Writes a line for each and returns whether all are
+    whole; raises UsageError for a line that is none, OutageError.
     """
     hashes = _hashes(kept)
+    for head in published_heads(settings).values() if heads else ():
+        hashes.setdefault(head.tenant, {}).setdefault(head.seq, head.hash)
     whole = True
     with connect(settings, "pulsestream-audit") as connection:
         known = {*tenants(connection), *hashes}
@@ -60,6 +67,20 @@ def verify_all(settings: Settings, named: Sequence[str], kept: Iterable[str], *,
             whole = whole and checked.broken_at is None
             out.write(_checked(checked, as_json=as_json) + "\n")
     return whole
+
+
+def accept(settings: Settings, tenant: str) -> str:
+    """Publish where a tenant's chain ends now in the place of what was published; return what to show.
+
+    Raises UsageError for a tenant of which nothing is published.
+    """
+    before = published_heads(settings).get(tenant)
+    if before is None:
+        raise UsageError(f"nothing is published of tenant {tenant!r}: there is nothing to put in its place")
+    with connect(settings, "pulsestream-audit") as connection:
+        end = head_publisher.accept(settings, connection, tenant)
+    now = "nothing any more" if end is None else f"row {end.seq} with the hash {end.hash}"
+    return f"{tenant}: published was row {before.seq} with the hash {before.hash}, and is {now}"
 
 
 def _hashes(lines: Iterable[str]) -> dict[str, dict[int, str]]:

@@ -8,7 +8,15 @@ from typing import Final
 
 from pulsestream.core.kafka import TopicSpec
 from pulsestream.core.settings import Settings
-from pulsestream.core.topics import CONTROL_TOPICS, FEED_SHARDS, FEEDS, shard_app, state_topic, tenant_topic
+from pulsestream.core.topics import (
+    AUDIT_HEADS,
+    CONTROL_TOPICS,
+    FEED_SHARDS,
+    FEEDS,
+    shard_app,
+    state_topic,
+    tenant_topic,
+)
 
 MAX_MESSAGE_BYTES: Final = 1_048_576
 """Of a record on a data topic."""
@@ -34,9 +42,9 @@ def tenant_topic_spec(settings: Settings, tenant: str, dataset: str) -> TopicSpe
 
 
 def platform_topic_specs(settings: Settings) -> list[TopicSpec]:
-    """Return the control topics (one partition each), the feed shards, and a state topic for each shard of streams."""
+    """Return control topics and ends of audits (one partition each), feed shards, and a state topic for each shard."""
     compacted = _common(settings) | {"cleanup.policy": "compact"}
-    control = [TopicSpec(name, 1, compacted | _often_cleaned(name)) for name in CONTROL_TOPICS]
+    control = [TopicSpec(name, 1, compacted | _often_cleaned(name)) for name in (*CONTROL_TOPICS, AUDIT_HEADS)]
     state = compacted | {"min.cleanable.dirty.ratio": "0.2", "segment.bytes": str(64 * 1024 * 1024)}
     shards = TopicSpec(FEED_SHARDS, settings.feed_shards, _common(settings) | {"cleanup.policy": "delete"})
     apps = [shard_app(settings.stream_app, shard) for shard in range(settings.stream_shards)]

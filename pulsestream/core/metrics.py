@@ -149,6 +149,7 @@ NOTIFIER_DISABLED = _counter("notifier_channels_disabled_total", "Channels disab
 HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")
 HTTP_SECONDS = _histogram("http_seconds", "Time to answer an HTTP request", "route")
 AUDIT_DENIALS = _counter("audit_denials_total", "Refusals of known keys: recorded in the audit, or lost", "outcome")
+AUDIT_MISFITS = _gauge("audit_misfits", "Tenants whose audit is not the one whose end was published")
 EXPORTED_ROWS = _counter("exported_rows_total", "Rows sent by exports")
 EXPORTS = _counter("exports_total", "Exports ended: complete, gone (the client left), stalled, failed", "outcome")
 RULE_TRIALS = _counter(

@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     deletion_grace_days: int = Field(
         7, ge=0, le=365, description="for which a deleted tenant can be restored, before all that it had is erased"
     )
+    audit_heads_interval: float = Field(
+        3600, ge=0.1, le=86_400, description="seconds between two times that the relay publishes where audits end"
+    )
     limits: str = Field("", description="of tiers, where others than theirs: free.events=1000, pro.keys=100; or off")
     api_processes: int = Field(1, ge=1, le=1000, description="that share the limits: each gives a tenant its part")
     trial_hours: int = Field(168, ge=1, le=87_600, description="of records that a rule can be tried on, at most")

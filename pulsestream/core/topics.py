@@ -21,6 +21,8 @@ RULES: Final = "ps._platform.rules.v1"
 FEEDS: Final = "ps._platform.feeds.v1"
 FEED_SHARDS: Final = "ps._platform.feed-shards.v1"
 """Holds no records: its partitions, one a shard, are what the producers' consumer group divides."""
+AUDIT_HEADS: Final = "ps._platform.audit-heads.v1"
+"""Where each tenant's audit ends, by slug; nobody acts on it."""
 CONTROL_TOPICS: Final = (TENANTS, SUBSCRIPTIONS, RULES, FEEDS)
 
 RESERVED_SLUGS: Final = frozenset({

@@ -12,10 +12,11 @@ import psycopg
 import pytest
 
 from api.audit.chain import GENESIS, Row, sealed
+from api.audit.head_publisher import published_heads
 from pulsestream.client import Client
 from pulsestream.local.kafka import EmbeddedKafka
 from tests.support.api import RULE, installation
-from tests.support.e2e import Installation, Tenant
+from tests.support.e2e import Installation, Tenant, eventually
 
 ROWS = "SELECT tenant, seq, at, action, actor, target, entry, hash FROM audit WHERE tenant = %s ORDER BY seq"
 
@@ -25,7 +26,9 @@ def running(
     tmp_path_factory: pytest.TempPathFactory, broker: EmbeddedKafka, database_server: str, migrated_template: str
 ) -> Iterator[Installation]:
     folder = tmp_path_factory.mktemp("commands-audit")
-    with installation(folder, broker, database_server, migrated_template, "api") as started:
+    with installation(
+        folder, broker, database_server, migrated_template, "api", "relay", audit_heads_interval=0.5
+    ) as started:
         yield started
 
 
@@ -46,6 +49,9 @@ def audit(
         "PULSESTREAM_HOME": os.devnull + "/nowhere",
         "PULSESTREAM_DATABASE_URL": running.database.url("ps_relay"),
         "PULSESTREAM_API_KEY": "" if tenant is None else tenant.key,
+        "PULSESTREAM_KAFKA_BOOTSTRAP": running.kafka.bootstrap,
+        "PULSESTREAM_KAFKA_USERNAME": "ps-relay",
+        "PULSESTREAM_KAFKA_PASSWORD": running.kafka.password("ps-relay"),
     }
     command = [sys.executable, "-m", "pulsestream.cli", "audit", *arguments]
     done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=60, check=False)
@@ -104,6 +110,39 @@ def test_every_chain_is_verified_over_the_database_and_held_against_what_was_kep
     assert f"{tenant.slug}: BROKEN at row 4: its hash was " in told
     assert f"{gone.slug}: BROKEN at row 1: it is missing" in told
     assert f"{other.slug}: whole" in told
+
+
+def test_the_relay_publishes_where_a_chain_ends_and_a_chain_made_anew_shows_from_outside(
+    running: Installation, tenant: Tenant
+) -> None:
+    gone = running.register("gone")
+    eventually(lambda: _published(running, {tenant.slug: 4, gone.slug: 2}))
+    assert audit(running, "verify-all", tenant.slug, gone.slug, "--heads").stdout.count(": whole") == 2
+
+    forge(running, gone, "DELETE FROM audit WHERE tenant = %s", "DELETE FROM audit_heads WHERE tenant = %s")
+    _make_anew(running, tenant)
+    tenant.create_rule(RULE | {"name": "after it"})  # so that there is a newer end, which must not cover the old one
+    eventually(lambda: _misfits(running))
+
+    assert f"{tenant.slug}: whole, 5 rows" in audit(running, "verify-all", tenant.slug).stdout
+    told = audit(running, "verify-all", tenant.slug, gone.slug, "--heads", code=1).stdout
+    assert f"{tenant.slug}: BROKEN at row 4: its hash was " in told
+    assert f"{gone.slug}: BROKEN at row 1: it is missing" in told
+    _published(running, {tenant.slug: 4, gone.slug: 2})
+
+    assert "published was row 4" in audit(running, "accept", tenant.slug, "--confirm", tenant.slug).stdout
+    assert "nothing any more" in audit(running, "accept", gone.slug, "--confirm", gone.slug).stdout
+    assert "5 rows" in audit(running, "verify-all", tenant.slug, "--heads").stdout
+
+
+def _published(running: Installation, rows: dict[str, int]) -> None:
+    """Assert how many rows these tenants' audits had when their ends were published last."""
+    heads = published_heads(running.admin)
+    assert {tenant: heads[tenant].seq for tenant in rows if tenant in heads} == rows
+
+
+def _misfits(running: Installation) -> None:
+    assert running["relay"].metric("pulsestream_audit_misfits") >= 2
 
 
 def _make_anew(running: Installation, tenant: Tenant) -> None:
