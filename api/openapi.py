@@ -11,6 +11,7 @@ from api.errors import MEDIA_TYPE, TYPE_PREFIX
 from api.ingestion import document
 from api.limits import document as limits
 from api.links import add_links
+from api.problem_document import add_problems
 
 Json = dict[str, Any]
 
@@ -82,6 +83,18 @@ def problems(*statuses: int) -> dict[int | str, Json]:
     return {status: {"description": _MEANINGS[status], "content": _problem_content()} for status in statuses}
 
 
+def schema_like(example: Any) -> Json:  # parsed JSON
+    """Return the schema of what is like this example: has all of its members, of their kinds; an empty one, any."""
+    if isinstance(example, dict):
+        if not example:
+            return {"type": "object"}
+        members = {name: schema_like(value) for name, value in example.items()}
+        return {"type": "object", "required": list(example), "properties": members}
+    if isinstance(example, list):
+        return {"type": "array", "items": schema_like(example[0])}
+    return {"type": "integer" if isinstance(example, int) else "string"}
+
+
 def documented(app: FastAPI) -> Callable[[], Json]:
     """Return the function that makes the whole document, once."""
 
@@ -100,6 +113,7 @@ def documented(app: FastAPI) -> Callable[[], Json]:
             _drop_framework_errors(made)
             _add_limits(made)
             _state_parameters(made)
+            add_problems(made)
             add_edge(made)
             made["paths"] |= document.paths()
             add_links(made)

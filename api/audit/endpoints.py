@@ -13,7 +13,7 @@ from api.auth import CanReadAudit
 from api.dependencies import audit, exports
 from api.models import Moment, Shown, moment_given
 from api.openapi import problems
-from api.search.encoding import MEDIA_TYPES
+from api.search import document
 from api.search.export import Export, ExportResponse, Exports
 
 router = APIRouter(tags=["audit"], prefix="/api/v1/audit")
@@ -104,10 +104,17 @@ class ShownVerdict(Shown):
     next_cursor: str | None = Field(description="for the rows behind; null after the head", examples=[None])
 
 
+_ENTRY: Final = dict.fromkeys(FIELDS) | {
+    "seq": 17,
+    "at": "2026-01-31T12:00:00.000000Z",
+    "action": "rule.delete",
+    "target": "rule:019c1f6e-8f2a-7c31-9d55-0c1f6e8f2a7c",
+    "hash": _HASH,
+}
 _PAGES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "A page, or with `format` the whole as a stream",
-        "content": {kind.partition(";")[0]: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()},
+        "content": {kind.partition(";")[0]: told for kind, told in document.exports(_ENTRY).items()},
     }
 }
 

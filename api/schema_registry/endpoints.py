@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from api.auth import Caller, Permission, key_header
 from api.errors import Problem, unauthorized
 from api.limits.entrance import Entrance
+from api.openapi import schema_like
 from api.schema_registry import errors
 from api.schema_registry.errors import RegistryError
 from api.schema_registry.subjects import Subject, schema, subject, subjects
@@ -21,6 +22,18 @@ from schemas.registry import Released
 MEDIA_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 _EVERY_PAIR: Final = "FULL_TRANSITIVE"
 _SUBJECT: Final = "ps.acme.ticks.v1-value"
+_TEXT: Final = '{"type":"record","name":"Tick",…}'
+_VERSION: Final = {"subject": _SUBJECT, "id": 101, "version": 2, "schema": _TEXT}
+_BARE: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {"type": "object", "description": "an Avro schema"},
+                "example": {"type": "record", "name": "Tick", "fields": [{"name": "price", "type": "double"}]},
+            }
+        }
+    }
+}
 
 
 class Failure(BaseModel):
@@ -33,7 +46,12 @@ class Failure(BaseModel):
 class Asked(BaseModel):
     """A schema to look up; members that Confluent's API has besides are accepted and ignored."""
 
-    schema_text: str = Field(alias="schema", max_length=50_000, description="the schema's own JSON, as text")
+    schema_text: str = Field(
+        alias="schema",
+        max_length=50_000,
+        description="the schema's own JSON, as text",
+        examples=['{"type": "record", "name": "Tick", "fields": [{"name": "price", "type": "double"}]}'],
+    )
     schema_type: str = Field("AVRO", alias="schemaType", description="AVRO is the only type here")
 
 
@@ -49,6 +67,11 @@ def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
         503: "Not possible now: ask again",
     }
     return {each: {"description": meanings[each], "content": {MEDIA_TYPE: {"schema": _FAILURE}}} for each in statuses}
+
+
+def shows(example: Any) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route that answers like this example: with all of its members, of their kinds."""
+    return {200: {"content": {MEDIA_TYPE: {"schema": schema_like(example), "example": example}}}}
 
 
 _FAILURE: Final = Failure.model_json_schema()
@@ -88,25 +111,25 @@ router = APIRouter(
 )
 
 
-@router.get("/schemas/types")
+@router.get("/schemas/types", responses=shows(["AVRO"]))
 async def types(_: CanReadSchemas) -> Response:
     """List the types of schemas: AVRO."""
     return _answer(["AVRO"])
 
 
-@router.get("/schemas/ids/{schema_id}", responses=failures(404))
+@router.get("/schemas/ids/{schema_id}", responses=failures(404) | shows({"schema": _TEXT}))
 async def schema_by_id(schema_id: str, _: CanReadSchemas) -> Response:
     """Show the schema that records with this id were written with."""
     return _answer({"schema": _text(schema(schema_id))})
 
 
-@router.get("/schemas/ids/{schema_id}/schema", responses=failures(404))
+@router.get("/schemas/ids/{schema_id}/schema", responses=failures(404) | _BARE)
 async def schema_text(schema_id: str, _: CanReadSchemas) -> Response:
     """Show the schema itself, without anything around it."""
     return Response(_text(schema(schema_id)), media_type=MEDIA_TYPE)
 
 
-@router.get("/schemas/ids/{schema_id}/versions", responses=failures(404))
+@router.get("/schemas/ids/{schema_id}/versions", responses=failures(404) | shows([{"subject": _SUBJECT, "version": 2}]))
 async def subjects_of_schema(schema_id: str, caller: CanReadSchemas) -> Response:
     """List which versions of which of your subjects have this schema."""
     found = schema(schema_id)
@@ -114,32 +137,32 @@ async def subjects_of_schema(schema_id: str, caller: CanReadSchemas) -> Response
     return _answer([{"subject": each.name, "version": each.number(found)} for each in having])
 
 
-@router.get("/subjects")
+@router.get("/subjects", responses=shows([_SUBJECT]))
 async def list_subjects(caller: CanReadSchemas) -> Response:
     """List your subjects: one for the values of each topic that you have or may come to have. Keys are plain text."""
     return _answer([each.name for each in subjects(caller.tenant)])
 
 
-@router.get("/subjects/{name}/versions", responses=failures(404))
+@router.get("/subjects/{name}/versions", responses=failures(404) | shows([1, 2]))
 async def list_versions(name: str, caller: CanReadSchemas) -> Response:
     """List a subject's versions."""
     return _answer(subject(caller.tenant, name).numbers())
 
 
-@router.get("/subjects/{name}/versions/{version}", responses=failures(404, 422))
+@router.get("/subjects/{name}/versions/{version}", responses=failures(404, 422) | shows(_VERSION))
 async def show_version(name: str, version: str, caller: CanReadSchemas) -> Response:
     """Show a version of a subject: a number, or `latest`."""
     found = subject(caller.tenant, name)
     return _answer(_shown(found, found.version(version)))
 
 
-@router.get("/subjects/{name}/versions/{version}/schema", responses=failures(404, 422))
+@router.get("/subjects/{name}/versions/{version}/schema", responses=failures(404, 422) | _BARE)
 async def show_version_text(name: str, version: str, caller: CanReadSchemas) -> Response:
     """Show a version's schema itself, without anything around it."""
     return Response(_text(subject(caller.tenant, name).version(version)), media_type=MEDIA_TYPE)
 
 
-@router.post("/subjects/{name}", responses=failures(400, 404, 422))
+@router.post("/subjects/{name}", responses=failures(400, 404, 422) | shows(_VERSION))
 async def look_up(name: str, body: Asked, caller: CanReadSchemas) -> Response:
     """Find the version that has this schema."""
     found = subject(caller.tenant, name)
@@ -149,7 +172,7 @@ async def look_up(name: str, body: Asked, caller: CanReadSchemas) -> Response:
     return _answer(_shown(found, version))
 
 
-@router.post("/subjects/{name}/versions", responses=failures(400, 404, 422))
+@router.post("/subjects/{name}/versions", responses=failures(400, 404, 422) | shows({"id": 101}))
 async def register(name: str, body: Asked, caller: CanReadSchemas) -> Response:
     """Give the id of this schema where the subject has it; any other one is refused, since nothing changes here."""
     version = subject(caller.tenant, name).equal(body.schema_text)
@@ -158,20 +181,20 @@ async def register(name: str, body: Asked, caller: CanReadSchemas) -> Response:
     return _answer({"id": version.schema_id})
 
 
-@router.get("/config")
+@router.get("/config", responses=shows({"compatibilityLevel": _EVERY_PAIR}))
 async def compatibility(_: CanReadSchemas) -> Response:
     """Tell which pairs of versions read each other's records: all, in both directions."""
     return _answer({"compatibilityLevel": _EVERY_PAIR})
 
 
-@router.get("/config/{name}", responses=failures(404))
+@router.get("/config/{name}", responses=failures(404) | shows({"compatibilityLevel": _EVERY_PAIR}))
 async def compatibility_of_subject(name: str, caller: CanReadSchemas) -> Response:
     """Tell the same of a subject."""
     subject(caller.tenant, name)
     return _answer({"compatibilityLevel": _EVERY_PAIR})
 
 
-@router.get("/mode")
+@router.get("/mode", responses=shows({"mode": "READONLY"}))
 async def mode(_: CanReadSchemas) -> Response:
     """Tell that nothing can be changed here."""
     return _answer({"mode": "READONLY"})

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from api.search.collections import COLLECTIONS, Collection
-from api.search.encoding import MEDIA_TYPES
+from api.search.encoding import MEDIA_TYPES, encoded, first_bytes
 from api.search.series import CCXT, FIELDS
 
 Json = dict[str, Any]
@@ -100,9 +100,19 @@ def answer(row: Json, example: Json | list[Any]) -> Json:
             "examples": {"page": {"value": {"rows": [example], "next_cursor": "Vd3sTg…"}}},
         }
     }
-    for media_type in MEDIA_TYPES.values():
-        content[media_type] = {"schema": {"type": "string", "description": "a line a row"}}
-    return {"description": "A page of rows, or all of them as a stream", "content": content}
+    return {"description": "A page of rows, or all of them as a stream", "content": content | exports(example)}
+
+
+def exports(example: Json | list[Any]) -> Json:
+    """Return what an export has in it, by its media type: the example as its only line."""
+    header = list(example)
+    return {
+        media_type: {
+            "schema": {"type": "string", "description": "a line a row"},
+            "example": (first_bytes(form, header) + encoded(form, header, [example])).decode(),
+        }
+        for form, media_type in MEDIA_TYPES.items()
+    }
 
 
 def _row(collection: Collection) -> Json:

@@ -84,9 +84,7 @@ class Bench:
             "CONTRACT_KEY": self.tenant.key,
             "CONTRACT_TENANT": self.tenant.slug,
         }
-        said = subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, check=False)
-        print(said.stdout)  # noqa: T201 - what it did, and the seed
-        assert said.returncode == 0, said.stderr
+        assert subprocess.run(command, cwd=folder, env=given, check=False).returncode == 0, "what it found is above"
         made: dict[str, Any] = json.loads(report.read_text())
         return made
 
@@ -158,10 +156,11 @@ def test_schemathesis_finds_nothing_in_a_moment(bench: Bench, tmp_path: Path) ->
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(1800)
 def test_schemathesis_finds_nothing_in_minutes(bench: Bench, tmp_path: Path) -> None:
     seed = os.environ.get("SEED") or str(secrets.randbelow(2**32))
 
-    report = bench.schemathesis(tmp_path, "--seed", seed, "--max-examples", "100")
+    report = bench.schemathesis(tmp_path, "--seed", seed, "--max-examples", "50")
 
     assert report["operations"]["tested"] == report["operations"]["total"] == len(bench.explorer.operations)
     assert report["phases"].keys() >= {"examples", "coverage", "fuzzing", "stateful"}

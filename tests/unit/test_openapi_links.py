@@ -1,6 +1,9 @@
 """What the OpenAPI document says of every route at once: links, parameters, and the answers of the edge."""
 
+import ast
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -10,6 +13,10 @@ from api.dependencies import Services
 from pulsestream.core.clock import wall_clock
 
 Json = Any
+API = Path(__file__).parents[2] / "api"
+MAKERS = {"Problem": 1, "conflict": 0, "unavailable": 0}
+"""What makes a problem, and which argument is its code; the title is the next one."""
+OF_NO_OPERATION = {"method-not-allowed", "http-error"}
 NAME = re.compile(r"[a-zA-Z0-9._-]+")
 """OpenAPI 3.1, Components Object."""
 
@@ -104,3 +111,56 @@ def test_the_registry_takes_either_login(operations: dict[str, Json]) -> None:
     ways = [one["security"] for one in operations.values() if one["path"].startswith("/registry/")]
 
     assert all(way == [{"RegistryLogin": []}, {"ApiKey": []}] for way in ways)
+
+
+def test_every_body_and_every_good_answer_has_an_example(document: Json, operations: dict[str, Json]) -> None:
+    for name, one in operations.items():
+        contents = [one["requestBody"]["content"]] if "requestBody" in one else []
+        contents += [answer.get("content", {}) for status, answer in one["responses"].items() if status[0] == "2"]
+        for media_type, told in [(kind, told) for content in contents for kind, told in content.items()]:
+            assert has_example(document, told) or has_example(document, told["schema"]), (name, media_type)
+        assert contents != [{}] or "204" in one["responses"], name
+
+
+def has_example(document: Json, schema: Json) -> bool:
+    """Return whether a schema, or any member of it, has an example."""
+    if {"example", "examples"} & set(schema):
+        return True
+    if "$ref" in schema:
+        return has_example(document, document["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
+    below = [*schema.get("properties", {}).values(), *schema.get("anyOf", ()), *schema.get("oneOf", ())]
+    return any(has_example(document, each) for each in (*below, *([schema["items"]] if "items" in schema else ())))
+
+
+def test_every_type_of_problem_that_the_code_raises_has_an_example(document: Json) -> None:
+    shown = {example["value"]["type"].rpartition(":")[2]: example["value"]["title"] for example in examples(document)}
+
+    assert len(shown) > 40
+    assert {code for code, title in raised() if shown.get(code) != title} == OF_NO_OPERATION
+
+
+def test_every_answer_that_is_a_problem_shows_one(operations: dict[str, Json]) -> None:
+    for name, one in operations.items():
+        for status, answer in one["responses"].items():
+            for content in (told for kind, told in answer.get("content", {}).items() if "problem" in kind):
+                assert content["examples"], (name, status)
+
+
+def examples(node: Json) -> Iterator[Json]:
+    """Yield every example of a problem in a document."""
+    if isinstance(node, dict):
+        if isinstance(node.get("value"), dict) and "urn:pulsestream:problem" in str(node["value"].get("type")):
+            yield node
+        for value in node.values():
+            yield from examples(value)
+
+
+def raised() -> Iterator[tuple[str, str]]:
+    """Yield code and title of every problem that the API's code makes."""
+    for path in API.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                at = MAKERS.get(getattr(node.func, "id", getattr(node.func, "attr", "")))
+                given = [each.value if isinstance(each, ast.Constant) else None for each in node.args]
+                if at is not None and isinstance(given[at], str):
+                    yield str(given[at]), str(given[at + 1])
