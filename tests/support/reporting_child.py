@@ -1,7 +1,7 @@
 """A process that reports, as PULSESTREAM_SENTRY_DSN says: `python -m tests.support.reporting_child WHAT`.
 
 logged: an error of the log, with secrets in its fields; request: the API's own application, of which a route fails;
-ended: an exception that nobody foresaw ends it; imported: says whether sentry-sdk was imported.
+ended: an exception that nobody foresaw ends it; at-once: it ends without unwinding, as the streams do.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from api.limits.limiter import Limiter
 from api.limits.usage import Usage
 from pulsestream import cli
 from pulsestream.core.log import logger
+from streams.ending import end_process
 
 SECRET = "hunter2"
 PEPPERS = {1: b"pepper"}
@@ -72,12 +73,12 @@ def ended(*, standalone_mode: bool) -> NoReturn:
 def main(what: str) -> None:
     """Start as a command does, and do what is asked for."""
     cli._start("test")
-    if what == "imported":
-        sys.stdout.write(f"{'sentry_sdk' in sys.modules}\n")
-    elif what == "request":
+    if what == "request":
         asyncio.run(request())
     elif what == "logged":
         logged()
+    elif what == "at-once":
+        end_process(RuntimeError(f"nobody foresaw {KEY.text}"))
     else:
         cli.app = ended
         cli.main()

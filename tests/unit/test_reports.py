@@ -22,9 +22,9 @@ def receiver() -> Iterator[Server]:
         yield made
 
 
-def run(receiver: Server | None, what: str) -> subprocess.CompletedProcess[str]:
+def run(receiver: Server, what: str) -> subprocess.CompletedProcess[str]:
     """Run the process that reports."""
-    dsn = "" if receiver is None else receiver.url.replace("://", "://public@") + "/7"
+    dsn = receiver.url.replace("://", "://public@") + "/7"
     own = {"PULSESTREAM_SENTRY_DSN": dsn, "PULSESTREAM_HOME": os.devnull + "/nowhere"}
     command = [sys.executable, "-m", "tests.support.reporting_child", what]
     return subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=60, check=False)
@@ -73,8 +73,9 @@ def test_a_request_that_fails_is_reported_with_its_tenant_and_id_and_nothing_tha
     assert "ps_live_" not in text
 
 
-def test_what_ends_a_process_is_reported_before_it_ends(receiver: Server) -> None:
-    done = run(receiver, "ended")
+@pytest.mark.parametrize("how", ["ended", "at-once"])
+def test_what_ends_a_process_is_reported_before_it_ends(receiver: Server, how: str) -> None:
+    done = run(receiver, how)
 
     [event] = events(receiver)
     assert done.returncode == 1
@@ -83,7 +84,8 @@ def test_what_ends_a_process_is_reported_before_it_ends(receiver: Server) -> Non
 
 
 def test_without_a_dsn_nothing_is_imported() -> None:
-    assert run(None, "imported").stdout == "False\n"
+    program = "import sys; from pulsestream import cli; cli._start('test'); sys.exit('sentry_sdk' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], timeout=60, check=True)
 
 
 def test_a_dsn_that_is_none_is_told_without_showing_it() -> None:
