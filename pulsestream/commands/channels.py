@@ -53,7 +53,8 @@ def create(api: Client, name: str, target: Mapping[str, Any], more: ChannelSetti
 
 def listed(api: Client, *, as_json: bool, out: TextIO) -> None:
     """Write the tenant's channels, oldest first."""
-    listing(api.channels.list(), _COLUMNS, as_json=as_json, out=out)
+    channels = api.channels.list()
+    listing(channels if as_json else map(_readable, channels), _COLUMNS, as_json=as_json, out=out)
 
 
 def show(api: Client, named: str) -> str:
@@ -122,6 +123,14 @@ def _found(api: Client, named: str) -> Channel:
             return channel
     names = ", ".join(channel["name"] for channel in channels) or "none so far"
     raise UsageError(printable(f"there is no channel of the name or id {named!r}; the tenant has {names}"))
+
+
+def _readable(channel: Channel) -> dict[str, Any]:
+    target = " ".join(",".join(value) if isinstance(value, list) else value for value in channel["target"].values())
+    given: dict[str, Any] = {**channel["matchers"]}
+    labels = {f"labels.{name}": values for name, values in given.pop("labels", {}).items()}
+    matchers = " ".join(f"{name}={','.join(values)}" for name, values in (given | labels).items() if values)
+    return {**channel, "target": target, "matchers": matchers or "every alert"}
 
 
 def _target(file: str, read: Callable[[], str]) -> dict[str, Any]:

@@ -231,6 +231,7 @@ def test_channels_are_made_tried_and_looked_after(run: Callable[..., str]) -> No
     assert [line.split()[1:3] for line in run("channels", "list").splitlines()[1:]] == [
         ["desk", "active"], ["chat", "active"]
     ]  # fmt: skip
+    assert "webhook https://example.com/a  severities=critical" in run("channels", "list")
     shown = json.loads(run("channels", "show", "chat"))
     assert (shown["target"], shown["matchers"]["labels"]) == (
         {"kind": "slack", "host": "example.com"}, {"desk": ["spot"]}
