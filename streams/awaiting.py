@@ -53,6 +53,10 @@ class Awaiting:
         self._clocks.heard(key, *_last_record(state, since))
         self._clocks.wait_for(queue, key, deadline)
 
+    def end(self, tenant: str) -> None:
+        """Know that a tenant is subscribed to nothing any more."""
+        self._since.pop(tenant, None)
+
     def forget(self, key: str) -> None:
         """Expect nothing of a key."""
         self._clocks.forget(key)

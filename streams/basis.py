@@ -83,6 +83,13 @@ class Bases:
         self._changes[change.product] = known
         return True
 
+    def forget(self, tenant: str) -> list[Product]:
+        """Forget a tenant's products, and return them."""
+        products = [product for product in self._changes if product[0] == tenant]
+        for product in products:
+            del self._changes[product]
+        return products
+
     def of(self, product: Product) -> list[BasisChange]:
         """Return the changes of a product, oldest first."""
         return self._changes.get(product, [])

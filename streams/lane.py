@@ -204,6 +204,11 @@ class Lane:
         self.shard.unpark(tenant)
         self._send_pending()
 
+    def erase(self, tenant: str) -> None:
+        """Let the next checkpoint remove what is known of a tenant that is no more; it stays parked."""
+        self.park(tenant)
+        self.shard.erase(tenant)
+
     async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - it has to leave work behind, not cancel it
         """Stop folding, write a last checkpoint within `timeout` seconds or drop it, and forget the state."""
         self._ending.set()

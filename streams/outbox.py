@@ -78,6 +78,16 @@ class Outbox:
             if alert.key.startswith(f"{tenant}/") and self._stages[number] is _Stage.SENT:
                 self._stages[number] = _Stage.READY
 
+    def tenants(self) -> set[str]:
+        """Return whose alerts are pending."""
+        return {alert.key.split("/", 1)[0] for alert in self._alerts.values()}
+
+    def forget(self, tenant: str) -> list[int]:
+        """Forget a tenant's alerts, and return their numbers."""
+        numbers = [number for number, alert in self._alerts.items() if alert.key.startswith(f"{tenant}/")]
+        self.drop(numbers)
+        return numbers
+
     def drop(self, numbers: Iterable[int]) -> None:
         """Forget alerts whose decision was taken back before any checkpoint."""
         for number in numbers:

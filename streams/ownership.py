@@ -22,7 +22,7 @@ from pulsestream.core.settings import Settings
 from pulsestream.core.sharding import key_partition
 from pulsestream.core.topics import parse_tenant_topic, tenant_topic
 from schemas.control import Change
-from schemas.records import Feed, Rule, Subscription
+from schemas.records import Feed, Rule, Subscription, Tenant
 from streams.basis import Bases, BasisChange, Product, basis_change, subscribed_since
 from streams.checkpoint import StatePartition
 from streams.entries import Position, Restored, sort
@@ -75,6 +75,7 @@ class Ownership:
         self.rules = RuleBook()
         self._bases = Bases()
         self._subscribed: dict[Product, int] = {}
+        self._tenants: set[str] = set()
         self.parking = Parking()
         self.lanes: dict[int, Lane] = {}
         self.restored = False
@@ -195,6 +196,17 @@ class Ownership:
 
         lane.learn_bases([change for change in bases if is_ours(change.product)])
         lane.expect({product: since for product, since in subscribed.items() if is_ours(product)})
+
+    def learn_tenants(self, changes: Iterable[Change[Tenant]]) -> None:
+        """Take changes of tenants in: of one that is no more, nothing stays in the state."""
+        for change in changes:
+            if change.record is not None:
+                self._tenants.add(change.key)
+                continue
+            self._tenants.discard(change.key)
+            self.parking.release(change.key)
+            for lane in self.lanes.values():
+                lane.erase(change.key)
 
     def hear(self, feeds: Mapping[str, Feed]) -> None:
         """Take what the feeds topic says of the connections to exchanges."""
@@ -343,9 +355,13 @@ class Ownership:
             self.lanes[partition] = Lane(partition, shard, store, self)
         self._starts = {tp: self._start(tp, assigned[tp]) for tp in sources}
         self._park_again(existing)
+        with_topics = {name.tenant for topic in existing if (name := parse_tenant_topic(topic))}
         for lane in self.lanes.values():
             lane.learn(self.rules.changes)
             self._teach(lane, self._bases.all, self._subscribed)
+            for tenant in lane.shard.tenants() - self._tenants - with_topics:
+                _log.info("state of a tenant that is no more is removed", tenant=tenant, partition=lane.partition)
+                lane.erase(tenant)
             lane.start()
         STREAM_PARTITIONS.set(len(self.lanes))
         self.restored = True

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from pulsestream.core.log import logger
+from pulsestream.core.topics import parse_tenant_topic
 from schemas.records import Alert
 from schemas.validate import EVERY_EXCHANGE
 from streams import kinds
@@ -28,7 +29,7 @@ from streams.engine.fold import Folded, KeyState
 from streams.engine.rules import EVERY_PRODUCT, ActiveRule
 from streams.engine.snapshot import Glance
 from streams.engine.transitions import FEED_DOWN, QUIET_MARKET
-from streams.entries import PendingAlert, Position, Restored, alert_entry
+from streams.entries import PendingAlert, Position, Restored, alert_entry, basis_entry, position_entry, rule_entry
 from streams.holding import Held
 from streams.intake import Intake, Source, key_of, parts_of, source_topic
 from streams.kinds import State, Step, prices_of, step_of
@@ -591,11 +592,42 @@ class Shard:
         """Drop the keys of a source topic that was deleted and made anew; `names` are their entries in the state."""
         self._held.pop(topic, None)
         for key in [key for key in self.states if source_topic(key) == topic]:
-            self.states.drop(key)
-            self._rules_of.pop(key, None)
-            self._deadlines.forget(key)
+            self._drop(key)
         self.positions.pop(topic, None)
         self._changes.entries.update(dict.fromkeys(names))
+
+    def tenants(self) -> set[str]:
+        """Return the tenants of which anything is known."""
+        read = {tenant for topic in self.positions if (tenant := _tenant_of(topic))}
+        decided = self.outbox.tenants()
+        based = {change.product[0] for change in self._bases.all}
+        return self.states.tenants() | self._rules.tenants() | read | decided | based
+
+    def erase(self, tenant: str) -> None:
+        """Forget a tenant that is no more, and let the next checkpoint remove every entry of it. Park it before."""
+        names = []
+        for key in self.states.of(tenant):
+            names += self.states.names(key)
+            self._drop(key)
+        for topic in [topic for topic in self.positions if _tenant_of(topic) == tenant]:
+            names.append(position_entry(topic, self.positions.pop(topic))[0])
+        for rule in self._rules.of_tenant(tenant):
+            self._rules.remove(rule)
+            self._changes.rules.pop(rule.key, None)
+            names.append(rule_entry(rule, kept=False)[0])
+        for product in self._bases.forget(tenant):
+            self._changes.bases.pop(product, None)
+            names.append(basis_entry(product, ())[0])
+        names += [alert_entry(number, None)[0] for number in self.outbox.forget(tenant)]
+        self._awaiting.end(tenant)
+        self._changes.entries.update(dict.fromkeys(names))
+
+    def _drop(self, key: str) -> None:
+        self.states.drop(key)
+        self._deadlines.forget(key)
+        self._awaiting.forget(key)
+        for known in (self._rules_of, self._rebased, self._unexpected):
+            known.pop(key, None)
 
     def _replace(self, tenant: str, key: str, state: State) -> None:
         self._changes.of(tenant).states.setdefault(key, self.states.get(key))
@@ -623,6 +655,11 @@ def _fold_or_bisect(
             continue
         state = step.state
         yield step
+
+
+def _tenant_of(topic: str) -> str | None:
+    name = parse_tenant_topic(topic)
+    return name.tenant if name else None
 
 
 def _put_back(current: dict[str, _V], former: Mapping[str, _V | None]) -> None:

@@ -69,6 +69,17 @@ class RuleSet:
         named = self._about.get((tenant, product), {}) | self._about.get((tenant, EVERY_PRODUCT), {})
         return (rule for _, rule in sorted(named.items()) if applies(rule, exchange, product))
 
+    def of_tenant(self, tenant: str) -> list[ActiveRule]:
+        """Return all versions of a tenant's rules."""
+        return [rule for rule in self._all() if rule.tenant == tenant]
+
+    def tenants(self) -> set[str]:
+        """Return whose rules are known."""
+        return {rule.tenant for rule in self._all()}
+
+    def _all(self) -> Iterator[ActiveRule]:
+        return (rule for versions in self._versions.values() for rule in versions.values())
+
     @property
     def compares(self) -> bool:
         """Whether any version compares exchanges."""

@@ -89,6 +89,16 @@ class States(Mapping[str, State]):
         """Return a tenant's keys."""
         return [key for keys in self._keys.get(tenant, {}).values() for key in keys]
 
+    def tenants(self) -> set[str]:
+        """Return whose keys there are."""
+        return {tenant for tenant, products in self._keys.items() if products}
+
+    def names(self, key: str) -> list[str]:
+        """Return the names of a key's entries."""
+        if key in self._packed:
+            return [f"{key}|{part}" for part in self._packed[key]]
+        return list(kinds.entries(key, None, self[key], 0))
+
     def about(self, concerns: Iterable[Concern]) -> list[str]:
         """Return the keys that are concerned."""
         found: dict[str, None] = {}

@@ -189,6 +189,7 @@ class _Worker:
         self._ownership.learn_bases(changes)
 
     def _on_tenants(self, changes: list[Change[Tenant]]) -> None:
+        self._ownership.learn_tenants(changes)
         if self._tenancy.learn(changes):
             self._subscribed_at = time.monotonic()  # topics come or go: looked for at the shortest pause
 

@@ -107,6 +107,38 @@ def test_a_tenant_moves_from_one_shard_to_another_and_each_reads_its_own_alone(s
     eventually(lambda: assert_has_state(still, still.app, other))
 
 
+@pytest.mark.parametrize(
+    "running",
+    [pytest.param(True, id="under a worker"), pytest.param(False, id="while none runs", marks=pytest.mark.heavy)],
+)
+def test_of_a_tenant_that_is_no_more_nothing_stays_in_the_state(still: Streams, *, running: bool) -> None:
+    gone = f"{still.tenant}-gone"
+    still.prepare(tenant=gone)
+    for tenant in (still.tenant, gone):
+        still.put_tenant(tenant, 0)
+        still.put_rule(f"{tenant}-level", LEVEL, tenant=tenant)
+        still.send(market(5, 500, exchange=still.exchange), tenant=tenant)
+    worker = still.start()
+    for tenant in (still.tenant, gone):
+        eventually(lambda tenant=tenant: assert_has_state(still, still.app, tenant))
+    if not running:
+        worker.stop()
+    still.end_tenant(gone)
+    if not running:
+        worker = still.start()
+
+    eventually(lambda: assert_names_nowhere(still, gone))
+    still.send(market(6, 100, exchange=still.exchange, products=10))
+    expected = engine_run(still.ticks(), still.rules())
+    eventually(lambda: assert_stats_are(still.stats(), expected))
+    worker.assert_alive()
+
+
+def assert_names_nowhere(streams: Streams, tenant: str) -> None:
+    newest = {record.key: record.value for record in read_topic(streams.admin, state_topic(streams.app))}
+    assert not [key for key, value in newest.items() if value is not None and tenant.encode() in (key or b"") + value]
+
+
 def assert_has_state(streams: Streams, app: str, tenant: str) -> None:
     assert state_entries(streams, app, tenant)
 

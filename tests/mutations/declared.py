@@ -41,6 +41,7 @@ _LIVE_SESSION: Final = "tests/unit/test_live_session.py::"
 _LANE: Final = "tests/unit/test_stream_lane.py::"
 _OUTAGE: Final = "tests/integration/test_producer_outage.py::"
 _OUTBOX: Final = "tests/integration/test_relay_outbox.py::"
+_STATE: Final = "tests/integration/test_stream_rebuild.py::"
 _NOTIFIER: Final = "tests/integration/test_notifier.py::"
 
 MUTATIONS: Final = (
@@ -637,5 +638,21 @@ MUTATIONS: Final = (
         "    psycopg.errors.DeadlockDetected,\n",
         "",
         (_NOTIFIER + "test_a_transaction_that_the_database_ends_because_two_wait_for_each_other_is_tried_again",),
+    ),
+    Mutation(
+        "tenant-that-ended",
+        "a worker that runs removes what it knows of a tenant that is no more",
+        "streams/ownership.py",
+        "                lane.erase(change.key)\n",
+        "                pass\n",
+        (_STATE + "test_of_a_tenant_that_is_no_more_nothing_stays_in_the_state",),
+    ),
+    Mutation(
+        "tenant-that-had-ended",
+        "a worker that starts removes what the state holds of tenants that are no more",
+        "streams/ownership.py",
+        "                lane.erase(tenant)\n",
+        "                pass\n",
+        (_STATE + "test_of_a_tenant_that_is_no_more_nothing_stays_in_the_state",),
     ),
 )

@@ -182,6 +182,11 @@ class Streams:
         )
         self.send_bytes(TENANTS, [(tenant, codec(Tenant).encode(record), {})])
 
+    def end_tenant(self, tenant: str) -> None:
+        """Publish that a tenant is no more, after its topics were deleted."""
+        Admin(self.admin).delete([tenant_topic(tenant, dataset) for dataset in DATASETS])
+        self.send_bytes(TENANTS, [(tenant, None, {})])
+
     def put_feed(self, exchange: str, state: str) -> None:
         """Publish the state of every connection to an exchange."""
         now = time.time_ns()

@@ -1,5 +1,7 @@
 """One shard: what batches, rule changes, the clock and broken tenants do to it."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -273,6 +275,40 @@ def test_a_topic_made_anew_begins_anew_and_leaves_no_entries() -> None:
 
     assert list(world.shard.states) == ["zeta/ticks/coinbase/BTC-USD"]
     assert not [name for name in world.committed if name.startswith("acme/")]
+
+
+@pytest.mark.parametrize("crashed", [False, True], ids=["known", "restored"])
+def test_of_an_erased_tenant_no_entry_stays_and_the_others_go_on(*, crashed: bool) -> None:
+    world = World()
+    for tenant in ("acme", "zeta"):
+        apart = replace(rule(tenant=tenant), rule_id=f"{tenant}-rule")
+        world.put_rule(apart, apart.rule_id, 1)
+        world.change_basis(tenant, EXCHANGE, "BTC-USD", trades=False)
+        prices(world, 105.0, tenant=tenant)
+        world.fold(tenant)
+    world.checkpoint()
+    world.tick(2 * SECOND)
+    world.checkpoint()  # an alert of each that the clock decided is not acknowledged
+    if crashed:
+        world.crash()
+    else:
+        prices(world, 106.0, product="ETH-USD")
+        world.fold("acme")
+    assert world.shard.tenants() == {"acme", "zeta"}
+
+    world.park("acme")
+    world.shard.erase("acme")
+    world.checkpoint()
+
+    assert not [name for name, value in world.committed.items() if b"acme" in name.encode() + value]
+    assert world.shard.tenants() == {"zeta"}
+    assert not world.shard.dirty
+    prices(world, 100.0, tenant="zeta")
+    world.fold("zeta")
+    world.checkpoint()
+    world.acknowledge()
+    world.checkpoint()
+    assert states(world, "zeta")[-1] == "resolved"
 
 
 def test_a_checkpoint_writes_only_what_changed() -> None:
