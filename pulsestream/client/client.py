@@ -1,6 +1,6 @@
 """The API of an installation: data as methods, and what a tenant has as an object each."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self, cast
 
@@ -9,6 +9,7 @@ from pulsestream.client.alerting import Alerts, Channels, Rules, Silences
 from pulsestream.client.batches import MAX_EVENTS, Event, all_rejected, batches, with_id
 from pulsestream.client.dead_letters import DeadLetters
 from pulsestream.client.errors import ApiError
+from pulsestream.client.live import follow
 from pulsestream.client.objects import Ticket
 from pulsestream.client.rows import BarRow, EventRow, Order, Sent, StatRow, TickRow, TradeRow
 from pulsestream.client.transport import TRIES, Query, Transport, parameters, route
@@ -28,6 +29,7 @@ class Client:
     """
 
     def __init__(self, url: str, key: str | None = None, *, timeout: float = TIMEOUT, tries: int = TRIES) -> None:
+        self._tries = tries
         self._transport = transport = Transport(url, key, timeout=timeout, tries=tries)
         self.tenant: Final = Tenant(transport)
         self.keys: Final = Keys(transport)
@@ -118,6 +120,24 @@ class Client:
     def status(self) -> Json:
         """Return how many records wait to be stored, and how old the newest rows are."""
         return cast(Json, self._transport.request("GET", route("ingestion", "status")))
+
+    def follow(
+        self,
+        datasets: Sequence[Literal["ticks", "stats", "alerts"]] = ("ticks", "stats", "alerts"),
+        *,
+        products: Sequence[str] = (),
+        exchanges: Sequence[str] = (),
+        windows: Sequence[str] = (),
+        resume: str | None = None,
+    ) -> Iterator[Json]:
+        """Yield what happens as it happens, as docs/live.md tells it: how things are, and then what comes.
+
+        It has no end: it connects again when a connection ends, and no alert is left out or comes twice. `products`,
+        `exchanges`, `windows`: only these. `resume`: the newest token that came in an earlier run.
+        """
+        named = {"datasets": datasets, "products": products, "exchanges": exchanges, "windows": windows}
+        query = {name: ",".join(values) for name, values in named.items() if values}
+        return follow(self._transport, {**query, "resume": resume}, self._tries)
 
     def ticket(self) -> Ticket:
         """Make a ticket that opens one live stream within 30 s, for a page that shall not have the key."""

@@ -21,7 +21,7 @@ CONNECT: Final = 5.0
 """Seconds in which a connection has to stand."""
 _FIRST_REST: Final = 0.25
 _LONGEST_REST: Final = 30.0
-_TOO_MANY: Final = 429
+TOO_MANY: Final = 429
 
 Query = Mapping[str, Any]
 
@@ -39,6 +39,7 @@ class Transport:
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
+        self._timeout = timeout
         self._tries = tries
         self._sleep = sleep
         self._jitter = jitter
@@ -75,13 +76,13 @@ class Transport:
             except (httpx.TransportError, UnicodeEncodeError) as error:
                 if is_last or not (repeatable or isinstance(error, httpx.ConnectError)):
                     raise self._away(error) from error
-                self._rest(attempt, None)
+                self.rest(attempt, None)
                 continue
             if response.is_success:
                 return self._document(response)
-            if not (response.status_code == _TOO_MANY or (response.is_server_error and repeatable)) or is_last:
+            if not (response.status_code == TOO_MANY or (response.is_server_error and repeatable)) or is_last:
                 raise self._refusal(response)
-            self._rest(attempt, response)
+            self.rest(attempt, response)
         raise AssertionError("the last attempt returns or raises")
 
     def walk(self, path: str, member: str, query: Query, by: str = "cursor") -> Iterator[dict[str, Any]]:
@@ -98,11 +99,15 @@ class Transport:
                 return
             at = following
 
-    def lines(self, path: str, query: Query) -> Iterator[str]:
-        """Yield the lines of an export as they come; raises ApiError, UnavailableError. It is not begun again."""
+    def lines(self, path: str, query: Query, *, silence: float | None = None) -> Iterator[str]:
+        """Yield the lines of an answer as they come; raises ApiError, UnavailableError. It is not begun again.
+
+        `silence`: seconds without a byte that it may last; None: as of any answer.
+        """
         asked = {name: value for name, value in query.items() if value is not None}
         try:
-            with self._http.stream("GET", path, params=asked) as response:
+            timeout = httpx.Timeout(self._timeout if silence is None else silence, connect=CONNECT)
+            with self._http.stream("GET", path, params=asked, timeout=timeout) as response:
                 if not response.is_success:
                     response.read()
                     raise self._refusal(response)
@@ -110,7 +115,8 @@ class Transport:
         except httpx.TransportError as error:
             raise self._away(error) from error
 
-    def _rest(self, attempt: int, response: httpx.Response | None) -> None:
+    def rest(self, attempt: int, response: httpx.Response | None = None) -> None:
+        """Wait before the next attempt, for as long as the answer to this one asks, if there was one."""
         asked = _seconds(response.headers.get("Retry-After")) if response is not None else None
         longest = min(_FIRST_REST * 2**attempt, _LONGEST_REST)
         self._sleep(self._jitter(0, longest) if asked is None else min(asked, _LONGEST_REST))

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
+from pulsestream.client import ApiError, Client
 from pulsestream.core.clock import wall_clock
 from pulsestream.core.settings import environment
 from pulsestream.local import process
@@ -61,6 +63,48 @@ def test_a_ticket_opens_a_stream_of_what_is_there_and_then_what_comes(place: tup
     assert client.answer.headers["content-type"].startswith("text/event-stream")
     assert client.alerts() == [alert.alert_id for alert in (*first, *second)]
     assert rows(client.messages, "ticks")[-1]["event_id"] == tick.event_id
+
+
+def test_the_python_client_follows_alerts_over_a_killed_api_each_once_until_its_key_is_revoked(
+    running: Installation, place: tuple[Tenant, Market]
+) -> None:
+    tenant, market = place
+    with Client(str(tenant.http.base_url), tenant.key) as owner:
+        made = owner.keys.create("follower", "viewer")
+        with Client(str(tenant.http.base_url), made["api_key"]) as api:
+            messages = api.follow(["alerts"], products=["BTC-USD"])
+            seen = _until_live(messages)
+            written = market.alerts("BTC-USD", 2)
+            seen += _alerts(messages, 2)
+            running["api"].kill()
+            written += market.alerts("BTC-USD", 3)
+            running["api"].start()
+            running["api"].wait_ready()
+            written += market.alerts("BTC-USD", 1)
+            seen += _alerts(messages, 4)
+            owner.keys.revoke(made["id"])
+
+            with pytest.raises(ApiError) as excinfo:
+                list(messages)
+
+    assert seen == [alert.alert_id for alert in written]
+    assert excinfo.value.status == 401
+
+
+def _until_live(messages: Iterator[dict[str, Any]]) -> list[str]:
+    found: list[str] = []
+    for message in messages:
+        found += [row["alert_id"] for row in message.get("rows", ())]
+        if message["type"] == "live":
+            return found
+    raise AssertionError("the stream ended")
+
+
+def _alerts(messages: Iterator[dict[str, Any]], count: int) -> list[str]:
+    found: list[str] = []
+    while len(found) < count:
+        found += [row["alert_id"] for row in next(messages).get("rows", ())]
+    return found
 
 
 @pytest.mark.parametrize("how", ["resume", "Last-Event-ID"])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from api.search.collections import COLLECTIONS
 from pulsestream.client import AlertRow, ApiError, BarRow, EventRow, StatRow, TickRow, TradeRow, UnavailableError
 from pulsestream.client.batches import MAX_BYTES, all_rejected, batches
+from pulsestream.client.live import follow
 from pulsestream.client.transport import Transport
 from pulsestream.local.process import free_port
 from tests.support.answering import Answer, Server, serving
@@ -148,6 +149,55 @@ def test_an_export_that_breaks_off_is_told_and_not_begun_again(server: Server, t
     for _ in range(2):
         with pytest.raises(UnavailableError):
             list(transport.lines("/x", {}))
+
+
+def said(*messages: dict[str, Any]) -> Answer:
+    return {"body": "".join(f":\n\ndata: {json.dumps(message)}\n\n" for message in messages).encode()}
+
+
+def test_what_is_followed_goes_on_from_where_it_was_and_rests_longer_while_connections_are_short(
+    server: Server, transport: Transport, rests: Rests
+) -> None:
+    restarts, goes = {"type": "bye", "code": 1012, "reason": "restart"}, {"type": "bye", "code": 4403, "reason": "no"}
+    too_many: Answer = {"status": 429, "headers": {"Retry-After": "9"}}
+    server.answers = [
+        said({"type": "live", "resume": "a"}, restarts),
+        AWAY,
+        too_many,
+        said({"type": "ticks"}),
+        said(goes),
+    ]
+    following = follow(transport, {"datasets": "alerts"}, tries=1, monotonic=lambda: 0.0)
+
+    assert [next(following)["type"], next(following)["type"]] == ["live", "ticks"]
+    with pytest.raises(ApiError, match="no") as excinfo:
+        next(following)
+
+    assert excinfo.value.status == 403
+    assert [path.partition("resume=")[2] for _, path, _ in server.seen] == ["", "a", "a", "a", "a"]
+    assert rests.seconds == [0.5, 1.0, 2.0, 4.0]
+
+
+def test_what_is_followed_is_tried_again_at_once_after_a_good_connection(
+    server: Server, transport: Transport, rests: Rests
+) -> None:
+    server.answers = [AWAY, AWAY, said({"type": "live"}), said({"type": "live"})]
+    times = iter([0.0, 1.0, 2.0, 3.0, 4.0, 64.1, 65.0])
+    following = follow(transport, {}, tries=3, monotonic=lambda: next(times))
+
+    next(following)
+    next(following)
+
+    assert rests.seconds == [0.5, 1.0, 0.5]
+
+
+def test_what_cannot_even_be_connected_to_is_not_followed_for_ever(server: Server, transport: Transport) -> None:
+    server.answers = [AWAY]
+
+    with pytest.raises(UnavailableError):
+        next(follow(transport, {}, tries=3))
+
+    assert len(server.seen) == 3
 
 
 texts = st.text(max_size=40)
