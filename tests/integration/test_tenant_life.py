@@ -12,11 +12,13 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from api.erasure.tables import tables
+from api.relay_database import connect
 from pulsestream.commands import operators
 from pulsestream.core.errors import UsageError
 from pulsestream.core.kafka import Admin, BrokerError
 from pulsestream.core.settings import Settings
-from pulsestream.core.topics import SUBSCRIPTIONS, TENANTS, tenant_topic
+from pulsestream.core.topics import SUBSCRIPTIONS, TENANTS, state_topic, tenant_topic
 from schemas.codec import codec
 from schemas.records import Tenant as TenantRecord
 from tests.support.api import EVENT, problem
@@ -144,6 +146,62 @@ def test_a_suspended_tenant_gets_nothing_until_it_is_resumed(
         client.read_live()
     assert subscribed(running, tenant) == [True, False, True]
     assert statuses(running, tenant) == ["active", "suspended", "active"]
+
+
+@pytest.mark.heavy
+def test_of_a_deleted_tenant_under_load_nothing_stays_anywhere_and_its_neighbour_notices_nothing(
+    running: Installation, operator: Settings, pair: tuple[Tenant, Tenant]
+) -> None:
+    tenant, bystander = pair
+    tenant.create_rule(NO_DATA)
+    tenant.call("POST", "/api/v1/ingestion/events", json=EVENT)
+    eventually(lambda: stored(tenant, "ticks", "stats", "events"))
+    eventually(lambda: kept(running, tenant))
+
+    operators.delete(operator, tenant.slug)
+    operators.erase(operator, tenant.slug)
+
+    eventually(lambda: erased(operator, tenant), timeout=90)
+    eventually(lambda: nothing_kept(running, tenant))
+    with connect(operator, "test") as connection:
+        named = {table.name: table.count(connection, tenant.slug) for table in tables(connection)}
+    assert {name: count for name, count in named.items() if count} == {}
+    assert [topic for topic in Admin(running.admin).topics() if topic.startswith(f"ps.{tenant.slug}.")] == []
+    growing(running, bystander, "ticks")
+    before = len(bystander.walk(dataset="ticks", limit=1000))
+    eventually(lambda: more_stored(bystander, before))
+    for part in ("relay", "api", "stream", "sink", "producer"):
+        running[part].assert_alive()
+
+
+def stored(tenant: Tenant, *datasets: str) -> None:
+    for dataset in datasets:
+        assert tenant.walk(dataset=dataset, limit=10)
+
+
+def more_stored(tenant: Tenant, before: int) -> None:
+    assert len(tenant.walk(dataset="ticks", limit=1000)) > before
+
+
+def erased(operator: Settings, tenant: Tenant) -> None:
+    shown = said(lambda out: operators.show(operator, tenant.slug, as_json=True, out=out))
+    assert json.loads(shown)["status"] == "deleted"
+
+
+def state_of(running: Installation, tenant: Tenant) -> list[bytes | None]:
+    """Return the names of state entries that hold a value in which the tenant is named."""
+    entries = read_topic(running.admin, state_topic(running.admin.stream_app))
+    newest = {entry.key: entry.value for entry in entries}
+    slug = tenant.slug.encode()
+    return [key for key, value in newest.items() if value is not None and slug in (key or b"") + value]
+
+
+def kept(running: Installation, tenant: Tenant) -> None:
+    assert state_of(running, tenant)
+
+
+def nothing_kept(running: Installation, tenant: Tenant) -> None:
+    assert state_of(running, tenant) == []
 
 
 def no_longer_fed(running: Installation, tenant: Tenant) -> None:
