@@ -36,6 +36,7 @@ UNCHANGING = {
     "/registry/subjects/{name}/versions",
     "/api/v1/live/tickets",
     "/api/v1/silences/preview",
+    "/api/v1/rules/test",
     "/api/v1/channels/{channel_id}/test",
 }
 """Routes that change nothing of what a tenant is or wants: they take data, look something up, or let a reader in."""
