@@ -28,6 +28,8 @@ MEBIBYTES: Final = 1_024
 RETRY: Final = 5
 DEFAULT_SPAN: Final = 24 * 3600 * MICROS_PER_SECOND
 _HOUR: Final = 3600 * MICROS_PER_SECOND
+_ENDED: Final = -9
+"""The exit code of a process that Linux ended for want of memory: nobody else kills one but we, after its time."""
 _log = logger(__name__)
 
 
@@ -106,6 +108,8 @@ async def _result(task: Task) -> Result:
         if child.returncode is None:
             child.kill()
             await child.wait()
+    if child.returncode == _ENDED:
+        return Result(failure=LARGE)
     if child.returncode:
         why = complaint.decode(errors="replace")[-2000:]
         return Result(failure=BROKEN, why=f"exit code {child.returncode}: {why}")

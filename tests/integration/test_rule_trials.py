@@ -6,6 +6,7 @@ The database is real, seen as the API's role.
 import asyncio
 import json
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -293,10 +294,9 @@ def test_a_trial_that_is_given_up_leaves_nothing_behind(stored: NamedDatabase) -
     assert trying() == []
 
 
-def trying() -> list[list[str]]:
-    """Return the commands of the processes that try rules."""
-    commands = [child.cmdline() for child in psutil.Process().children()]
-    return [command for command in commands if "api.rules.trial_process" in command]
+def trying() -> list[psutil.Process]:
+    """Return the processes that try rules."""
+    return [child for child in psutil.Process().children() if "api.rules.trial_process" in child.cmdline()]
 
 
 def test_a_trial_that_takes_too_much_memory_is_ended(stored: NamedDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,6 +305,34 @@ def test_a_trial_that_takes_too_much_memory_is_ended(stored: NamedDatabase, monk
     refused = refusal(service(stored), wanted())
 
     assert (refused.status, refused.code) == (422, "trial-too-large")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what ends a process for want of memory is Linux's")
+def test_where_memory_runs_out_the_system_ends_the_trial_and_its_tenant_is_told(stored: NamedDatabase) -> None:
+    async def scenario() -> int:
+        task = asyncio.create_task(service(stored).run("acme", wanted()))
+        while not evaluating(stored):  # noqa: ASYNC110 (a process starts by itself)
+            await asyncio.sleep(0.05)
+        [child] = trying()
+        first_to_go = oom_score(child)
+        child.kill()
+        with pytest.raises(Problem) as refused:
+            await task
+        assert (refused.value.status, refused.value.code) == (422, "trial-too-large")
+        return first_to_go
+
+    with held_up(stored):
+        assert asyncio.run(scenario()) == 1000
+
+
+def oom_score(child: psutil.Process) -> int:
+    return int(Path(f"/proc/{child.pid}/oom_score_adj").read_text("ascii"))
+
+
+def evaluating(stored: NamedDatabase) -> bool:
+    with psycopg.connect(stored.url()) as connection:
+        held = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return connection.execute(held).fetchone() is not None
 
 
 def test_a_trial_without_its_database_is_told_to_come_again() -> None:
