@@ -21,6 +21,8 @@ class Mutation:
 
 _AUDIT: Final = "tests/integration/test_audit_rows.py::"
 _AUDIT_CHAIN: Final = "tests/unit/test_audit_chain.py::"
+_AUDIT_HEADS: Final = "tests/unit/test_audit_heads.py::"
+_REPORTS: Final = "tests/unit/test_reports.py::"
 _CRASHES: Final = "tests/faults/test_sink_crashes.py::"
 _DEGRADES: Final = "tests/faults/test_sink_degrades.py::"
 _POSITIONS: Final = "tests/integration/test_sink_positions.py::"
@@ -568,12 +570,36 @@ MUTATIONS: Final = (
         (_AUDIT_CHAIN + "test_a_chain_that_was_made_anew_as_a_whole_shows_at_a_hash_that_was_kept",),
     ),
     Mutation(
+        "audit-ends-not-covered",
+        "an audit that does not fit its published end is not covered by a newer one",
+        "api/audit/heads.py",
+        "if tenant not in held_back and end != published.get(tenant)]",
+        "if end != published.get(tenant)]",
+        (_AUDIT_HEADS + "test_a_chain_that_lost_its_end_or_has_another_does_not_fit_and_is_not_covered",),
+    ),
+    Mutation(
         "audit-without-secrets",
         "no secret enters the audit",
         "api/audit/entry.py",
         '    return _KEY.sub(r"\\1_…", msgspec.json.encode(entry).decode())\n',
         "    return msgspec.json.encode(entry).decode()\n",
         (_AUDIT_CHAIN + "test_a_key_in_what_is_audited_loses_its_secret_and_keeps_its_public_part",),
+    ),
+    Mutation(
+        "reports-without-secrets",
+        "no secret is in what is reported to Sentry",
+        "pulsestream/core/reports.py",
+        "            before_send=_masked,\n",
+        "",
+        (_REPORTS + "test_what_is_logged_as_an_error_is_reported_without_a_secret",),
+    ),
+    Mutation(
+        "reports-before-the-end",
+        "what ends a process is reported before it ends",
+        "pulsestream/core/reports.py",
+        '    if level == "fatal":  #',
+        "    if False:  #",
+        (_REPORTS + "test_what_ends_a_process_is_reported_before_it_ends",),
     ),
     Mutation(
         "login-strangers",
