@@ -25,6 +25,7 @@ from producers.ledger import Ledger, Shard
 from producers.ledger_writer import LedgerWriter
 from producers.outbox import Outbox
 from producers.owned_shards import Books, Division, OwnedShards
+from producers.product_list import ProductLists
 from producers.publisher import Limits, Publisher
 from producers.rest_client import RestClient
 from producers.shards import ShardGroup
@@ -51,6 +52,8 @@ REFRESH_EVERY: Final = 1.0
 TIDY_EVERY: Final = 60.0
 FLUSH_WITHIN: Final = 8.0
 LEDGER_FLUSH_WITHIN: Final = 3.0
+_FIRST: Final = 0
+"""The shard whose producer speaks for the whole exchange."""
 
 _log = logger(__name__)
 
@@ -104,20 +107,29 @@ class FeedProcess:
         self._rest = RestClient(settings.exchange, rest_url(settings, self._exchange), self._rest_rate())
         patience = Patience(patience=settings.gap_patience)
         self._filler = Filler(self._exchange.rest, self._rest, self._trades, self._publisher, patience)
+        self._products = ProductLists(
+            settings.exchange,
+            self._exchange.rest,
+            self._rest,
+            self._publisher,
+            may_tell=lambda: self._may_write() and _FIRST in self._owned.owned,
+            clock=wall_clock,
+        )
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Feed until `stopping` is set, or raise what makes that impossible."""
         self._follow()
         checks = readiness(self._settings.exchange, self._owned, self._publisher, self._filler)
         with calm_collector(), operations(self._settings.ops_port, checks):
-            filling = asyncio.create_task(self._filler.run())
+            asking = [asyncio.create_task(self._filler.run()), asyncio.create_task(self._products.run())]
             parts = (self._group.run(), self._owned.failure(), self._housekeeping())
-            work = [filling, *(asyncio.create_task(part) for part in parts)]
+            work = [*asking, *(asyncio.create_task(part) for part in parts)]
             stop = asyncio.create_task(stopping.wait())
             try:
                 await asyncio.wait([*work, stop], return_when=asyncio.FIRST_COMPLETED)
             finally:
-                filling.cancel()
+                for task in asking:
+                    task.cancel()
                 await self._end([*work, stop])
         for task in work:
             if not task.cancelled():

@@ -36,6 +36,7 @@ NAMES: Final[dict[type[records.Record], str]] = {
     records.Tenant: "tenant",
     records.Subscription: "subscription",
     records.Rule: "rule",
+    records.ProductList: "product_list",
 }
 DATASET_RECORDS: Final[dict[str, type[records.Record]]] = {
     "ticks": records.Tick,

@@ -1,7 +1,7 @@
 """A compacted control topic as a table: the newest version of each record, by key, kept current.
 
-Used by producers (subscriptions) and streams (rules, feeds). `load` reads the topic whole; `refresh` takes what came
-since and returns the changes. A record with a lower version than the one held is ignored.
+Used by producers (subscriptions), streams (rules, feeds) and the api (products). `load` reads the topic whole;
+`refresh` takes what came since and returns the changes. A record with a lower version than the one held is ignored.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from pulsestream.core.log import logger
 from pulsestream.core.settings import Settings
 from schemas.codec import RecordCodec, codec
 from schemas.errors import DecodeError
-from schemas.records import Feed, Rule, Subscription, Tenant
+from schemas.records import Feed, ProductList, Rule, Subscription, Tenant
 
-C = TypeVar("C", Feed, Rule, Subscription, Tenant)
+C = TypeVar("C", Feed, ProductList, Rule, Subscription, Tenant)
 _log = logger(__name__)
 
 

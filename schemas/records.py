@@ -236,6 +236,15 @@ class Subscription(Record, frozen=True, kw_only=True, gc=False):
     version: int
 
 
+class ProductList(Record, frozen=True, kw_only=True, gc=False):
+    """Which products an exchange has (product_list.avsc). Topic key: the exchange."""
+
+    exchange: str
+    products: list[str]
+    at: int
+    version: int
+
+
 class Rule(Record, frozen=True, kw_only=True, gc=False):
     """One version of an alert rule; `definition` is its JSON as the API takes it (rule.avsc). Topic key: rule_id."""
 

@@ -24,6 +24,7 @@ from producers.venues.parsing import (
     answer,
     checked,
     exchanges_bar,
+    list_of_products,
     page_of_bars,
     page_of_trades,
     price,
@@ -155,6 +156,15 @@ class _RestTrade(msgspec.Struct, gc=False, rename={"trade_id": "id", "size": "qt
     buyer_made: bool
 
 
+class _RestSymbol(msgspec.Struct, gc=False, rename={"base": "baseAsset", "quote": "quoteAsset"}):
+    base: str
+    quote: str
+
+
+class _RestSymbols(msgspec.Struct):
+    symbols: list[_RestSymbol]
+
+
 class _Candle(msgspec.Struct, array_like=True, gc=False):
     start: Count
     open: float
@@ -182,6 +192,7 @@ _trades: Final = msgspec.json.Decoder(_Trade, strict=False)
 _aggregates: Final = msgspec.json.Decoder(_Aggregate, strict=False)
 _rest_trades: Final = msgspec.json.Decoder(list[_RestTrade], strict=False)
 _rest_aggregates: Final = msgspec.json.Decoder(list[_Aggregate], strict=False)
+_rest_symbols: Final = msgspec.json.Decoder(_RestSymbols)
 _rest_candles: Final = msgspec.json.Decoder(list[_Candle], strict=False)
 
 
@@ -410,6 +421,15 @@ class BinanceRest:
         decode = _rest_aggregates.decode if self.aggregate else _rest_trades.decode
         rows: Sequence[_AnyTrade] = answer(decode, body, f"trades of {product}")
         return page_of_trades(product, (_trade(self.exchange, product, row, received_time) for row in rows))
+
+    def products(self) -> RestRequest:
+        """Ask for all symbols that are traded, without the sets of permissions, which are most of the answer."""
+        return RestRequest("/api/v3/exchangeInfo", {"symbolStatus": "TRADING", "showPermissionSets": "false"})
+
+    def parse_products(self, body: bytes) -> list[str]:
+        """Return the products of the symbols; raises ProtocolError."""
+        listed = answer(_rest_symbols.decode, body, "products").symbols
+        return list_of_products(f"{one.base}-{one.quote}" for one in listed)
 
     def candles(self, product: str, period: str, start: int, end: int) -> RestRequest:
         """Ask for the candles that start in [start, end); the exchange counts a candle that starts at its `endTime`."""

@@ -28,6 +28,7 @@ from producers.venues.parsing import (
     answer,
     checked,
     exchanges_bar,
+    list_of_products,
     page_of_bars,
     page_of_trades,
     shown,
@@ -134,6 +135,11 @@ class _RestTrade(msgspec.Struct, gc=False):
     time: str
 
 
+class _RestProduct(msgspec.Struct, gc=False):
+    id: str
+    status: str = ""
+
+
 class _RestCandle(msgspec.Struct, array_like=True, gc=False):
     time: Annotated[int, msgspec.Meta(gt=0, lt=MAX_TIME // MICROS_PER_SECOND)]
     low: float
@@ -148,6 +154,7 @@ _KINDS: Final = frozenset({"ticker", "match", "last_match", "heartbeat", "subscr
 _frames = msgspec.json.Decoder(_Known, strict=False)
 _kinds = msgspec.json.Decoder(_AnyKind)
 _rest_trades = msgspec.json.Decoder(list[_RestTrade], strict=False)
+_rest_products = msgspec.json.Decoder(list[_RestProduct])
 _rest_candles = msgspec.json.Decoder(list[_RestCandle])
 
 
@@ -322,6 +329,15 @@ class CoinbaseRest:
         """Return a page's trades in rising order of their ids; raises ProtocolError."""
         page = answer(_rest_trades.decode, body, f"trades of {product}")
         return page_of_trades(product, (_trade(self.exchange, product, one, received_time) for one in page))
+
+    def products(self) -> RestRequest:
+        """Ask for all products."""
+        return RestRequest("/products")
+
+    def parse_products(self, body: bytes) -> list[str]:
+        """Return the products that are not delisted; raises ProtocolError."""
+        listed = answer(_rest_products.decode, body, "products")
+        return list_of_products(one.id for one in listed if one.status != "delisted")
 
     def candles(self, product: str, period: str, start: int, end: int) -> RestRequest:
         """Ask for the candles that start in [start, end); the exchange counts a candle that starts at its `end`."""

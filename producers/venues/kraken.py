@@ -27,6 +27,7 @@ from producers.venues.parsing import (
     answer,
     checked,
     exchanges_bar,
+    list_of_products,
     page_of_bars,
     page_of_trades,
     price,
@@ -55,6 +56,7 @@ _MESSAGE_PRODUCTS: Final = 100
 """Products in one message: below 2 kB."""
 _OLD_NAMES: Final = {"BTC": "XBT", "DOGE": "XDG"}
 """Currencies that the REST API still calls otherwise."""
+_NEW_NAMES: Final = {old: new for new, old in _OLD_NAMES.items()}
 _SIDES: Final = {"b": "buy", "s": "sell"}
 _ALREADY: Final = re.compile(r"already subscribed", re.IGNORECASE)
 _TOO_MANY: Final = re.compile(r"exceeded msg rate|rate limit|too many requests", re.IGNORECASE)
@@ -119,6 +121,15 @@ class _RestTrade(msgspec.Struct, array_like=True, gc=False):
     trade_id: Count
 
 
+class _RestPair(msgspec.Struct, gc=False):
+    wsname: str = ""
+
+
+class _RestPairs(msgspec.Struct):
+    error: list[str]
+    result: dict[str, _RestPair] = {}
+
+
 class _Candle(msgspec.Struct, array_like=True, gc=False):
     start: Count
     open: float
@@ -135,6 +146,7 @@ _tickers: Final = msgspec.json.Decoder(list[_Ticker], strict=False)
 _trades: Final = msgspec.json.Decoder(list[_Trade], strict=False)
 _rest_answers: Final = msgspec.json.Decoder(_RestAnswer)
 _rest_trades: Final = msgspec.json.Decoder(list[_RestTrade], strict=False)
+_rest_pairs: Final = msgspec.json.Decoder(_RestPairs)
 _rest_candles: Final = msgspec.json.Decoder(list[_Candle], strict=False)
 
 
@@ -347,6 +359,17 @@ class KrakenRest:
         rows = answer(_rest_trades.decode, _rows(body, what), what)
         return page_of_trades(product, (self._trade(product, row, received_time) for row in rows))
 
+    def products(self) -> RestRequest:
+        """Ask for all pairs."""
+        return RestRequest("/0/public/AssetPairs")
+
+    def parse_products(self, body: bytes) -> list[str]:
+        """Return the products of the pairs that the WebSocket knows, too; raises ProtocolError."""
+        said = answer(_rest_pairs.decode, body, "products")
+        if said.error:
+            raise ProtocolError(shown(f"products: {'; '.join(said.error)}"))
+        return list_of_products(_listed(pair.wsname) for pair in said.result.values())
+
     def candles(self, product: str, period: str, start: int, end: int) -> RestRequest:  # noqa: ARG002 - see below
         """Ask for the candles from `start` on; the exchange takes no end, and gives the newest 720 at most."""
         minutes = self.periods[period] // 60
@@ -375,6 +398,11 @@ class KrakenRest:
 def _pair(product: str) -> str:
     base, _, quote = product.rpartition("-")
     return _OLD_NAMES.get(base, base) + _OLD_NAMES.get(quote, quote)
+
+
+def _listed(pair: str) -> str:
+    base, _, quote = pair.partition("/")
+    return f"{_NEW_NAMES.get(base, base)}-{_NEW_NAMES.get(quote, quote)}"
 
 
 def _rows(body: bytes, what: str) -> bytes:

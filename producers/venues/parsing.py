@@ -12,7 +12,7 @@ import msgspec
 
 from producers.venues.protocol import Malformed, ProtocolError
 from schemas.records import Bar, Tick, Trade, bar_id
-from schemas.validate import MAX_PRICE, MAX_SIZE, Fault, check
+from schemas.validate import MAX_PRICE, MAX_SIZE, Fault, check, check_names
 
 Decoded = TypeVar("Decoded")
 Stored = TypeVar("Stored", Trade, Bar)
@@ -72,6 +72,14 @@ def answer(decode: Callable[[bytes], Decoded], body: bytes, what: str) -> Decode
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         begin = body[:_BEGIN].decode("utf-8", "backslashreplace")
         raise ProtocolError(shown(f"{what}: {error}: {begin}")) from error
+
+
+def list_of_products(names: Iterable[str]) -> list[str]:
+    """Return products in order, without those that no record may carry; raises ProtocolError where none is left."""
+    products = sorted({name for name in names if check_names("x", name) is None})
+    if not products:
+        raise ProtocolError("products: the answer holds none")
+    return products
 
 
 def page_of_trades(product: str, trades: Iterable[Trade]) -> list[Trade]:

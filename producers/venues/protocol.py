@@ -162,6 +162,12 @@ class Rest(Protocol):
     def candles(self, product: str, period: str, start: int, end: int) -> RestRequest:
         """Ask for the candles that start in [start, end); the caller keeps within `candles_page`."""
 
+    def products(self) -> RestRequest:
+        """Ask for the exchange's products."""
+
+    def parse_products(self, body: bytes) -> list[str]:
+        """Return the products that can be subscribed to, in order of their names; raises ProtocolError."""
+
     def parse_candles(self, product: str, period: str, body: bytes) -> list[Bar]:
         """Return a page's candles in rising order of start, `complete` as of then unknown (False); ProtocolError."""
 

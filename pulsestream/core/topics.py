@@ -19,11 +19,13 @@ TENANTS: Final = "ps._platform.tenants.v1"
 SUBSCRIPTIONS: Final = "ps._platform.subscriptions.v1"
 RULES: Final = "ps._platform.rules.v1"
 FEEDS: Final = "ps._platform.feeds.v1"
+PRODUCTS: Final = "ps._platform.products.v1"
+"""Which products each exchange has, as its producer is told."""
 FEED_SHARDS: Final = "ps._platform.feed-shards.v1"
 """Holds no records: its partitions, one a shard, are what the producers' consumer group divides."""
 AUDIT_HEADS: Final = "ps._platform.audit-heads.v1"
 """Where each tenant's audit ends, by slug; nobody acts on it."""
-CONTROL_TOPICS: Final = (TENANTS, SUBSCRIPTIONS, RULES, FEEDS)
+CONTROL_TOPICS: Final = (TENANTS, SUBSCRIPTIONS, RULES, FEEDS, PRODUCTS)
 
 RESERVED_SLUGS: Final = frozenset({
     "admin", "api", "audit", "internal", "kafka", "operator", "platform", "postgres", "ps", "public", "pulsestream",

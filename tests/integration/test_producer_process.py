@@ -7,11 +7,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pulsestream.core import topics
 from pulsestream.core.clock import wall_clock
 from pulsestream.core.sharding import feed_shard
 from pulsestream.local.kafka import EmbeddedKafka
-from schemas.records import Feed, Tick
-from tests.support.e2e import Service, eventually
+from schemas.codec import codec
+from schemas.records import Feed, ProductList, Tick
+from tests.support.e2e import Service, eventually, read_topic
 from tests.support.producing import read_feeds, read_ticks, sent_ticks, start_exchange, start_producer, subscribe
 
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
@@ -91,6 +93,13 @@ def world(broker: EmbeddedKafka, tenant: str, make_topics: Callable[..., list[st
         service.stop()
 
 
+def _assert_told(world: World) -> None:
+    """The exchange's own list of products is on the topic."""
+    told = read_topic(world.broker.settings(), topics.PRODUCTS)
+    lists = [codec(ProductList).decode(record.value) for record in told if record.key == world.exchange.encode()]
+    assert [set(PRODUCTS) <= set(one.products) for one in lists] == [True]
+
+
 def assert_only_recorded_ticks_are_missing(world: World) -> None:
     """Every tick sent is on the topic, but for those that came within an interval of the ledger. All is stopped."""
     stored = {tick.event_id: tick for tick in world.ticks()}
@@ -111,6 +120,7 @@ def test_every_frame_of_the_exchange_is_on_the_topic_until_a_clean_stop(world: W
     producer = world.produce()
     producer.wait_ready()
     world.wait_for(100, producer)
+    eventually(lambda: _assert_told(world))
 
     assert producer.stop() == 0
 
