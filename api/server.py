@@ -57,6 +57,7 @@ from api.search.export import Exports
 from api.search.series import Series
 from api.search.service import Search
 from api.silences.service import Silences
+from api.subscriptions.known import KnownProducts
 from api.subscriptions.service import Subscriptions
 from api.tenants.service import Tenants
 from api.topics import EventsTopicGate
@@ -100,6 +101,7 @@ async def open_services(
     database = Database(settings)
     await database.open()
     publisher, broker = Publisher(settings, on_fatal), Broker(settings)
+    known = KnownProducts(settings, clock)
     health = Health(database, publisher)
     denials = Denials(database)
     usage, uses = UsageStore(database, counted, uuid7(clock()), clock), KeyUse(database, clock)
@@ -123,7 +125,7 @@ async def open_services(
             usage,
             Keys(database, quotas, peppers, CursorSeal(peppers), clock=clock, forget=authenticator.forget),
             KafkaCredentials(database, quotas, Address.of(settings), CursorSeal(peppers), clock=clock),
-            Subscriptions(database, quotas),
+            Subscriptions(database, quotas, known),
             Rules(database, quotas, clock),
             Alerts(database, CursorSeal(peppers), clock),
             Silences(database, clock),
@@ -150,6 +152,7 @@ async def open_services(
         await denials.close()
         await live.close()
         broker.close()
+        known.close()
         await publisher.close()
         await database.close()
         access_log.flush()

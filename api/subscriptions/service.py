@@ -1,7 +1,9 @@
 """The full set of products that a tenant wants, brought about, and audited, by its difference to what is stored."""
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from api import errors
 from api.audit.entry import Action, Actor, append_change
@@ -10,12 +12,24 @@ from api.database import Connection, Database
 from api.limits.quotas import Quotas
 from api.outbox import lock_tenant, publish_subscription, remove_subscription
 from api.subscriptions import repository
+from api.subscriptions.known import KnownProducts, Lists, explained
 from api.subscriptions.repository import Product, SubscriptionRow
 from api.topics import TopicStatus, request_topics, topic_statuses
 from schemas.validate import OWN_PREFIX, check_names
 
+EXPLAINED: Final = 10
+"""Unknown products of a request that are told with others that are like them; looking for these takes time."""
 _Changed = dict[str, list[str]]
 """Datasets by exchange and product."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unknown:
+    """A product of a request, where it stands there, and what its exchange has instead."""
+
+    index: int
+    product: Product
+    products: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +43,10 @@ class Wanted:
 class Subscriptions:
     """What can be done with subscriptions."""
 
-    def __init__(self, database: Database, quotas: Quotas) -> None:
+    def __init__(self, database: Database, quotas: Quotas, known: KnownProducts) -> None:
         self._database = database
         self._quotas = quotas
+        self._known = known
 
     async def show(self, tenant: str) -> Wanted:
         """Return the tenant's subscriptions and topics."""
@@ -41,12 +56,13 @@ class Subscriptions:
     async def replace(self, caller: Caller, wanted: Sequence[tuple[Product, Iterable[str]]]) -> Wanted:
         """Make these products with their datasets the full set; a product named twice gets the datasets of both.
 
-        What stays as it is is not touched. Raises Problem 403 (quota), or 422 for an impossible name.
+        What stays as it is is not touched. Raises Problem 403 (quota), or 422 for an impossible name and for a new
+        product that its exchange does not have, where that is known.
         """
-        faults = list(_faults([product for product, _ in wanted]))
+        tenant, named = caller.tenant, [product for product, _ in wanted]
+        faults = _faults(named) or await self._missing(tenant, named)
         if faults:
             raise errors.invalid_body(faults)
-        tenant = caller.tenant
         async with self._database.tenant(tenant) as connection:
             await lock_tenant(connection, tenant)
             products, stored = _by_product(wanted), await repository.list_subscriptions(connection, tenant)
@@ -59,6 +75,35 @@ class Subscriptions:
                     connection, Actor.of(caller), Action.SUBSCRIPTIONS_REPLACE, "subscriptions", **changed
                 )
             return shown
+
+    async def _missing(self, tenant: str, products: Sequence[Product]) -> list[errors.FieldError]:
+        """Return what is wrong with products that the tenant has not got yet: that their exchanges do not have them."""
+        unknown = _unknown(products, await self._known.lists()) if products else []
+        if not unknown:
+            return []
+        held = {Product(row.exchange, row.product) for row in (await self.show(tenant)).subscriptions}
+        return await asyncio.to_thread(_refused, [one for one in unknown if one.product not in held])
+
+
+def _unknown(products: Sequence[Product], lists: Lists) -> list[_Unknown]:
+    """Return those products that their exchanges do not have, as far as is known."""
+    known = {exchange: frozenset(names) for exchange, names in lists.items()}
+    return [
+        _Unknown(index, product, lists[product.exchange])
+        for index, product in enumerate(products)
+        if product.exchange in known and product.product not in known[product.exchange]
+    ]
+
+
+def _refused(unknown: Sequence[_Unknown]) -> list[errors.FieldError]:
+    """Return what to say of these products; of the first ones with what is like them."""
+    return [
+        errors.FieldError(
+            f"/subscriptions/{one.index}/product",
+            explained(one.product.exchange, one.product.product, one.products if number < EXPLAINED else ()),
+        )
+        for number, one in enumerate(unknown)
+    ]
 
 
 def _by_product(wanted: Iterable[tuple[Product, Iterable[str]]]) -> dict[Product, list[str]]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from confluent_kafka import Producer
 
 from api import keys
-from pulsestream.core.clock import parse_rfc3339
+from pulsestream.core.clock import parse_rfc3339, wall_clock
+from pulsestream.core.kafka import client_config
+from pulsestream.core.topics import PRODUCTS as PRODUCT_LISTS
 from pulsestream.core.topics import RULES, SUBSCRIPTIONS, TENANTS
 from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
-from schemas.records import Rule, Subscription
+from schemas.records import ProductList, Rule, Subscription
 from schemas.records import Tenant as TenantRecord
 from tests.support.api import EVENT, RULE, installation, problem
 from tests.support.e2e import Arrived, Installation, Tenant, eventually, read_topic
@@ -347,6 +351,48 @@ def test_sending_the_same_set_again_changes_nothing(running: Installation, tenan
 
     assert again["subscriptions"] == first
     eventually(lambda: _assert_on_topic(running, tenant, {"BTC-USD": 1, "ETH-USD": 1}))
+
+
+def test_a_product_that_its_exchange_does_not_have_is_refused_with_those_that_are_like_it(
+    running: Installation, tenant: Tenant
+) -> None:
+    def wanted(*named: str) -> httpx.Response:
+        both = [dict(zip(("exchange", "product"), name.split(":"), strict=True)) for name in named]
+        return call(tenant, "PUT", "/api/v1/subscriptions", json={"subscriptions": both})
+
+    assert wanted("listed:GONE-USD").status_code == 200  # no list is known
+    tell(running, "listed", "BTC-USD", "BTC-EUR", "ETH-USD")
+    tell(running, "listed-long-ago", "BTC-USD", age=25 * 3600)
+
+    eventually(lambda: _assert_refused(wanted("listed:GONE-USD", f"listed:{secrets.token_hex(4).upper()}-USD")))
+    held = ("listed:GONE-USD", "listed:ETH-USD", "unlisted:X-USD", "listed-long-ago:X-USD")
+
+    refused = wanted(*held, "listed:BTC-UDS", "listed:QQQQQQ")
+
+    assert problem(refused, 422, "invalid-body")["errors"] == [
+        {
+            "pointer": "/subscriptions/4/product",
+            "message": "listed has no product 'BTC-UDS': did you mean BTC-USD, BTC-EUR?",
+        },
+        {"pointer": "/subscriptions/5/product", "message": "listed has no product 'QQQQQQ'"},
+    ]
+    assert wanted(*held).status_code == 200
+    assert [one["product"] for one in call(tenant, "GET", "/api/v1/subscriptions").json()["subscriptions"]] == [
+        "ETH-USD", "GONE-USD", "X-USD", "X-USD"
+    ]  # fmt: skip
+
+
+def _assert_refused(answer: httpx.Response) -> None:
+    assert answer.status_code == 422
+
+
+def tell(running: Installation, exchange: str, *products: str, age: int = 0) -> None:
+    """Tell an exchange's products, as its producer does, so many seconds ago."""
+    at = wall_clock() - age * 1_000_000
+    told = ProductList(exchange=exchange, products=list(products), at=at, version=at)
+    producer = Producer(client_config(running.kafka.settings(), "test-producer"))
+    producer.produce(PRODUCT_LISTS, codec(ProductList).encode(told), exchange)
+    assert producer.flush(30) == 0
 
 
 def test_what_is_left_out_ends_with_a_null_on_the_control_topic(running: Installation, tenant: Tenant) -> None:
