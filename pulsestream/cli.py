@@ -16,7 +16,7 @@ from pulsestream.core.reports import report_end, reporting
 from pulsestream.core.settings import Settings, load_settings
 from pulsestream.menu.alerts import app as alerts_app
 from pulsestream.menu.channels import app as channels_app
-from pulsestream.menu.common import ApiKey, Begin, End, api_client, database_url, opened
+from pulsestream.menu.common import ApiKey, Begin, End, api_client, database_url, group, list_examples, opened
 from pulsestream.menu.kafka import app as kafka_app
 from pulsestream.menu.key import app as key_app
 from pulsestream.menu.rules import app as rules_app
@@ -39,11 +39,11 @@ app.add_typer(channels_app, name="channels")
 app.add_typer(silences_app, name="silences")
 app.add_typer(alerts_app, name="alerts")
 app.add_typer(kafka_app, name="kafka-credentials")
-tenant_app = typer.Typer(help="Tenants, and who may be one.", no_args_is_help=True, rich_markup_mode=None)
+tenant_app = group("Tenants, and who may be one.")
 app.add_typer(tenant_app, name="tenant")
-dlq_app = typer.Typer(help="Dead letters: records that were refused.", no_args_is_help=True, rich_markup_mode=None)
+dlq_app = group("Dead letters: records that were refused.")
 app.add_typer(dlq_app, name="dlq")
-audit_app = typer.Typer(help="The audit: who changed what.", no_args_is_help=True, rich_markup_mode=None)
+audit_app = group("The audit: who changed what.")
 app.add_typer(audit_app, name="audit")
 
 SourceNames = Annotated[
@@ -63,6 +63,7 @@ EveryLetter = Annotated[bool, typer.Option("--all", help="every open one")]
 
 def main() -> NoReturn:
     """Run the command line; a failure that was foreseen is one line on stderr and exit code 1, or 2 if it is yours."""
+    list_examples(app)
     try:
         app(standalone_mode=True)
     except UsageError as error:
@@ -167,7 +168,12 @@ def stream(
 
 @app.command()
 def sink() -> None:
-    """Store every record in the database, once."""
+    """Store every record in the database, once.
+
+    Any number of them share the topics.
+
+    Examples: pulsestream sink; PULSESTREAM_OPS_PORT=9104 PULSESTREAM_SINK_BATCH_KIB=8192 pulsestream sink
+    """
     from sinks.writer import run
 
     run(_start("sink"))
@@ -175,7 +181,11 @@ def sink() -> None:
 
 @app.command()
 def notifier() -> None:
-    """Tell the tenants' channels of alerts: webhooks, e-mail, chat."""
+    """Tell the tenants' channels of alerts: webhooks, e-mail, chat.
+
+    Examples: pulsestream notifier; PULSESTREAM_NOTIFY_SMTP_HOST=mail.example.com
+    PULSESTREAM_NOTIFY_FROM=alerts@example.com pulsestream notifier
+    """
     from sinks.notifier.process import run
 
     run(_start("notifier"))
@@ -183,7 +193,10 @@ def notifier() -> None:
 
 @app.command()
 def api() -> None:
-    """Serve the HTTP API."""
+    """Serve the HTTP API.
+
+    Example: PULSESTREAM_API_HOST=0.0.0.0 PULSESTREAM_API_PORT=8000 pulsestream api
+    """
     from api.server import run
 
     run(_start("api"))
@@ -191,7 +204,12 @@ def api() -> None:
 
 @app.command()
 def relay() -> None:
-    """Publish control changes; make tenants' topics."""
+    """Publish control changes; make tenants' topics.
+
+    One works, further ones wait to take over.
+
+    Example: PULSESTREAM_OPS_PORT=9105 pulsestream relay
+    """
     from api.relay import run
 
     run(_start("relay"))
@@ -416,6 +434,8 @@ def doctor() -> None:
     """Check the installation and say what to do.
 
     Broker, topics, database, migrations, outbox and lag; exit code 1 if anything is not well.
+
+    Example: pulsestream doctor
     """
     from pulsestream.commands.doctor import examine, report
 
@@ -765,6 +785,8 @@ def audit_verify(key: ApiKey) -> None:
     """Check that a tenant's audit is what was written: no row edited, removed, added or moved.
 
     Exit code 1 where it is not. Keep the hash that it prints: `pulsestream audit list --json` shows that of each row.
+
+    Example: pulsestream audit verify --key ps_live_…
     """
     from pulsestream.commands.audit import verify
 

@@ -3,6 +3,8 @@
 Rooms are imported when a command runs, so that `--help` is quick.
 """
 
+import inspect
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -25,6 +27,23 @@ Until = Annotated[str | None, typer.Option(help="when it ends, such as 2027-01-3
 Days = Annotated[float | None, typer.Option(min=0.001, max=36500, help="or in how many days")]
 SHOWN: Final = 100
 """Lines that a list shows unless it is asked for more."""
+
+
+def list_examples(app: typer.Typer) -> None:
+    """Let the help of every command show each of its examples in a line of its own, to be copied."""
+    for command in app.registered_commands:
+        command.help = _listed(command.help or inspect.getdoc(command.callback) or "")
+    for menu in app.registered_groups:
+        if menu.typer_instance is not None:
+            list_examples(menu.typer_instance)
+
+
+def _listed(text: str) -> str:
+    """Return a text that ends with `Examples: one; two` with a line for each; click leaves these lines alone."""
+    said, _, examples = text.partition("Example: ") if "Example: " in text else text.partition("Examples:")
+    if not examples:
+        return text
+    return "\n".join([f"{said}\b", "Examples:", *(f"  {' '.join(one.split())}" for one in re.split(r";\s", examples))])
 
 
 def group(help_: str) -> typer.Typer:

@@ -19,7 +19,7 @@ from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
 from schemas.records import Rule
 from tests.support.api import RULE, installation, problem, store_alert
-from tests.support.e2e import Installation, Tenant, eventually, read_topic
+from tests.support.e2e import Installation, Tenant, eventually, read_topic, rows
 
 PATH = "/api/v1/rules"
 
@@ -222,13 +222,19 @@ def test_a_trial_that_takes_its_time_delays_no_other_request(running: Installati
     with ThreadPoolExecutor(1) as pool, psycopg.connect(running.database.url()) as lock:
         lock.execute("LOCK TABLE trades IN ACCESS EXCLUSIVE MODE")
         trial = pool.submit(call, priced, "POST", TRY, json=RULE | DAY, timeout=60)
-        eventually(lambda: problem(call(priced, "POST", TRY, json=RULE), 503, "overloaded") and None, every=0.05)
+        eventually(lambda: assert_somebody_waits(running), every=0.05)
+        problem(call(priced, "POST", TRY, json=RULE), 503, "overloaded")
 
         answered = [call(priced, "GET", PATH).status_code for _ in range(50)]
 
         assert (answered, trial.done()) == ([200] * 50, False)
         lock.rollback()
         assert trial.result().status_code == 200
+
+
+def assert_somebody_waits(running: Installation) -> None:
+    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    assert rows(running.database, waiting)
 
 
 def test_the_command_line_tries_the_rules_of_a_file(
