@@ -45,6 +45,7 @@ _OUTAGE: Final = "tests/integration/test_producer_outage.py::"
 _OUTBOX: Final = "tests/integration/test_relay_outbox.py::"
 _STATE: Final = "tests/integration/test_stream_rebuild.py::"
 _NOTIFIER: Final = "tests/integration/test_notifier.py::"
+_ROUTES: Final = "tests/integration/test_api_routes.py::"
 
 MUTATIONS: Final = (
     Mutation(
@@ -680,5 +681,13 @@ MUTATIONS: Final = (
         "                lane.erase(tenant)\n",
         "                pass\n",
         (_STATE + "test_of_a_tenant_that_is_no_more_nothing_stays_in_the_state",),
+    ),
+    Mutation(
+        "body-of-a-delete",
+        "a body is bounded whatever the method, before the key is looked at",
+        "api/edge.py",
+        '"POST", "PUT", "PATCH", "DELETE"',
+        '"POST", "PUT", "PATCH"',
+        (_ROUTES + "test_a_body_is_bounded_whatever_the_method_and_without_a_key",),
     ),
 )
