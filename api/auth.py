@@ -117,7 +117,7 @@ class _UnknownKeyError(Exception):
 
 
 class Authenticator:
-    """Turns the text of a key into its Caller. `note` is told the id at each use."""
+    """Turns the text of a key into its Caller. `note` is told the id of a key in use, at least every FRESH seconds."""
 
     def __init__(
         self,
@@ -138,16 +138,15 @@ class Authenticator:
     def recent(self, text: bytes) -> Caller | None:
         """Return who holds this key if `caller` has found so since the database was asked for it last, else None.
 
-        Asks nobody. A dictionary compares keys only where their seeded hashes agree, so its time says nothing of any.
+        Asks nobody, and notes nothing: `caller` has noted a use within the last FRESH seconds. A dictionary compares
+        keys only where their seeded hashes agree, so its time says nothing of any.
         """
         verified = self._verified.get(text)
         if verified is None:
             return None
         stored, caller = verified
-        fresh = self._known.fresh(caller.key_id)
-        if fresh is None or fresh[0] is not stored or self._expired(stored):
+        if not self._known.holds(caller.key_id, stored) or (stored.expires_at is not None and self._expired(stored)):
             return None
-        self._note(caller.key_id)
         return caller
 
     def remembers(self, text: str) -> bool:

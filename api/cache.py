@@ -51,6 +51,11 @@ class AnswerCache(Generic[V]):
         self._answers.move_to_end(key)
         return (held.value,)
 
+    def holds(self, key: str, value: V) -> bool:
+        """Return whether the fresh answer for `key` is this very object; asks nobody, and counts as no use of it."""
+        held = self._answers.get(key)
+        return held is not None and held.value is value and self._monotonic() - held.at <= self._fresh
+
     async def get(self, key: str) -> V:
         """Return the answer for `key`; raises what `load` raises when no answer can stand in for it."""
         fresh = self.fresh(key)

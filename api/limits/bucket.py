@@ -57,23 +57,27 @@ class Bucket:
 class Twice:
     """Two buckets that are drawn from together, from both or from neither; on the hot path, so written out."""
 
-    __slots__ = ("first", "first_shape", "second", "second_shape")
+    __slots__ = (
+        "_cost", "_second_cost", "_second_window", "_window", "first", "first_shape", "second", "second_shape",
+    )  # fmt: skip
 
     def __init__(self, first: Bucket, first_shape: Shape, second: Bucket, second_shape: Shape) -> None:
         self.first = first
         self.first_shape = first_shape
         self.second = second
         self.second_shape = second_shape
+        self._cost, self._window = first_shape.cost, first_shape.window
+        self._second_cost, self._second_window = second_shape.cost, second_shape.window
 
     def take(self, tokens: int, now: int) -> bool:
         """Take tokens from both buckets and return True, or from none and return False."""
-        shape, second_shape = self.first_shape, self.second_shape
-        full_at, second_full_at = self.first.full_at, self.second.full_at
-        full_at = (full_at if full_at > now else now) + tokens * shape.cost  # noqa: FURB136 - max() takes as long as all
-        second_full_at = (second_full_at if second_full_at > now else now) + tokens * second_shape.cost  # noqa: FURB136
-        if full_at - now > shape.window or second_full_at - now > second_shape.window:
+        first, second = self.first, self.second
+        full_at, second_full_at = first.full_at, second.full_at
+        full_at = (full_at if full_at > now else now) + tokens * self._cost  # noqa: FURB136 - max() takes as long as all
+        second_full_at = (second_full_at if second_full_at > now else now) + tokens * self._second_cost  # noqa: FURB136
+        if full_at - now > self._window or second_full_at - now > self._second_window:
             return False
-        self.first.full_at, self.second.full_at = full_at, second_full_at
+        first.full_at, second.full_at = full_at, second_full_at
         return True
 
     def settle(self, now: int) -> None:
@@ -83,11 +87,12 @@ class Twice:
 
     def left(self, now: int) -> tuple[int, int]:
         """Return how many whole tokens each holds."""
-        shape, second_shape = self.first_shape, self.second_shape
         full_in, second_full_in = self.first.full_at - now, self.second.full_at - now
         return (
-            (shape.window - full_in) // shape.cost if full_in > 0 else shape.burst,
-            (second_shape.window - second_full_in) // second_shape.cost if second_full_in > 0 else second_shape.burst,
+            (self._window - full_in) // self._cost if full_in > 0 else self.first_shape.burst,
+            (self._second_window - second_full_in) // self._second_cost
+            if second_full_in > 0
+            else self.second_shape.burst,
         )
 
     def waits(self, tokens: int, now: int) -> tuple[int, int]:

@@ -326,8 +326,8 @@ MUTATIONS: Final = (
         "rate-limit",
         "a bucket that does not hold the tokens gives none",
         "api/limits/bucket.py",
-        "        if full_at - now > shape.window or second_full_at - now > second_shape.window:",
-        "        if full_at - now > 2 * shape.window or second_full_at - now > second_shape.window:",
+        "        if full_at - now > self._window or second_full_at - now > self._second_window:",
+        "        if full_at - now > 2 * self._window or second_full_at - now > self._second_window:",
         (_BUCKETS + "test_two_buckets_at_once_are_two_buckets_and_take_from_both_or_from_none",),
     ),
     Mutation(

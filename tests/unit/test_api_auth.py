@@ -199,15 +199,20 @@ def test_a_key_that_was_deleted_is_not_taken_again_when_the_database_goes_away()
     assert status_of(scenario()) == 503
 
 
-def test_every_use_is_noted_and_no_refusal() -> None:
+def test_a_key_in_use_is_noted_at_least_once_in_the_seconds_that_it_is_fresh_and_no_refusal_is() -> None:
     known = Keys()
     key, ended = known.add(), known.add(revoked_at=to_datetime(NOW))
     noted: list[str] = []
 
     async def scenario() -> None:
         authenticator = Authenticator(known.find, PEPPERS, lambda: NOW, lambda: known.now, noted.append)
-        await authenticator.caller(key.text)
-        assert authenticator.recent(key.text.encode())
+        for _ in range(2):
+            assert authenticator.recent(key.text.encode()) is None
+            await authenticator.caller(key.text)
+            for _ in range(10):
+                assert authenticator.recent(key.text.encode())
+                known.now += FRESH / 10 - 0.001
+            known.now += 0.011
         for text in (ended.text, keys.ApiKey(key.id, ended.secret).text):
             with pytest.raises(Problem):
                 await authenticator.caller(text)
