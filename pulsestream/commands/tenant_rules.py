@@ -1,7 +1,7 @@
 """A tenant's rules over the HTTP API: what there is, and made to be what a file says."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TextIO, TypeAlias
@@ -135,5 +135,12 @@ def _found(api: Client, named: str) -> Rule:
 
 
 def _readable(rule: Rule) -> dict[str, Any]:
+    definition = rule["definition"]
     state = "enabled" if rule["enabled"] else "paused"
-    return {**rule, "state": state} | {name: rule["definition"][name] for name in ("product", "condition")}
+    return {**rule, "state": state, "product": definition["product"], "condition": _in_short(definition["condition"])}
+
+
+def _in_short(condition: Mapping[str, Any]) -> str:
+    """Return a condition as a list shows it: "price above 1.0"."""
+    limits = (f"{name} {value}" for name, value in condition.items() if name != "type")
+    return " ".join([condition["type"], *limits])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -213,7 +214,7 @@ def test_rules_are_applied_from_a_file_and_looked_after(run: Callable[..., str],
     assert run("rules", "apply", str(file), "--prune") == "high: deleted\nlow: as it was\n"
 
     assert "paused since version 3" in run("rules", "pause", "low")
-    assert "paused" in run("rules", "list")
+    assert re.search(r"low +3 +paused +BTC-USD +price below \d", run("rules", "list"))
     assert "since version 4" in run("rules", "resume", "low")
     changes = [line.split()[1] for line in run("rules", "versions", "low").splitlines()]
     assert changes == ["CHANGE", "resumed", "paused", "changed", "created"]
