@@ -133,10 +133,20 @@ def _fill(running: Installation, tenant: Tenant) -> None:
 def test_every_link_leads_where_it_says(bench: Bench) -> None:
     """Each is followed once, with what the answer before has in it."""
     explorer = bench.explorer
-    followed = {str(link): explorer.follow(link).answer for link in explorer.links if str(link) not in LEAD_NOWHERE}
+    followed = {str(link): explorer.follow(link) for link in explorer.links if str(link) not in LEAD_NOWHERE}
 
-    assert {link: answer.text for link, answer in followed.items() if answer.status_code >= 400} == {}
+    refused = {link: called.answer.text for link, called in followed.items() if called.answer.is_error}
+    assert refused == {}
+    assert {link: found for link, called in followed.items() if (found := explorer.faults(called))} == {}
     assert {str(link) for link in explorer.links} >= LEAD_NOWHERE
+
+
+def test_what_a_path_names_in_vain_is_answered_as_described(bench: Bench) -> None:
+    explorer = bench.explorer
+    lost = [explorer.lose(name) for name, (_, path, _) in explorer.operations.items() if "{" in path]
+
+    assert {called.operation: found for called in lost if (found := explorer.faults(called))} == {}
+    assert {called.answer.status_code for called in lost} <= {404, 422}
 
 
 def test_what_can_be_made_leads_to_all_that_can_be_done_with_it(bench: Bench) -> None:

@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 import httpx
 
+from tests.support.contract import Got, Operation
+
 Json = Any
 _EXPRESSION: Final = re.compile(r"\$(request|response)\.(path|body#|header)[./]?(.*)")
 
@@ -32,8 +34,9 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """A request that was made, and its answer."""
+    """A request that was made to an operation, and its answer."""
 
+    operation: str
     path: Mapping[str, Any]
     answer: httpx.Response
 
@@ -83,6 +86,28 @@ class Explorer:
         """Get to the link's source, and from there where it leads."""
         return self._along(link, self.reach(link.source))
 
+    def lose(self, operation: str) -> Called:
+        """Call an operation with a path that names nothing."""
+        return self._call(
+            operation, dict.fromkeys(re.findall(r"{(\w+)}", self.operations[operation][1]), "nothing"), {}
+        )
+
+    def faults(self, called: Called) -> list[str]:
+        """Return where an answer is not as the document says."""
+        answer, described = called.answer, self.operations[called.operation][2]
+        shared = self.document["components"]["responses"]
+        responses = {
+            status: shared[told["$ref"].rpartition("/")[2]] if "$ref" in told else told
+            for status, told in described["responses"].items()
+        }
+        body: Json = None
+        if not answer.is_stream_consumed:
+            body = ""  # of a stream that has no end
+        elif answer.content:
+            is_json = answer.headers["content-type"].endswith(("/json", "+json"))
+            body = answer.json() if is_json else answer.text
+        return Operation(self.document, {"responses": responses}).faults(Got(answer.status_code, answer.headers, body))
+
     def reach(self, operation: str) -> Called:
         """Call an operation; whatever its path names is made or found first."""
         if "{" not in self.operations[operation][1]:
@@ -124,13 +149,17 @@ class Explorer:
             answer.close()  # it has no end
         else:
             answer.read()
-        return Called(path, answer)
+        return Called(operation, path, answer)
 
     def _example(self, content: Json) -> Json:
         """Return the body of an example, under a name that is not taken."""
         schema = content["schema"]
         examples = [each["value"] for each in content.get("examples", {}).values()] or schema.get("examples", [])
-        made = dict(examples[0])
+        made = dict(examples[0]) if examples else self._of_members(schema)
         if "name" in made:
             made["name"] = f"{made['name']} {next(self.numbers)}"
         return made
+
+    def _of_members(self, schema: Json) -> dict[str, Json]:
+        found = self.document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        return {name: found["properties"][name]["examples"][0] for name in found["required"]}
