@@ -44,8 +44,8 @@ PATIENCE: Final = 300.0
 TENANT: Final = "/api/v1/auth/register/tenant"
 LOOKUP: Final = "/api/v1/live/tickets"
 """A route that needs a key and nothing else of the database."""
-WARM: Final = 5
-"""Times that each key is asked for again."""
+TIMES: Final = {"registration": 1, "lookup": 1, "warm_lookup": 5, "rule": 1}
+"""How often each key, or whatever else is asked, has its turn in a round."""
 SEEN: Final = 12_000
 """Keys that the full installation's API answers before: more than it remembers."""
 _LOOK: Final = 0.01
@@ -107,6 +107,10 @@ class Installation:
     connection: http.client.HTTPConnection
     held: list[str] = field(default_factory=list)
     """Keys of tenants that were not registered here: the full one's."""
+    new: list[str] = field(default_factory=list)
+    """Keys of the tenants of this round."""
+    asked: list[str] = field(default_factory=list)
+    """Keys that this round asks with."""
 
     @classmethod
     @contextmanager
@@ -130,21 +134,22 @@ class Installation:
             reader.read_to_end()
             yield cls(stand, api, worker, reader, maker, connection, held)
 
-    def round(self, size: Size) -> dict[str, list[float]]:
-        """Measure once each; returns seconds."""
-        self.connection.close()  # the server closes idle ones; the next request opens another
-        registered = [self._register() for _ in range(size.asked)]
-        asked = random.sample(self.held, size.asked) if self.held else [key for key, _ in registered]
-        cold = [self._look_up(key) for key in asked]
-        warm = [self._look_up(key) for _ in range(WARM) for key in asked]
-        rules = [self._rule() for _ in range(size.asked)]
-        return {
-            "registration": [seconds for _, seconds in registered],
-            "lookup": cold,
-            "warm_lookup": warm,
-            "rule": [on_topic for on_topic, _ in rules],
-            "rule_in_force": [in_force for _, in_force in rules],
-        }
+    def begin(self, size: Size) -> None:
+        """Begin a round: keys that nobody has asked with of late, and a connection that the server has not closed."""
+        self.connection.close()
+        self.new = []
+        self.asked = random.sample(self.held, size.asked) if self.held else self.new
+
+    def step(self, what: str, place: int) -> Mapping[str, float]:
+        """Measure one thing once; returns seconds by name."""
+        if what == "registration":
+            key, seconds = self._register()
+            self.new.append(key)
+            return {what: seconds}
+        if what == "rule":
+            on_topic, in_force = self._rule()
+            return {what: on_topic, "rule_in_force": in_force}
+        return {what: self._look_up(self.asked[place])}
 
     def _register(self) -> tuple[str, float]:
         body = {"tenant": f"new-{secrets.token_hex(6)}", "name": "New"}
@@ -178,15 +183,27 @@ def run(parts: Collection[str], rounds: int | None, *, quick: bool, scale: float
         return {}
     size = QUICK if quick else WHOLE
     with Installation.running(None) as empty, Installation.running(size) as full:
-        both: dict[str, list[Seconds]] = {"empty": [], "full": []}
-        for number in range(1 + (2 if quick else rounds or ROUNDS)):
-            order = (("empty", empty), ("full", full))
-            for name, each in order if number % 2 == 0 else reversed(order):
-                both[name].append(each.round(size))
-        memory = {name: peak_mib(each.api.pid) for name, each in (("empty", empty), ("full", full))}
+        sides = {"empty": empty, "full": full}
+        measured = [_round(sides, size) for _ in range(1 + (2 if quick else rounds or ROUNDS))]
+        memory = {name: peak_mib(each.api.pid) for name, each in sides.items()}
+    both = {name: [one[name] for one in measured] for name in sides}
     counted = {name: each[1:] for name, each in both.items()}  # the first round warms up
     _show(counted, size)
     return figures(counted) | {f"tenants_{name}_api_mib": mib for name, mib in memory.items()}
+
+
+def _round(sides: Mapping[str, Installation], size: Size) -> dict[str, dict[str, list[float]]]:
+    """Ask both for each thing in turn, one by one: whatever else the machine does slows the two alike."""
+    found: dict[str, dict[str, list[float]]] = {name: {what: [] for what in MEASURED} for name in sides}
+    for each in sides.values():
+        each.begin(size)
+    for what, times in TIMES.items():
+        for number in range(size.asked * times):
+            order = list(sides.items())[:: 1 if number % 2 == 0 else -1]
+            for name, each in order:
+                for measured, seconds in each.step(what, number % size.asked).items():
+                    found[name][measured].append(seconds)
+    return found
 
 
 def figures(both: Mapping[str, Sequence[Seconds]]) -> Figures:
