@@ -13,7 +13,7 @@ from benchmarks.ingest_stand import Turn
 from benchmarks.peers.http_load import Load
 from benchmarks.peers.live_clients import Events, Frames, Texts, masked
 from benchmarks.tenancy_auth import figures as auth_figures
-from benchmarks.tenancy_live import Readings, latencies
+from benchmarks.tenancy_live import Readings, latencies, received
 from benchmarks.tenancy_tenants import MEASURED
 from benchmarks.tenancy_tenants import figures as tenant_figures
 
@@ -79,13 +79,15 @@ MESSAGES = st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_siz
 
 
 @given(MESSAGES, st.data())
-def test_each_tick_of_each_message_has_a_latency(held: list[list[int]], data: st.DataObject) -> None:
+def test_each_tick_that_came_has_a_latency_and_counts_once_for_a_client(
+    held: list[list[int]], data: st.DataObject
+) -> None:
     appended = np.array([0.0, 0.0, *(100.0 + number for number in range(8))])  # two that do not count
     read = data.draw(st.lists(st.tuples(st.integers(0, len(held) - 1), st.floats(200, 300)), max_size=8))
     readings = Readings(
         times=np.array([time for _, time in read]),
         messages=np.array([number for number, _ in read], np.int32),
-        clients=np.zeros(len(read), np.int32),
+        clients=np.array([place % 2 for place in range(len(read))], np.int32),
         sequences=np.array([each for sequences in held for each in sequences], np.int64),
         counts=np.array([len(sequences) for sequences in held], np.int64),
     )
@@ -94,6 +96,8 @@ def test_each_tick_of_each_message_has_a_latency(held: list[list[int]], data: st
 
     expected = [time - appended[each] for number, time in read for each in held[number] if appended[each]]
     assert found.tolist() == expected
+    different = {(place % 2, each) for place, (number, _) in enumerate(read) for each in held[number] if appended[each]}
+    assert received(readings, appended) == len(different)
 
 
 def turn(rate: float, cpu: float) -> Turn:
