@@ -162,6 +162,40 @@ def test_a_key_that_is_forgotten_is_asked_for_again_also_when_an_answer_was_on_i
     assert status_of(scenario()) == 401
 
 
+def test_a_key_is_not_taken_for_what_it_was_before_somebody_else_asked_about_it() -> None:
+    known = Keys()
+    key = known.add()
+
+    async def scenario() -> None:
+        authenticator = known.authenticator()
+        await authenticator.caller(key.text)
+        known.stored[key.id] = replace(known.stored[key.id], revoked_at=to_datetime(NOW))
+        known.now += FRESH + 0.1
+        with pytest.raises(Problem):
+            await authenticator.still(key.id)  # as the live view does; the newer answer is fresh now
+        assert authenticator.recent(key.text.encode()) is None
+        await authenticator.caller(key.text)
+
+    assert status_of(scenario()) == 401
+
+
+def test_a_key_ends_on_time_also_where_it_was_just_asked_for() -> None:
+    known = Keys()
+    key = known.add(expires_at=to_datetime(NOW + 1))
+    wall = NOW
+
+    async def scenario() -> None:
+        nonlocal wall
+        authenticator = Authenticator(known.find, PEPPERS, lambda: wall, lambda: known.now)
+        await authenticator.caller(key.text)
+        assert authenticator.recent(key.text.encode()) is not None
+        wall = NOW + 1
+        assert authenticator.recent(key.text.encode()) is None
+        await authenticator.caller(key.text)
+
+    assert status_of(scenario()) == 401
+
+
 def test_ids_that_no_key_has_are_asked_for_once_and_push_no_known_key_out() -> None:
     known = Keys()
     key = known.add()
