@@ -205,6 +205,7 @@ class Ownership:
                 continue
             self._tenants.discard(change.key)
             self.parking.release(change.key)
+            STREAM_PARKED.set(len(self.parking))
             for lane in self.lanes.values():
                 lane.erase(change.key)
 
@@ -280,6 +281,8 @@ class Ownership:
         for tenant in self.parking.due(time.monotonic()):
             wanted = {tenant_topic(tenant, dataset) for dataset in OUTPUT_DATASETS}
             found = await self._in_pool(self._admin.describe, wanted)
+            if tenant not in self.parking:  # it was erased, or given up, meanwhile
+                continue
             if wanted <= found.keys():
                 await self._unpark(tenant)
             else:

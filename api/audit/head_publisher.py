@@ -45,10 +45,10 @@ class HeadSchedule:
         every = self._settings.audit_heads_interval
         wait = min(FIRST, every)
         while not self._stop.wait(wait):
-            wait = every
             try:
                 with connect(self._settings, "pulsestream-audit-heads") as connection:
                     publish_heads(self._settings, connection)
+                wait = every
             except (PulseStreamError, psycopg.Error):
                 _log.exception("ends of the audit are not published, and will be tried again", seconds=wait)
 
@@ -87,7 +87,7 @@ def published_heads(settings: Settings) -> dict[str, PublishedHead]:
     """Return the last published end of each tenant's chain; raises BrokerError."""
     reader = CompactedReader(settings, AUDIT_HEADS, _CLIENT)
     try:
-        return newest(record.value for record in reader.read_to_end())
+        return newest((record.key, record.value) for record in reader.read_to_end())
     except ValueError as error:
         raise BrokerError(f"topic {AUDIT_HEADS} holds a record that is no end of an audit: {error}") from error
     finally:

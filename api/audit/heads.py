@@ -31,9 +31,17 @@ def encode(head: PublishedHead) -> bytes:
     return msgspec.json.encode(head)
 
 
-def newest(values: Iterable[bytes | None]) -> dict[str, PublishedHead]:
-    """Return the last head of each tenant in a topic's values, oldest first; raises ValueError for one that is none."""
-    return {head.tenant: head for head in (msgspec.json.decode(value, type=PublishedHead) for value in values if value)}
+def newest(records: Iterable[tuple[str, bytes | None]]) -> dict[str, PublishedHead]:
+    """Return the last head of each tenant in a topic's keys and values, oldest first; a null value takes it back.
+
+    Raises ValueError for a value that is no head.
+    """
+    heads: dict[str, PublishedHead] = {}
+    for tenant, value in records:
+        heads.pop(tenant, None)
+        if value is not None:
+            heads[tenant] = msgspec.json.decode(value, type=PublishedHead)
+    return heads
 
 
 def misfits(

@@ -8,7 +8,7 @@ M. Brooker, AWS Architecture Blog, 2015).
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -21,6 +21,7 @@ CONNECT: Final = 5.0
 """Seconds in which a connection has to stand."""
 _FIRST_REST: Final = 0.25
 _LONGEST_REST: Final = 30.0
+_DOUBLED_AT_MOST: Final = 16
 TOO_MANY: Final = 429
 
 Query = Mapping[str, Any]
@@ -111,14 +112,14 @@ class Transport:
                 if not response.is_success:
                     response.read()
                     raise self._refusal(response)
-                yield from response.iter_lines()
+                yield from _lines(response.iter_text())
         except httpx.TransportError as error:
             raise self._away(error) from error
 
     def rest(self, attempt: int, response: httpx.Response | None = None) -> None:
         """Wait before the next attempt, for as long as the answer to this one asks, if there was one."""
         asked = _seconds(response.headers.get("Retry-After")) if response is not None else None
-        longest = min(_FIRST_REST * 2**attempt, _LONGEST_REST)
+        longest = min(_FIRST_REST * 2 ** min(attempt, _DOUBLED_AT_MOST), _LONGEST_REST)
         self._sleep(self._jitter(0, longest) if asked is None else min(asked, _LONGEST_REST))
 
     def _away(self, error: Exception) -> UnavailableError:
@@ -158,3 +159,13 @@ def _json(response: httpx.Response) -> Any:
 
 def _seconds(text: str | None) -> float | None:
     return float(text) if text is not None and text.isascii() and text.isdecimal() else None
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """Yield lines that end with a line feed; `iter_lines` would end them at U+2028 and others too, which JSON holds."""
+    rest = ""
+    for text in texts:
+        *whole, rest = (rest + text).split("\n")
+        yield from (line.removesuffix("\r") for line in whole)
+    if rest:
+        yield rest

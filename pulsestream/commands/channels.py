@@ -68,7 +68,10 @@ def change(api: Client, named: str, name: str | None, target: dict[str, Any] | N
     changes: Any = {member: value for member, value in given.items() if value is not None} | more
     if not changes:
         raise UsageError("nothing to change was given: --name, a target, or what an alert has to be")
-    changed = api.channels.change(_found(api, named)["id"], **changes)
+    found = _found(api, named)
+    if "matchers" in changes:
+        changes["matchers"] = {**found["matchers"], **changes["matchers"]}  # the API takes them as a whole
+    changed = api.channels.change(found["id"], **changes)
     return printable(f"channel {changed['name']} is changed: " + json.dumps(changed, ensure_ascii=False))
 
 

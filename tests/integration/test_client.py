@@ -245,6 +245,10 @@ def test_channels_are_made_tried_and_looked_after(run: Callable[..., str]) -> No
     assert "enable it first" in run("channels", "resend", "desk", "--message", sent, refused=True)
     assert "active" in run("channels", "resume", "desk")
     assert "night" in run("channels", "change", "desk", "--name", "night", "--product", "BTC-USD")
+    matchers = json.loads(run("channels", "show", "night"))["matchers"]
+    assert {name: values for name, values in matchers.items() if values} == {
+        "severities": ["critical"], "products": ["BTC-USD"]
+    }  # fmt: skip
     assert "deleted" in run("channels", "delete", "night")
     assert "the tenant has chat" in run("channels", "test", "night", refused=True)
     assert "one target" in run("channels", "change", "chat", "--webhook", "x", "--email", "y", refused=True)

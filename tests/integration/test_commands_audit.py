@@ -133,6 +133,7 @@ def test_the_relay_publishes_where_a_chain_ends_and_a_chain_made_anew_shows_from
     assert "published was row 4" in audit(running, "accept", tenant.slug, "--confirm", tenant.slug).stdout
     assert "nothing any more" in audit(running, "accept", gone.slug, "--confirm", gone.slug).stdout
     assert "5 rows" in audit(running, "verify-all", tenant.slug, "--heads").stdout
+    assert published_heads(running.admin).keys() & {tenant.slug, gone.slug} == {tenant.slug}
 
 
 def _published(running: Installation, rows: dict[str, int]) -> None:

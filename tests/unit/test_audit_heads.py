@@ -53,11 +53,17 @@ def test_chains_that_grew_fit_and_what_is_new_is_published_once(grown: list[tupl
 
 
 def test_the_last_record_of_a_tenant_counts_and_a_removed_one_does_not() -> None:
-    values = [encode(head("acme", 1)), encode(head("other", 2)), None, encode(head("acme", 3))]
+    records = [
+        ("acme", encode(head("acme", 1))),
+        ("other", encode(head("other", 2))),
+        ("gone", encode(head("gone", 4))),
+    ]
 
-    assert newest(values) == by_tenant(head("acme", 3), head("other", 2))
+    assert newest([*records, ("acme", encode(head("acme", 3))), ("gone", None)]) == by_tenant(
+        head("acme", 3), head("other", 2)
+    )
 
 
 def test_a_record_that_is_no_end_is_told() -> None:
     with pytest.raises(ValueError, match="truncated"):
-        newest([b"{"])
+        newest([("acme", b"{")])

@@ -151,6 +151,21 @@ def test_an_export_that_breaks_off_is_told_and_not_begun_again(server: Server, t
             list(transport.lines("/x", {}))
 
 
+def test_a_line_ends_with_a_line_feed_and_with_nothing_that_a_text_in_json_may_hold(
+    server: Server, transport: Transport
+) -> None:
+    lines = ['{"name": "a\u2028b\x85c\u2029"}', "", "last"]
+    server.answers = [{"body": "\r\n".join(lines).encode(), "headers": {"X": "y"}}]
+
+    assert list(transport.lines("/x", {})) == lines
+
+
+def test_however_often_something_failed_the_rest_is_bounded(transport: Transport, rests: Rests) -> None:
+    transport.rest(5_000)
+
+    assert rests.seconds == [30.0]
+
+
 def said(*messages: dict[str, Any]) -> Answer:
     return {"body": "".join(f":\n\ndata: {json.dumps(message)}\n\n" for message in messages).encode()}
 
