@@ -17,6 +17,9 @@ from tests.support.streaming import Streams, assert_alerts_are, assert_stats_are
 LEVEL = {"name": "level", "product": "*", "condition": {"type": "price", "above": 102, "clear": 101}, "for": "2s"}
 
 
+TAKEN_OVER = "partitions taken over"
+
+
 @pytest.fixture
 def still(broker: EmbeddedKafka, tmp_path: Path, tenant: str) -> Iterator[Streams]:
     """A tenant with topics whose exchange is disconnected, so that records alone decide."""
@@ -123,6 +126,10 @@ def test_of_a_tenant_that_is_no_more_nothing_stays_in_the_state(still: Streams, 
         eventually(lambda tenant=tenant: assert_has_state(still, still.app, tenant))
     if not running:
         worker.stop()
+    taken_over = worker.log.read_text().count(TAKEN_OVER)
+    still.delete_topics(gone)
+    if running:
+        eventually(lambda: assert_taken_over(worker, taken_over + 1))  # so that what comes next is the tenant's end
     still.end_tenant(gone)
     if not running:
         worker = still.start()
@@ -132,6 +139,11 @@ def test_of_a_tenant_that_is_no_more_nothing_stays_in_the_state(still: Streams, 
     expected = engine_run(still.ticks(), still.rules())
     eventually(lambda: assert_stats_are(still.stats(), expected))
     worker.assert_alive()
+
+
+def assert_taken_over(worker: Service, times: int) -> None:
+    worker.assert_alive()
+    assert worker.log.read_text().count(TAKEN_OVER) >= times
 
 
 def assert_names_nowhere(streams: Streams, tenant: str) -> None:

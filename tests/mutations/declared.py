@@ -381,7 +381,7 @@ MUTATIONS: Final = (
     Mutation(
         "usage-once",
         "a batch of usage that is sent again is not added again",
-        "schemas/sql/0013_usage.sql",
+        "schemas/sql/0022_deletion.sql",
         " WHERE held.number < excluded.number;",
         ";",
         (_USAGE + "test_a_batch_that_is_sent_twice_is_added_once",),

@@ -182,9 +182,12 @@ class Streams:
         )
         self.send_bytes(TENANTS, [(tenant, codec(Tenant).encode(record), {})])
 
-    def end_tenant(self, tenant: str) -> None:
-        """Publish that a tenant is no more, after its topics were deleted."""
+    def delete_topics(self, tenant: str) -> None:
+        """Delete a tenant's topics."""
         Admin(self.admin).delete([tenant_topic(tenant, dataset) for dataset in DATASETS])
+
+    def end_tenant(self, tenant: str) -> None:
+        """Publish that a tenant is no more."""
         self.send_bytes(TENANTS, [(tenant, None, {})])
 
     def put_feed(self, exchange: str, state: str) -> None:

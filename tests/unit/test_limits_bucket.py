@@ -98,6 +98,7 @@ def test_two_buckets_at_once_are_two_buckets_and_take_from_both_or_from_none(
         assert both.take(tokens, at) is not any(waits)
 
 
+@example(rate=10, gaps=[100 * SECOND] * 5, tokens=1000)
 @given(rate=RATES, gaps=st.lists(GAPS, min_size=1, max_size=5), tokens=st.integers(1, 1000))
 def test_processes_together_let_no_more_pass_than_the_tier_says(rate: int, gaps: list[int], tokens: int) -> None:
     processes = len(gaps)
