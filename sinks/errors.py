@@ -6,6 +6,7 @@
     └── GroupRefusedError  the broker refuses this sink's membership: the process ends
     PulseStreamError
     └── FencedError        another sink moved an offset: the batch is given up, nothing of it is stored
+        └── ForsakenError  the group has dropped this sink, and its client does not come back: it joins anew
 
 A dead-letter topic that cannot be reached is a `BrokerError` of the core.
 """
@@ -36,3 +37,7 @@ class GroupRefusedError(OutageError):
 
 class FencedError(PulseStreamError):
     """Another sink moved an offset that this one expected to move: its batch is given up."""
+
+
+class ForsakenError(FencedError):
+    """The group has dropped this sink, and its client has not come back by itself: it has to join anew."""

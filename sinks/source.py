@@ -20,7 +20,7 @@ from pulsestream.core.kafka import ADMIN_TIMEOUT, Admin, BrokerError, Config, cl
 from pulsestream.core.log import logger
 from pulsestream.core.settings import Settings
 from pulsestream.core.topics import FEEDS
-from sinks.errors import GroupRefusedError
+from sinks.errors import ForsakenError, GroupRefusedError
 from sinks.plan import Move, Partition, Place, Position
 from sinks.taken import Headers, Outer, Taken
 
@@ -34,6 +34,8 @@ LOOK: Final = 2000
 GROWTH: Final = 100
 """How many times as many records are asked for at once as are there already, whose size is known."""
 RETRY_PLACING: Final = 0.5
+RETURN: Final = 30.0
+"""Seconds in which a client that the group has dropped is to be a member again by itself."""
 CHECK_IDS: Final = 5.0
 """Seconds between two looks at the topics' ids."""
 
@@ -124,6 +126,8 @@ class Source:
         self._finish = finish
         self._monotonic = monotonic
         self._place_at = self._check_at = 0.0
+        #: When this client was seen to be a member of the group last; None: it never was.
+        self._member_at: float | None = None
         self._admin = Admin(settings, "ps-sink-admin")
         self.problem: str | None = None
         self._refusal: str | None = None
@@ -216,11 +220,12 @@ class Source:
         return [found for found in seen if not found.low <= found.position.next_offset <= found.high]
 
     def settle(self) -> None:
-        """Place what has no position yet, and look at the topics' ids now and then.
+        """Place what has no position yet, and look at the topics' ids and at the membership now and then.
 
-        Raises BrokerError, and what asking for positions raises.
+        Raises BrokerError, ForsakenError, and what asking for positions raises.
         """
         now = self._monotonic()
+        self._check_membership(now)
         if now >= self._check_at:
             self._check_at = now + CHECK_IDS
             self._check_ids()
@@ -269,6 +274,17 @@ class Source:
         for place in places:
             self.positions[place.topic, place.partition] = Position(place, located[place])
         return [TopicPartition(place.topic, place.partition, located[place]) for place in places]
+
+    def _check_membership(self, now: float) -> None:
+        """Raise ForsakenError where the client does not come back: once in a while librdkafka (2.16) never does.
+
+        It has lost its session then, says so in its log, and asks the group for nothing any more.
+        """
+        if self._consumer.memberid():
+            self._member_at = now
+        elif self._member_at is not None and now - self._member_at > RETURN:
+            self._admin.describe({FEEDS})  # where the broker is away there is no group to be a member of
+            raise ForsakenError(f"not a member of the group for {RETURN:.0f} s: joining it anew")
 
     def _check_ids(self) -> None:
         known = self._admin.describe({topic for topic, _ in self.positions})

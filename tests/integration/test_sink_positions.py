@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -14,14 +15,16 @@ from pulsestream.core.clock import wall_clock
 from pulsestream.core.kafka import Admin, BrokerError, client_config
 from pulsestream.core.metrics import REGISTRY
 from pulsestream.core.settings import Settings
+from pulsestream.local.kafka import EmbeddedKafka
 from schemas.codec import codec
 from schemas.records import Tick
 from sinks.database import Database, Settle, Stored
+from sinks.errors import ForsakenError
 from sinks.plan import Batch, moves
 from sinks.source import Limits, Source
 from sinks.taken import Taken
 from sinks.writer import Sink
-from tests.support.sinking import Load, Scene, event, running_sink, tick, wait_until
+from tests.support.sinking import Load, Scene, event, running_sink, stopped, tick, wait_until
 
 
 @pytest.fixture
@@ -235,6 +238,35 @@ def test_a_batch_is_as_large_as_its_limits_allow_and_no_larger(scene: Scene) -> 
     assert sum(octets[:-1]) < 90_000 <= sum(octets)
     assert len(many) == 50
     assert [*large.offsets, *many.offsets] == list(range(len(large) + 50))
+
+
+@pytest.mark.heavy
+def test_a_client_that_the_group_dropped_and_that_does_not_come_back_is_given_up(
+    scene: Scene, broker: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sinks.source.RETURN", 0.2)  # shorter than it takes to come back
+    scene.make("events")
+    source = Source(scene.settings, lambda places: dict.fromkeys(places, 0), lambda: None)
+
+    def poll() -> bool:
+        source.take(Limits(10, 1000), 0.05, lambda: True)
+        return source.joined
+
+    def poll_and_settle() -> bool:
+        source.settle()
+        return not poll()
+
+    try:
+        wait_until(poll, what="an assignment")
+        source.settle()
+        with stopped(broker):
+            end = time.monotonic() + 8  # longer than a session
+            while time.monotonic() < end:
+                poll()
+        with pytest.raises(ForsakenError):
+            wait_until(poll_and_settle, what="the end")
+    finally:
+        source.close()
 
 
 def test_what_a_resting_sink_threw_away_is_read_again(scene: Scene) -> None:
